@@ -1,0 +1,1 @@
+"""Stores to policies: demos, discriminator, PPO, training and evaluation."""

@@ -1,0 +1,1 @@
+"""Logs to stores: readers, expert actions, the Zarr store, extraction and validation."""

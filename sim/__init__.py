@@ -1,0 +1,1 @@
+"""The driving world: scenes, dynamics, observations and the batched simulator."""

@@ -1,0 +1,147 @@
+"""Action spaces: what a policy may do in one step, as data that is stored with the demos.
+
+Expert and policy are quantised by the same :class:`ActionSpace`, so a discriminator finds no difference there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sim.dynamics import Dynamics
+
+
+def _mirror(positive: list[float]) -> tuple[float, ...]:
+    return (*(-v for v in reversed(positive)), 0.0, *positive)
+
+
+def _linspace(low: float, high: float, n: int) -> tuple[float, ...]:
+    return tuple(np.linspace(low, high, n).tolist())
+
+
+GRIDS: dict[tuple[Dynamics, str], tuple[tuple[float, ...], ...]] = {
+    # This project's: finer around zero, where people spend most of their time; always with an exact zero.
+    (Dynamics.CLASSIC, "fine"): (
+        _mirror([0.2, 0.5, 1.0, 1.75, 2.75, 4.0, 6.0]),
+        _mirror([0.005, 0.012, 0.025, 0.045, 0.075, 0.12, 0.18, 0.26, 0.36, 0.5]),
+    ),
+    (Dynamics.BICYCLE, "fine"): (
+        _mirror([0.2, 0.5, 1.0, 1.75, 2.75, 4.0, 6.0]),
+        _mirror([0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.24]),
+    ),
+    (Dynamics.DELTA_LOCAL, "fine"): (
+        (-0.1, -0.03, *_linspace(0.0, 3.0, 61)),
+        _mirror([0.01, 0.025, 0.05, 0.1, 0.2]),
+        _mirror([0.002, 0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.2]),
+    ),
+    # GPUDrive's defaults (gpudrive/env/config.py).
+    (Dynamics.CLASSIC, "gpudrive"): (_linspace(-4.0, 4.0, 7), _linspace(-np.pi, np.pi, 13)),
+    (Dynamics.BICYCLE, "gpudrive"): (_linspace(-4.0, 4.0, 7), _linspace(-np.pi, np.pi, 13)),
+    (Dynamics.DELTA_LOCAL, "gpudrive"): (
+        _linspace(-2.0, 2.0, 20),
+        _linspace(-2.0, 2.0, 20),
+        _linspace(-np.pi, np.pi, 20),
+    ),
+}
+"""Named grids: the values of each action component. The grid is their product, the last component fastest."""
+
+BOUNDS: dict[Dynamics, tuple[tuple[float, float], ...]] = {
+    Dynamics.CLASSIC: ((-6.0, 6.0), (-0.6, 0.6)),
+    Dynamics.BICYCLE: ((-6.0, 6.0), (-0.3, 0.3)),
+    Dynamics.DELTA_LOCAL: ((-6.0, 6.0), (-6.0, 6.0), (-np.pi, np.pi)),
+}
+"""Limits of continuous actions (bicycle, delta_local: those of GPUDrive's ``get_expert_actions``)."""
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """The actions of one dynamics model: a grid of values a component, or an interval a component.
+
+    A discrete action is a row of K indices, one a component; a continuous one a row of K values. ``state`` has five
+    unbounded continuous components and no grid.
+    """
+
+    dynamics: Dynamics
+    grid: tuple[tuple[float, ...], ...] | None = None
+    """Values of each component, ascending; None for continuous actions."""
+
+    @classmethod
+    def create(cls, dynamics: str, actions: str = "discrete", grid: str = "fine") -> ActionSpace:
+        """The action space of a model and a kind, by name.
+
+        Raises:
+            ValueError: for a name or a combination that does not exist, naming those that do.
+        """
+        try:
+            model = Dynamics[dynamics.upper()]
+        except KeyError:
+            known = ", ".join(d.name.lower() for d in Dynamics)
+            raise ValueError(f"dynamics {dynamics!r} is unknown; use one of {known}") from None
+        if actions == "continuous":
+            return cls(model)
+        if actions != "discrete":
+            raise ValueError(f"actions {actions!r} is unknown; use discrete or continuous")
+        if (model, grid) not in GRIDS:
+            known = ", ".join(name for d, name in GRIDS if d == model)
+            if not known:
+                raise ValueError(f"dynamics {dynamics!r} has no discrete actions; use --actions continuous")
+            raise ValueError(f"action grid {grid!r} is unknown for dynamics {dynamics!r}; use one of {known}")
+        return cls(model, GRIDS[model, grid])
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are indices into a grid."""
+        return self.grid is not None
+
+    @property
+    def components(self) -> int:
+        """K, the number of components."""
+        return len(self.dynamics.action_names)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of grid values of each component; empty for continuous actions."""
+        return tuple(len(values) for values in self.grid or ())
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """(low, high) of each component."""
+        if self.grid is not None:
+            return tuple((values[0], values[-1]) for values in self.grid)
+        return BOUNDS.get(self.dynamics, ((-np.inf, np.inf),) * self.components)
+
+    def decode(self, actions: torch.Tensor) -> torch.Tensor:
+        """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds)."""
+        if self.grid is None:
+            low, high = torch.tensor(self.bounds, dtype=torch.float32, device=actions.device).T
+            return actions.float().clamp(low, high)
+        columns = [torch.tensor(v, device=actions.device)[actions[:, k].long()] for k, v in enumerate(self.grid)]
+        return torch.stack(columns, dim=1)
+
+    def encode(self, values: torch.Tensor) -> torch.Tensor:
+        """Actions [N, K] nearest to the given values [N, K]: indices (int64), or the values clipped to the bounds."""
+        if self.grid is None:
+            return self.decode(values)
+        columns = []
+        for k, grid in enumerate(self.grid):
+            table = torch.tensor(grid, dtype=torch.float32, device=values.device)
+            columns.append((values[:, k : k + 1] - table).abs().argmin(dim=1))
+        return torch.stack(columns, dim=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """A description that :meth:`from_json` turns back into an equal space."""
+        return {
+            "dynamics": self.dynamics.name.lower(),
+            "actions": "discrete" if self.discrete else "continuous",
+            "components": list(self.dynamics.action_names),
+            "grid": None if self.grid is None else [list(values) for values in self.grid],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ActionSpace:
+        """The space that :meth:`to_json` described."""
+        grid = data["grid"]
+        return cls(Dynamics[data["dynamics"].upper()], None if grid is None else tuple(tuple(v) for v in grid))

@@ -1,0 +1,252 @@
+"""A scene as simulator and store hold it: a local float32 frame, GPUDrive's agent order, the map as segments."""
+
+# Warp reads annotations at run time, so this module must not postpone them.
+from dataclasses import dataclass, fields
+from enum import IntFlag
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.launch import wp
+from sim.scenario import RoadType, Scenario, TrafficLights
+
+DEFAULT_STEPS = 91
+"""Steps of a WOMD training or validation window (9.1 s), and of a GPUDrive episode."""
+
+SIMPLIFY_AREA = 0.1
+"""GPUDrive's ``polyline_reduction_threshold``, m^2."""
+
+HALF_WIDTH = 0.1
+"""GPUDrive's half-width of a segment, m."""
+
+_SIMPLIFIED = (RoadType.ROAD_EDGE, RoadType.ROAD_LINE, RoadType.LANE)
+_BOXES = (RoadType.CROSSWALK, RoadType.SPEED_BUMP)
+_MIN_SEGMENTS_TO_SIMPLIFY = 10
+_STOP_SIGN_HALF_SIZE = 0.2
+
+
+class Role(IntFlag):
+    """What the log says of an agent."""
+
+    SDC = 1
+    TRACK_TO_PREDICT = 2
+    OBJECT_OF_INTEREST = 4
+    MARK_AS_EXPERT = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A agents over T steps and S segments, in m, rad, m/s, relative to ``origin``."""
+
+    id: str
+    origin: NDArray[np.float64]
+    """[2] what was subtracted from every x and y of the log."""
+    agent_id: NDArray[np.int64]
+    """[A] the log's object ids, in GPUDrive's order: SDC, tracks to predict, objects of interest, the rest."""
+    agent_type: NDArray[np.int8]
+    """[A] :class:`~sim.scenario.AgentType`."""
+    agent_role: NDArray[np.uint8]
+    """[A] :class:`Role` flags."""
+    agent_size: NDArray[np.float32]
+    """[A, 3] length, width, height."""
+    log: NDArray[np.float32]
+    """[A, T, 5] x, y, heading, vx, vy; zero where not valid."""
+    valid: NDArray[np.bool_]
+    """[A, T]."""
+    segment: NDArray[np.float32]
+    """[S, 5] midpoint x, y, half-length, half-width, heading."""
+    segment_type: NDArray[np.int8]
+    """[S] :class:`~sim.scenario.RoadType`, 1 to 6."""
+    segment_map_type: NDArray[np.int8]
+    """[S] GPUDrive's ``map_element_id``."""
+    segment_road: NDArray[np.int64]
+    """[S] id of the map feature that the segment comes from."""
+    light_lane: NDArray[np.int64]
+    """[L] ids of the signalled lanes."""
+    light_state: NDArray[np.int8]
+    """[L, T] :class:`~sim.scenario.LightState`."""
+    light_stop_point: NDArray[np.float32]
+    """[L, 2] x, y."""
+    timestamp: NDArray[np.float64]
+    """[T] s."""
+
+    @property
+    def num_agents(self) -> int:
+        """A."""
+        return len(self.agent_id)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.valid.shape[1]
+
+    @property
+    def goal(self) -> NDArray[np.float32]:
+        """[A, 2] where each agent's log ends (last valid position); zero for an agent that is never valid."""
+        goal: NDArray[np.float32] = self.log[np.arange(self.num_agents), self.last_valid, :2]
+        return goal
+
+    @property
+    def last_valid(self) -> NDArray[np.int64]:
+        """[A] last valid step of each agent, 0 when there is none."""
+        steps = np.where(self.valid, np.arange(self.num_steps), 0).max(axis=1, initial=0)
+        return np.asarray(steps, np.int64)
+
+
+def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify: float = SIMPLIFY_AREA) -> Scene:
+    """Prepare a scenario for the simulator.
+
+    Args:
+        scenario: the logged scene.
+        steps: T of the result; a longer log is cut, a shorter one ends with invalid steps.
+        simplify: triangle area (m^2) below which a polyline point is left out; 0 keeps all points.
+
+    Raises:
+        ValueError: when no track is valid at any kept step, or the agents' positions are not finite.
+    """
+    tracks = scenario.tracks
+    kept = min(steps, scenario.num_steps)
+    order = _gpudrive_order(scenario)
+    valid = np.zeros((scenario.num_agents, steps), np.bool_)
+    valid[:, :kept] = tracks.valid[order, :kept]
+    if not valid.any():
+        raise ValueError(f"scene {scenario.id!r}: no track is valid in its first {steps} steps; leave it out")
+    positions = tracks.position[order, :kept, :2]
+    origin = positions[valid[:, :kept]].mean(axis=0)
+    log = np.zeros((scenario.num_agents, steps, 5), np.float32)
+    log[:, :kept, :2] = positions - origin
+    log[:, :kept, 2] = tracks.heading[order, :kept]
+    log[:, :kept, 3:] = tracks.velocity[order, :kept]
+    log[~valid] = 0.0
+    if not (np.isfinite(log).all() and np.isfinite(tracks.size[order]).all()):
+        raise ValueError(f"scene {scenario.id!r}: a valid step holds a number that is not finite; leave it out")
+    lights = scenario.lights if len(scenario.lights.lane) else TrafficLights.none(scenario.num_steps)
+    light_state = np.full((len(lights.lane), steps), -1, np.int8)
+    light_state[:, :kept] = lights.state[:, :kept]
+    timestamp = scenario.timestamps[0] + np.arange(steps) * 0.1
+    timestamp[:kept] = scenario.timestamps[:kept]
+    return Scene(
+        id=scenario.id,
+        origin=origin,
+        agent_id=tracks.id[order],
+        agent_type=tracks.type[order],
+        agent_role=_roles(scenario)[order],
+        agent_size=tracks.size[order],
+        log=log,
+        valid=valid,
+        **_segments(scenario, origin, simplify),
+        light_lane=lights.lane,
+        light_state=light_state,
+        light_stop_point=(lights.stop_point[:, :2] - origin).astype(np.float32),
+        timestamp=timestamp,
+    )
+
+
+def scenes_equal(a: Scene, b: Scene) -> bool:
+    """Whether two scenes hold the same bits."""
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Scene))
+
+
+def _roles(scenario: Scenario) -> NDArray[np.uint8]:
+    roles = np.where(scenario.tracks.mark_as_expert, Role.MARK_AS_EXPERT, 0).astype(np.uint8)
+    if scenario.sdc_index >= 0:
+        roles[scenario.sdc_index] |= np.uint8(Role.SDC)
+    roles[scenario.tracks_to_predict] |= np.uint8(Role.TRACK_TO_PREDICT)
+    roles[np.isin(scenario.tracks.id, scenario.objects_of_interest)] |= np.uint8(Role.OBJECT_OF_INTEREST)
+    return roles
+
+
+def _gpudrive_order(scenario: Scenario) -> NDArray[np.int64]:
+    """Indices of the tracks: SDC, tracks to predict (in their order), objects of interest, the rest."""
+    first = [scenario.sdc_index] if scenario.sdc_index >= 0 else []
+    interest = np.flatnonzero(np.isin(scenario.tracks.id, scenario.objects_of_interest))
+    ranked = [*first, *scenario.tracks_to_predict.tolist(), *interest.tolist(), *range(scenario.num_agents)]
+    return np.array(list(dict.fromkeys(ranked)), np.int64)
+
+
+@wp.kernel(enable_backward=False)
+def _simplify(points: wp.array(dtype=wp.vec2), starts: wp.array(dtype=int), area: float, keep: wp.array(dtype=int)):
+    """Visvalingam-like sweeps of GPUDrive (src/json_serialization.hpp) over one polyline a thread."""
+    p = wp.tid()
+    first = starts[p]
+    last = starts[p + 1] - 1
+    changed = int(1)
+    while changed == 1:
+        changed = int(0)
+        k = int(first)
+        while k < last:
+            k1 = int(k + 1)
+            while k1 < last and keep[k1] == 0:
+                k1 += 1
+            if k1 >= last:
+                break
+            k2 = int(k1 + 1)
+            while k2 < last and keep[k2] == 0:
+                k2 += 1
+            a = points[k]
+            b = points[k1]
+            c = points[k2]
+            twice = wp.abs((b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]))
+            if 0.5 * twice < area:
+                keep[k1] = 0
+                changed = int(1)
+                k = k2
+            else:
+                k = k1
+
+
+def _kept(polylines: list[NDArray[np.float32]], area: float) -> list[NDArray[np.bool_]]:
+    """Which points [P] of each polyline [P, 2] stay: the others bend it by a triangle smaller than ``area``."""
+    if not polylines or area <= 0:
+        return [np.ones(len(p), np.bool_) for p in polylines]
+    starts = np.concatenate([[0], np.cumsum([len(p) for p in polylines])]).astype(np.int32)
+    keep = wp.array(np.ones(starts[-1], np.int32), device="cpu")
+    points = wp.array(np.concatenate(polylines), dtype=wp.vec2, device="cpu")
+    inputs = [points, wp.array(starts, device="cpu"), area, keep]
+    wp.launch(_simplify, dim=len(polylines), inputs=inputs, device="cpu")
+    kept = keep.numpy().astype(np.bool_)
+    return [kept[a:b] for a, b in pairwise(starts)]
+
+
+def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) -> dict[str, Any]:
+    """The four segment arrays of a scene, in the order of the map features."""
+    roads = [r for r in scenario.roads if RoadType.NONE < r.type < RoadType.DRIVEWAY and np.isfinite(r.points).all()]
+    points = [r.points[:, :2] for r in roads]
+    long = [i for i, r in enumerate(roads) if r.type in _SIMPLIFIED and len(points[i]) > _MIN_SEGMENTS_TO_SIMPLIFY]
+    # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
+    for i, kept in zip(long, _kept([points[i].astype(np.float32) for i in long], simplify), strict=True):
+        points[i] = points[i][kept]
+    tables = [_feature_segments(r.type, (p - origin).astype(np.float32)) for r, p in zip(roads, points, strict=True)]
+    counts = [len(t) for t in tables]
+    return {
+        "segment": np.concatenate([*tables, np.zeros((0, 5), np.float32)]),
+        "segment_type": np.repeat(np.array([r.type for r in roads], np.int8), counts),
+        "segment_map_type": np.repeat(np.array([r.map_type for r in roads], np.int8), counts),
+        "segment_road": np.repeat(np.array([r.id for r in roads], np.int64), counts),
+    }
+
+
+def _feature_segments(road_type: RoadType, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[n, 5] segments of one map feature; none when it has too few points."""
+    if road_type == RoadType.STOP_SIGN and len(points):
+        half = _STOP_SIGN_HALF_SIZE
+        return np.array([[*points[0], half, half, 0.0]], np.float32)
+    if road_type in _BOXES:
+        return _box(points[:4]) if len(points) >= 4 else np.zeros((0, 5), np.float32)
+    middle, reach = (points[1:] + points[:-1]) / 2, (points[1:] - points[:-1]) / 2
+    length = np.hypot(reach[:, 0], reach[:, 1])
+    heading = np.arctan2(reach[:, 1], reach[:, 0])
+    table = np.stack([middle[:, 0], middle[:, 1], length, np.full_like(length, HALF_WIDTH), heading], axis=1)
+    return table.astype(np.float32)
+
+
+def _box(corners: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One box around four corners: the longest side gives length and heading, the shortest the width."""
+    sides = np.roll(corners, -1, axis=0) - corners
+    lengths = np.hypot(sides[:, 0], sides[:, 1])
+    longest = sides[lengths.argmax()]
+    heading = np.arctan2(longest[1], longest[0])
+    centre = corners.mean(axis=0)
+    return np.array([[centre[0], centre[1], lengths.max() / 2, lengths.min() / 2, heading]], np.float32)
