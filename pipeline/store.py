@@ -1,0 +1,401 @@
+"""The demo store: worlds and experts in one Zarr v3 group.
+
+Layout (``docs/store-format.md`` tells it in full)::
+
+    STORE/zarr.json            root attributes: format, version, action space, steps, settings, totals
+    STORE/parts/00000/         a group of some scenes; ragged arrays one after the other, with offset arrays
+    STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and mended
+    STORE/index/               one row a scene: its id, its part, its place there (written last)
+
+A part is written under a temporary name by one task, synced, renamed, and only then entered in the manifest, so a
+killed run leaves whole parts or nothing. Every chunk carries a CRC-32C.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from pipeline.expert import Demos
+from sim.actions import ActionSpace
+from sim.scenario import DT
+from sim.scene import Scene
+
+FORMAT = "gail-cli demo store"
+VERSION = (1, 0)
+"""(major, minor): readers refuse a newer major version."""
+
+ID_BYTES = 64
+_ZSTD_LEVEL = 3
+
+Kind = Literal["scene", "agent", "segment", "light", "demo"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a part."""
+
+    path: str
+    """Where it lies in the part."""
+    kind: Kind
+    """What one row is; ragged kinds have offsets in ``scenes/<kind>_start``."""
+    dtype: str
+    tail: tuple[str | int, ...]
+    """Dimensions after the first: sizes, or "steps" and "components"."""
+    field: str
+    """The attribute of :class:`Record` that it holds."""
+    what: str
+
+
+SCHEMA: tuple[Column, ...] = (
+    Column("scenes/id", "scene", "uint8", (ID_BYTES,), "scene.id", "scenario id, UTF-8, zero-padded"),
+    Column("scenes/origin", "scene", "float64", (2,), "scene.origin", "x, y (m) subtracted from the log"),
+    Column("scenes/timestamp", "scene", "float64", ("steps",), "scene.timestamp", "s"),
+    Column("agents/id", "agent", "int64", (), "scene.agent_id", "object id in the log"),
+    Column("agents/type", "agent", "int8", (), "scene.agent_type", "1 vehicle, 2 pedestrian, 3 cyclist, 4 other"),
+    Column("agents/role", "agent", "uint8", (), "scene.agent_role",
+           "bits: 1 recording car, 2 track to predict, 4 object of interest, 8 must follow its log"),
+    Column("agents/size", "agent", "float32", (3,), "scene.agent_size", "length, width, height (m)"),
+    Column("tracks/log", "agent", "float32", ("steps", 5), "scene.log", "x, y (m), heading (rad), vx, vy (m/s)"),
+    Column("tracks/valid", "agent", "bool", ("steps",), "scene.valid", "whether the log has a state there"),
+    Column("roads/segment", "segment", "float32", (5,), "scene.segment",
+           "midpoint x, y, half-length, half-width (m), heading (rad)"),
+    Column("roads/type", "segment", "int8", (), "scene.segment_type",
+           "1 road edge, 2 road line, 3 lane, 4 crosswalk, 5 speed bump, 6 stop sign"),
+    Column("roads/map_type", "segment", "int8", (), "scene.segment_map_type", "GPUDrive's map_element_id"),
+    Column("roads/feature", "segment", "int64", (), "scene.segment_road", "id of the map feature"),
+    Column("lights/lane", "light", "int64", (), "scene.light_lane", "id of the signalled lane"),
+    Column("lights/state", "light", "int8", ("steps",), "scene.light_state", "Waymo's lane state, -1 absent"),
+    Column("lights/stop_point", "light", "float32", (2,), "scene.light_stop_point", "x, y (m)"),
+    Column("demos/agent", "demo", "int64", (), "demos.agent", "row among the scene's agents"),
+    Column("demos/mark", "demo", "uint8", ("steps",), "demos.mark", "0 absent, 1 logged, 2 bridged gap"),
+    Column("demos/state", "demo", "float32", ("steps", 5), "demos.state", "replayed x, y, heading, vx, vy"),
+    Column("demos/action", "demo", "action", ("steps", "components"), "demos.action",
+           "action taken at each step: grid indices, or values"),
+    Column("demos/error", "demo", "float32", (3,), "demos.error",
+           "mean and final distance from the log (m), mean heading error (rad)"),
+)  # fmt: skip
+RAGGED: tuple[Kind, ...] = ("agent", "segment", "light", "demo")
+
+
+class StoreError(ValueError):
+    """A store that cannot be used, in one sentence: what, where, what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One scene of a store."""
+
+    scene: Scene
+    demos: Demos
+
+
+def expected_dtype(column: Column, space: ActionSpace) -> np.dtype[Any]:
+    """Data type of a column's array; that of actions depends on the action space."""
+    if column.dtype == "action":
+        return np.dtype(np.int16 if space.discrete else np.float32)
+    return np.dtype(column.dtype)
+
+
+def expected_tail(column: Column, space: ActionSpace, steps: int) -> tuple[int, ...]:
+    """Sizes of a column's dimensions after the first."""
+    named = {"steps": steps, "components": space.components}
+    return tuple(named[n] if isinstance(n, str) else n for n in column.tail)
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def create_store(path: str | Path, attributes: dict[str, Any]) -> None:
+    """Begin a store: an empty root group with its attributes.
+
+    Raises:
+        StoreError: when the folder cannot be written.
+    """
+    root = Path(path)
+    try:
+        (root / "parts").mkdir(parents=True, exist_ok=True)
+        (root / "manifest").mkdir(exist_ok=True)
+        _write_root(root, {"format": FORMAT, "version": list(VERSION), "complete": False, **attributes})
+        for group in ("parts", "index"):
+            zarr.open_group(root / group, mode="a", zarr_format=3)
+    except OSError as error:
+        raise StoreError(f"store {path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def write_part(
+    path: str | Path, name: str, records: Sequence[Record], space: ActionSpace, steps: int
+) -> dict[str, Any]:
+    """Write one part and put it in its place; its counts and digest, for :func:`commit_part`."""
+    root = Path(path)
+    final, temporary = root / "parts" / name, root / "parts" / f".{name}.{secrets.token_hex(4)}"
+    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    counts: dict[str, list[int]] = {kind: [] for kind in RAGGED}
+    for column in SCHEMA:
+        rows = [_rows(column, record) for record in records]
+        if column.kind != "scene":
+            counts[column.kind] = [len(x) for x in rows]
+        tail, dtype = expected_tail(column, space, steps), expected_dtype(column, space)
+        _write_array(group, column.path, np.concatenate([*rows, np.zeros((0, *tail), dtype)]).astype(dtype))
+    for kind in RAGGED:
+        _write_array(group, f"scenes/{kind}_start", np.cumsum([0, *counts[kind]], dtype=np.int64))
+    _sync_tree(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync(final.parent)
+    totals = {f"{kind}s": sum(counts[kind]) for kind in RAGGED}
+    return {"part": name, "digest": part_digest(final), "scenes": [r.scene.id for r in records], **totals}
+
+
+def commit_part(path: str | Path, entry: dict[str, Any]) -> None:
+    """Enter a written part in the manifest; from here on it counts."""
+    _write_json(Path(path) / "manifest" / f"{entry['part']}.json", entry)
+
+
+def finish_store(path: str | Path, attributes: dict[str, Any]) -> None:
+    """Write the index over all committed parts and mark the store complete."""
+    root = Path(path)
+    entries = manifest(root)
+    ids = [scene for e in entries for scene in e["scenes"]]
+    encoded = np.stack([_encode_id(text) for text in ids]) if ids else np.zeros((0, ID_BYTES), np.uint8)
+    counts = [len(e["scenes"]) for e in entries]
+    index = zarr.open_group(root / "index", mode="w", zarr_format=3)
+    _write_array(index, "id", encoded)
+    _write_array(index, "part", np.repeat(np.arange(len(entries), dtype=np.int32), counts))
+    _write_array(
+        index, "place", np.concatenate([np.arange(n, dtype=np.int32) for n in counts] or [np.zeros(0, np.int32)])
+    )
+    totals = {"scenes": len(ids), **{f"{k}s": sum(e[f"{k}s"] for e in entries) for k in RAGGED}}
+    parts = [e["part"] for e in entries]
+    _sync_tree(root / "index")
+    _write_root(root, {**read_root(root), **attributes, "parts": parts, "totals": totals, "complete": True})
+    for stray in (root / "parts").glob(".*"):
+        shutil.rmtree(stray, ignore_errors=True)
+
+
+def manifest(path: str | Path) -> list[dict[str, Any]]:
+    """Entries of the committed parts, in order.
+
+    Raises:
+        StoreError: when an entry is damaged.
+    """
+    entries = []
+    for file in sorted((Path(path) / "manifest").glob("*.json")):
+        try:
+            entries.append(json.loads(file.read_bytes()))
+        except ValueError as error:
+            raise StoreError(f"{file}: the manifest entry is damaged; extract the store again") from error
+    return entries
+
+
+def part_digest(part: Path) -> str:
+    """SHA-256 over names and contents of all files of a part."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in part.rglob("*") if p.is_file()):
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(part).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def json_digest(data: Any) -> str:
+    """SHA-256 of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def store_bytes(path: str | Path) -> int:
+    """Bytes of all files of a store."""
+    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
+
+
+def _rows(column: Column, record: Record) -> NDArray[Any]:
+    """What one scene contributes to a column."""
+    value = attrgetter(column.field)(record)
+    if column.kind != "scene":
+        return cast(NDArray[Any], value)
+    return cast(NDArray[Any], _encode_id(value) if isinstance(value, str) else value)[None]
+
+
+def _encode_id(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0"), np.uint8)
+
+
+def _decode_id(row: NDArray[np.uint8]) -> str:
+    return bytes(row).rstrip(b"\0").decode(errors="replace")
+
+
+def _write_array(group: zarr.Group, path: str, data: NDArray[Any]) -> None:
+    group.create_array(
+        path,
+        shape=data.shape,
+        chunks=tuple(max(1, n) for n in data.shape),
+        dtype=data.dtype,
+        compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+    )[...] = data
+
+
+def _write_root(root: Path, attributes: dict[str, Any]) -> None:
+    _write_json(root / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def read_root(root: Path) -> dict[str, Any]:
+    """Root attributes.
+
+    Raises:
+        StoreError: when the folder holds no store of ours.
+    """
+    try:
+        attributes = json.loads((root / "zarr.json").read_bytes()).get("attributes", {})
+    except FileNotFoundError:
+        hint = "make one with `gail-cli extract-demos SOURCES... --store PATH`"
+        raise StoreError(f"store {root}: there is no demo store here; {hint}") from None
+    except (ValueError, AttributeError, OSError) as error:
+        raise StoreError(f"store {root}: zarr.json cannot be read ({error}); extract the store again") from error
+    if attributes.get("format") != FORMAT:
+        raise StoreError(f"store {root}: this Zarr group is not a {FORMAT}; check the path")
+    return cast(dict[str, Any], attributes)
+
+
+def _write_json(file: Path, data: dict[str, Any]) -> None:
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with temporary.open("w") as out:
+        json.dump(data, out, indent=1, sort_keys=True)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.rename(file)
+    _sync(file.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class DemoStore:
+    """A finished store, open for reading; opening reads the root attributes alone.
+
+    Args:
+        path: the store's folder.
+
+    Raises:
+        StoreError: when there is no store, it is unfinished, or a newer version wrote it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.attributes = read_root(self.path)
+        major, minor = self.attributes["version"]
+        if major > VERSION[0]:
+            raise StoreError(f"store {path}: format {major}.{minor} is newer than this program's; upgrade gail-cli")
+        if not self.attributes["complete"]:
+            raise StoreError(f"store {path}: its extraction did not finish; run the same extract-demos command again")
+        self.space = ActionSpace.from_json(self.attributes["action_space"])
+        self.steps: int = self.attributes["steps"]
+        self.totals: dict[str, int] = self.attributes["totals"]
+        self.parts: list[str] = self.attributes["parts"]
+
+    def __len__(self) -> int:
+        return self.totals["scenes"]
+
+    def scene_ids(self) -> list[str]:
+        """Ids of all scenes, in order."""
+        return [_decode_id(row) for row in self._index("id")]
+
+    def places(self) -> list[tuple[str, int]]:
+        """(part, place in it) of all scenes, in order."""
+        return [(self.parts[p], int(k)) for p, k in zip(self._index("part"), self._index("place"), strict=True)]
+
+    def read_part(self, name: str) -> list[Record]:
+        """All scenes of one part.
+
+        Raises:
+            StoreError: when a chunk is damaged or missing.
+        """
+        try:
+            group = zarr.open_group(self.path / "parts" / name, mode="r", zarr_format=3)
+            arrays = {c.path: _read_array(group, c.path) for c in SCHEMA}
+            starts = {kind: _read_array(group, f"scenes/{kind}_start") for kind in RAGGED}
+        except Exception as error:  # zarr and its codecs raise many kinds
+            reason = str(error) or type(error).__name__
+            raise StoreError(f"store {self.path}, part {name}: damaged ({reason}); extract the store again") from error
+        return [_record(arrays, starts, k) for k in range(len(starts["agent"]) - 1)]
+
+    def read(self, scenes: Sequence[int] | None = None) -> Iterator[Record]:
+        """Scenes by their index (all when None), part by part; scenes of one part share one read."""
+        places = self.places()
+        loaded: tuple[str, list[Record]] = ("", [])
+        for scene in range(len(self)) if scenes is None else scenes:
+            part, place = places[scene]
+            if part != loaded[0]:
+                loaded = (part, self.read_part(part))
+            yield loaded[1][place]
+
+    def find(self, scene_id: str) -> int:
+        """Index of the scene with this id.
+
+        Raises:
+            StoreError: naming a few ids that exist.
+        """
+        ids = self.scene_ids()
+        if scene_id not in ids:
+            known = ", ".join(ids[:3])
+            raise StoreError(f"store {self.path}: there is no scene {scene_id!r}; it has {known}, ...")
+        return ids.index(scene_id)
+
+    def _index(self, name: str) -> NDArray[Any]:
+        try:
+            return _read_array(zarr.open_group(self.path / "index", mode="r", zarr_format=3), name)
+        except Exception as error:
+            raise StoreError(f"store {self.path}: the index is damaged ({error}); extract the store again") from error
+
+
+def _read_array(group: zarr.Group, path: str) -> NDArray[Any]:
+    array = group[path]
+    assert isinstance(array, zarr.Array)
+    return np.asarray(array[...])
+
+
+def _record(arrays: dict[str, NDArray[Any]], starts: dict[Kind, NDArray[Any]], k: int) -> Record:
+    """Scene ``k`` of a part's arrays (views)."""
+    fields: dict[str, dict[str, Any]] = {"scene": {}, "demos": {}}
+    for column in SCHEMA:
+        owner, name = column.field.split(".")
+        rows = k if column.kind == "scene" else slice(starts[column.kind][k], starts[column.kind][k + 1])
+        fields[owner][name] = arrays[column.path][rows]
+    fields["scene"]["id"] = _decode_id(fields["scene"]["id"])
+    return Record(Scene(**fields["scene"]), Demos(**fields["demos"]))
+
+
+def store_attributes(space: ActionSpace, steps: int, **more: Any) -> dict[str, Any]:
+    """Root attributes that every store has, with the meaning of every array."""
+    return {
+        "action_space": space.to_json(),
+        "dt_s": DT,
+        "steps": steps,
+        "arrays": {c.path: {"row": c.kind, "what": c.what} for c in SCHEMA},
+        **more,
+    }
