@@ -21,6 +21,21 @@ wp.config.enable_backward = False
 _MIN_ITEMS_PER_THREAD = 64
 
 
+def _init() -> None:
+    """Start Warp. Its native code writes to stderr where there is no CUDA driver, which is no news: hence the redirect."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        warp.init()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+_init()
+
+
 def cpu_threads() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

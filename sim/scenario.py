@@ -68,7 +68,7 @@ class Tracks:
     position: NDArray[np.float64]
     """[A, T, 3] box centre in m, world frame."""
     heading: NDArray[np.float32]
-    """[A, T] rad."""
+    """[A, T] rad, within [-pi, pi]."""
     velocity: NDArray[np.float32]
     """[A, T, 2] m/s, world frame."""
     valid: NDArray[np.bool_]
@@ -177,7 +177,8 @@ class SceneError(ValueError):
 def repaired(scenario: Scenario) -> Scenario:
     """The scene in the form that every reader returns, with what was done to it added to ``mends``.
 
-    Steps that hold a number which is not finite become invalid, and entries of invalid steps zero. Tracks without a
+    Headings are wrapped (in Waymo's files they are not: 7.8 rad occurs). Steps that hold a number which is not finite
+    become invalid, and entries of invalid steps zero. Tracks without a
     valid step or without a positive length and width are left out, and ``sdc_index`` and ``tracks_to_predict`` follow.
     So are map points that are not finite, and map features without points.
 
@@ -206,7 +207,7 @@ def repaired(scenario: Scenario) -> Scenario:
             type=tracks.type[keep],
             size=tracks.size[keep],
             position=np.where(valid[..., None], tracks.position, 0)[keep],
-            heading=np.where(valid, tracks.heading, np.float32(0))[keep],
+            heading=_wrapped(np.where(valid, tracks.heading, np.float32(0))[keep]),
             velocity=np.where(valid[..., None], tracks.velocity, np.float32(0))[keep],
             valid=valid[keep],
             mark_as_expert=tracks.mark_as_expert[keep],
@@ -217,6 +218,16 @@ def repaired(scenario: Scenario) -> Scenario:
         difficulty=scenario.difficulty[goes_on],
         mends=tuple(mends),
     )
+
+
+def wrap(angle: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Angles in rad brought into [-pi, pi)."""
+    return (np.asarray(angle, np.float64) + np.pi) % (2 * np.pi) - np.pi
+
+
+def _wrapped(heading: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Headings within [-pi, pi]; those that already are keep their exact value."""
+    return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap(heading).astype(np.float32))
 
 
 def _finite_roads(roads: tuple[Road, ...], mends: list[str]) -> tuple[Road, ...]:
