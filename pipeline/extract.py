@@ -1,26 +1,30 @@
 """``extract-demos``: scenes in, a demo store out, as a Dask graph.
 
 The graph has two layers: tasks that read a few scenes and find their expert actions, and one task a part that writes
-what they return. One task writes a whole part and commits it, so no two writers ever share a chunk.
+what they return. One task writes a whole part and commits it, so no two writers ever share a chunk. With one worker
+the same tasks run one after the other in this process.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 
 from pipeline import store
 from pipeline.expert import replay_experts
+from pipeline.files import folder_bytes, json_digest
 from pipeline.sources import SceneRef, list_scenes, read_scenes, resolve
 from pipeline.store import Record
 from sim.actions import ActionSpace
@@ -29,9 +33,13 @@ from sim.scenario import Scenario
 from sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, scene_from_scenario
 from sim.worlds import Selection
 
+_PACKAGES = ("gail-cli", "zarr", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
+"""Whose versions decide a store's bytes."""
 SCENES_PER_TASK = 8
 SCENES_PER_WORKER = 16
 """A further worker process pays from about this many scenes on."""
+SCHEDULER_TIMEOUT = "10s"
+"""How long to wait for a scheduler's answer."""
 
 
 class ExtractionError(ValueError):
@@ -198,16 +206,20 @@ def extract(
     resumed = plan.scenes - sum(len(refs) for _, refs in todo)
     done = resumed
     progress(done, plan.scenes)
-    for part in _run(path, todo, config, workers or _default_workers(plan.scenes - resumed), scheduler):
-        done += part
-        progress(done, plan.scenes)
+    workers = workers or _default_workers(plan.scenes - resumed)
+    with _client(workers, scheduler) as client:
+        for scenes in _run_on(client, path, todo, config) if client else _run_here(path, todo, config):
+            done += scenes
+            progress(done, plan.scenes)
     report = _report(path, plan, config, done - resumed, time.perf_counter() - begun)
     if not report["scenes"]["written"]:
-        shutil.rmtree(path)
+        store.clear_store(path)
+        with suppress(OSError):
+            Path(path).rmdir()
         reasons = [item["reason"] for item in (*report["failed"], *report["dropped"])]
         raise ExtractionError(f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
     store.finish_store(path, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
-    report["bytes"] = store.store_bytes(path)
+    report["bytes"] = folder_bytes(path)
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]
     return report
 
@@ -219,86 +231,99 @@ def _default_workers(scenes: int) -> int:
 def _prepare(path: str, plan: Plan, config: ExtractConfig, overwrite: bool) -> None:
     """Make sure that a store of this very plan lies at ``path``, unfinished."""
     settings = {
-        "steps": config.steps,
         "simplify_m2": config.simplify,
         "scenes_per_part": config.scenes_per_part,
         "selection": asdict(config.selection),
-        "action_space": config.space.to_json(),
-        "sources": [str(ref) for part in plan.parts for ref in part],
     }
-    digest = store.json_digest(settings)
-    root = Path(path)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        attributes = store.read_root(root)  # refuses to touch what is no store
-        if not overwrite and not attributes["complete"] and attributes["plan"] == digest:
-            return
-        if not overwrite and attributes["complete"]:
-            raise ExtractionError(f"store {path}: it exists already; add --overwrite to replace it")
-        if not overwrite:
-            raise ExtractionError(
-                f"store {path}: it was begun with other sources or settings; add --overwrite to begin anew"
-            )
-        shutil.rmtree(root)
-    packages = ("gail-cli", "zarr", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
-    attributes = store.store_attributes(
-        config.space,
-        config.steps,
-        plan=digest,
-        settings={k: settings[k] for k in ("simplify_m2", "scenes_per_part", "selection")},
-        software={name: version(name) for name in packages},
-    )
+    software = {name: version(name) for name in _PACKAGES}
+    attributes = store.store_attributes(config.space, config.steps, settings=settings, software=software)
+    sources = [str(ref) for part in plan.parts for ref in part]
+    attributes["plan"] = json_digest([attributes, sources])
+    if _is_store(Path(path)):
+        found = store.read_root(Path(path))
+        if overwrite:
+            store.clear_store(path)
+        elif found.get("complete") or found.get("plan") != attributes["plan"]:
+            state = "exists already" if found.get("complete") else "was begun with other sources, settings or software"
+            raise ExtractionError(f"store {path}: it {state}; add --overwrite to replace it")
     store.create_store(path, attributes)
 
 
-def _run(
-    path: str,
-    todo: Sequence[tuple[str, Sequence[SceneRef]]],
-    config: ExtractConfig,
-    workers: int,
-    scheduler: str | None,
-) -> Iterator[int]:
-    """Compute the parts; yields the number of scenes of each as it is committed."""
-    build_task, write_task = dask.delayed(build, pure=False), dask.delayed(write, pure=False)
+def _is_store(root: Path) -> bool:
+    """Whether there is a store, whole or not; False for a place where one can be made.
 
-    def graph(name: str, refs: Sequence[SceneRef]) -> Any:
-        tasks = [refs[i : i + SCENES_PER_TASK] for i in range(0, len(refs), SCENES_PER_TASK)]
-        return write_task(path, name, config, [build_task(task, config) for task in tasks])
+    Raises:
+        ExtractionError: when something else is there, which is never touched.
+    """
+    if root.is_file():
+        raise ExtractionError(f"store {root}: a file is there; choose another place")
+    if not root.is_dir() or not any(root.iterdir()):
+        return False
+    if not (root / "zarr.json").exists():
+        raise ExtractionError(f"store {root}: the folder holds other things than a demo store; choose another place")
+    return True
 
-    if workers == 1 and scheduler is None:
-        for name, refs in todo:
-            graph(name, refs).compute(scheduler="synchronous")
-            yield len(refs)
-        return
-    from distributed import as_completed
 
-    with _client(workers, scheduler) as client:
-        # A bounded number of parts in flight keeps memory and the graph small at any number of scenes.
-        waiting = list(todo)
-        width = 2 * max(workers, sum(client.nthreads().values()))
+_Todo = Sequence[tuple[str, Sequence[SceneRef]]]
+"""Names and scenes of the parts to make."""
 
-        def submit() -> Any:
-            name, refs = waiting.pop(0)
-            future = client.compute(graph(name, refs))
-            sizes[future.key] = len(refs)
-            return future
 
-        sizes: dict[str, int] = {}
-        futures = as_completed([submit() for _ in range(min(width, len(waiting)))])
-        for future in futures:
+def _run_here(path: str, todo: _Todo, config: ExtractConfig) -> Iterator[int]:
+    """Make the parts in this process; yields the number of scenes of each task as it is done."""
+    for name, refs in todo:
+        outcomes = []
+        for task in _tasks(refs):
+            outcomes.append(build(task, config))
+            yield len(task)
+        write(path, name, config, outcomes)
+
+
+def _run_on(client: Any, path: str, todo: _Todo, config: ExtractConfig) -> Iterator[int]:
+    """Make the parts on a Dask cluster; yields the number of scenes of each task as it is done."""
+    from distributed import KilledWorker, as_completed
+
+    sizes: dict[str, int] = {}
+
+    def submit(name: str, refs: Sequence[SceneRef]) -> list[Any]:
+        built = [client.submit(build, task, config, pure=False) for task in _tasks(refs)]
+        sizes.update({future.key: len(task) for future, task in zip(built, _tasks(refs), strict=True)})
+        return [*built, client.submit(write, path, name, config, built, pure=False)]
+
+    # A bounded number of parts in flight keeps memory and the graph small at any number of scenes.
+    waiting = iter(todo)
+    futures = as_completed([])
+    for part in islice(waiting, 2 * max(1, sum(client.nthreads().values()))):
+        futures.update(submit(*part))
+    for future in futures:
+        try:
             future.result()
+        except KilledWorker as error:
+            raise ExtractionError("a worker died, perhaps for want of memory; run the command again with fewer "
+                                  "--workers, and it goes on") from error  # fmt: skip
+        if future.key in sizes:
             yield sizes.pop(future.key)
-            if waiting:
-                futures.add(submit())
+        else:
+            for part in islice(waiting, 1):
+                futures.update(submit(*part))
+
+
+def _tasks(refs: Sequence[SceneRef]) -> list[Sequence[SceneRef]]:
+    return [refs[i : i + SCENES_PER_TASK] for i in range(0, len(refs), SCENES_PER_TASK)]
 
 
 @contextmanager
 def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    """A client of the given scheduler, or of one with ``workers`` processes of one thread each."""
+    """A client of the given scheduler, or of one with ``workers`` processes of one thread each; None for one worker,
+    which needs no cluster."""
+    if workers == 1 and scheduler is None:
+        yield None
+        return
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="10s")
+            client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
         except (OSError, ValueError, TimeoutError) as error:
             raise ExtractionError(
                 f"scheduler {scheduler}: cannot be reached ({error}); start it or check it"
@@ -306,12 +331,27 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
         with client:
             yield client
         return
-    with (
-        dask.config.set({"distributed.worker.daemon": True, "logging.distributed": "error"}),
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.worker.daemon": True} | quiet))
+        with _interrupts_ignored():
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        stack.enter_context(cluster)
+        yield stack.enter_context(Client(cluster))
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _report(path: str, plan: Plan, config: ExtractConfig, built: int, seconds: float) -> dict[str, Any]:

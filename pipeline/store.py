@@ -13,10 +13,7 @@ killed run leaves whole parts or nothing. Every chunk carries a CRC-32C.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from pipeline.expert import Demos
+from pipeline.files import aside, folder_digest, sweep, sync, sync_tree, write_json
 from sim.actions import ActionSpace
 from sim.scenario import DT
 from sim.scene import Scene
@@ -91,6 +89,15 @@ SCHEMA: tuple[Column, ...] = (
 RAGGED: tuple[Kind, ...] = ("agent", "segment", "light", "demo")
 
 
+def starts_path(kind: Kind) -> str:
+    """The array of a part that holds the offsets of a ragged kind: rows of scene k are [start[k], start[k + 1])."""
+    return f"scenes/{kind}_start"
+
+
+PATHS: tuple[str, ...] = (*(column.path for column in SCHEMA), *map(starts_path, RAGGED))
+"""All arrays of a part."""
+
+
 class StoreError(ValueError):
     """A store that cannot be used, in one sentence: what, where, what to do."""
 
@@ -120,16 +127,16 @@ def expected_tail(column: Column, space: ActionSpace, steps: int) -> tuple[int, 
 
 
 def create_store(path: str | Path, attributes: dict[str, Any]) -> None:
-    """Begin a store: an empty root group with its attributes.
+    """Begin a store, or one that was begun before with the same attributes, which keeps its parts.
 
     Raises:
         StoreError: when the folder cannot be written.
     """
     root = Path(path)
     try:
-        (root / "parts").mkdir(parents=True, exist_ok=True)
-        (root / "manifest").mkdir(exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         _write_root(root, {"format": FORMAT, "version": list(VERSION), "complete": False, **attributes})
+        (root / "manifest").mkdir(exist_ok=True)
         for group in ("parts", "index"):
             zarr.open_group(root / group, mode="a", zarr_format=3)
     except OSError as error:
@@ -140,8 +147,8 @@ def write_part(
     path: str | Path, name: str, records: Sequence[Record], space: ActionSpace, steps: int
 ) -> dict[str, Any]:
     """Write one part and put it in its place; its counts and digest, for :func:`commit_part`."""
-    root = Path(path)
-    final, temporary = root / "parts" / name, root / "parts" / f".{name}.{secrets.token_hex(4)}"
+    final = Path(path) / "parts" / name
+    temporary = aside(final)
     group = zarr.open_group(temporary, mode="w", zarr_format=3)
     counts: dict[str, list[int]] = {kind: [] for kind in RAGGED}
     for column in SCHEMA:
@@ -151,19 +158,20 @@ def write_part(
         tail, dtype = expected_tail(column, space, steps), expected_dtype(column, space)
         _write_array(group, column.path, np.concatenate([*rows, np.zeros((0, *tail), dtype)]).astype(dtype))
     for kind in RAGGED:
-        _write_array(group, f"scenes/{kind}_start", np.cumsum([0, *counts[kind]], dtype=np.int64))
-    _sync_tree(temporary)
+        _write_array(group, starts_path(kind), np.cumsum([0, *counts[kind]], dtype=np.int64))
+    sync_tree(temporary)
+    totals = {f"{kind}s": sum(counts[kind]) for kind in RAGGED}
+    entry = {"part": name, "digest": folder_digest(temporary), "scenes": [r.scene.id for r in records], **totals}
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    _sync(final.parent)
-    totals = {f"{kind}s": sum(counts[kind]) for kind in RAGGED}
-    return {"part": name, "digest": part_digest(final), "scenes": [r.scene.id for r in records], **totals}
+    sync(final.parent)
+    return entry
 
 
 def commit_part(path: str | Path, entry: dict[str, Any]) -> None:
     """Enter a written part in the manifest; from here on it counts."""
-    _write_json(Path(path) / "manifest" / f"{entry['part']}.json", entry)
+    write_json(Path(path) / "manifest" / f"{entry['part']}.json", entry)
 
 
 def finish_store(path: str | Path, attributes: dict[str, Any]) -> None:
@@ -171,7 +179,7 @@ def finish_store(path: str | Path, attributes: dict[str, Any]) -> None:
     root = Path(path)
     entries = manifest(root)
     ids = [scene for e in entries for scene in e["scenes"]]
-    encoded = np.stack([_encode_id(text) for text in ids]) if ids else np.zeros((0, ID_BYTES), np.uint8)
+    encoded = np.stack([encode_id(text) for text in ids]) if ids else np.zeros((0, ID_BYTES), np.uint8)
     counts = [len(e["scenes"]) for e in entries]
     index = zarr.open_group(root / "index", mode="w", zarr_format=3)
     _write_array(index, "id", encoded)
@@ -181,10 +189,20 @@ def finish_store(path: str | Path, attributes: dict[str, Any]) -> None:
     )
     totals = {"scenes": len(ids), **{f"{k}s": sum(e[f"{k}s"] for e in entries) for k in RAGGED}}
     parts = [e["part"] for e in entries]
-    _sync_tree(root / "index")
+    sync_tree(root / "index")
+    for folder in (root, root / "parts", root / "manifest"):
+        sweep(folder)
     _write_root(root, {**read_root(root), **attributes, "parts": parts, "totals": totals, "complete": True})
-    for stray in (root / "parts").glob(".*"):
-        shutil.rmtree(stray, ignore_errors=True)
+
+
+def clear_store(path: str | Path) -> None:
+    """Remove a store so that, wherever this is cut short, what is left is known as an unfinished store."""
+    root = Path(path)
+    _write_root(root, {"format": FORMAT, "version": list(VERSION), "complete": False})
+    for folder in ("index", "manifest", "parts"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    sweep(root)
+    (root / "zarr.json").unlink()
 
 
 def manifest(path: str | Path) -> list[dict[str, Any]]:
@@ -196,29 +214,13 @@ def manifest(path: str | Path) -> list[dict[str, Any]]:
     entries = []
     for file in sorted((Path(path) / "manifest").glob("*.json")):
         try:
-            entries.append(json.loads(file.read_bytes()))
-        except ValueError as error:
+            entry = json.loads(file.read_bytes())
+            if missing := {"part", "digest", "scenes", *(f"{kind}s" for kind in RAGGED)} - entry.keys():
+                raise ValueError(f"without {', '.join(sorted(missing))}")
+            entries.append(entry)
+        except (ValueError, AttributeError) as error:
             raise StoreError(f"{file}: the manifest entry is damaged; extract the store again") from error
     return entries
-
-
-def part_digest(part: Path) -> str:
-    """SHA-256 over names and contents of all files of a part."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in part.rglob("*") if p.is_file()):
-        data = file.read_bytes()
-        digest.update(f"{file.relative_to(part).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
-
-
-def json_digest(data: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def store_bytes(path: str | Path) -> int:
-    """Bytes of all files of a store."""
-    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
 
 def _rows(column: Column, record: Record) -> NDArray[Any]:
@@ -226,14 +228,16 @@ def _rows(column: Column, record: Record) -> NDArray[Any]:
     value = attrgetter(column.field)(record)
     if column.kind != "scene":
         return cast(NDArray[Any], value)
-    return cast(NDArray[Any], _encode_id(value) if isinstance(value, str) else value)[None]
+    return cast(NDArray[Any], encode_id(value) if isinstance(value, str) else value)[None]
 
 
-def _encode_id(text: str) -> NDArray[np.uint8]:
+def encode_id(text: str) -> NDArray[np.uint8]:
+    """A scenario id as ``scenes/id`` holds it."""
     return np.frombuffer(text.encode()[:ID_BYTES].ljust(ID_BYTES, b"\0"), np.uint8)
 
 
-def _decode_id(row: NDArray[np.uint8]) -> str:
+def decode_id(row: NDArray[np.uint8]) -> str:
+    """The inverse of :func:`encode_id`."""
     return bytes(row).rstrip(b"\0").decode(errors="replace")
 
 
@@ -244,11 +248,12 @@ def _write_array(group: zarr.Group, path: str, data: NDArray[Any]) -> None:
         chunks=tuple(max(1, n) for n in data.shape),
         dtype=data.dtype,
         compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
+        config={"write_empty_chunks": True},  # so that a chunk that is not there was lost
     )[...] = data
 
 
 def _write_root(root: Path, attributes: dict[str, Any]) -> None:
-    _write_json(root / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    write_json(root / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def read_root(root: Path) -> dict[str, Any]:
@@ -259,37 +264,15 @@ def read_root(root: Path) -> dict[str, Any]:
     """
     try:
         attributes = json.loads((root / "zarr.json").read_bytes()).get("attributes", {})
+        ours = attributes.get("format") == FORMAT
     except FileNotFoundError:
         hint = "make one with `gail-cli extract-demos SOURCES... --store PATH`"
         raise StoreError(f"store {root}: there is no demo store here; {hint}") from None
     except (ValueError, AttributeError, OSError) as error:
         raise StoreError(f"store {root}: zarr.json cannot be read ({error}); extract the store again") from error
-    if attributes.get("format") != FORMAT:
+    if not ours:
         raise StoreError(f"store {root}: this Zarr group is not a {FORMAT}; check the path")
     return cast(dict[str, Any], attributes)
-
-
-def _write_json(file: Path, data: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with temporary.open("w") as out:
-        json.dump(data, out, indent=1, sort_keys=True)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(file)
-    _sync(file.parent)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -308,22 +291,25 @@ class DemoStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.attributes = read_root(self.path)
-        major, minor = self.attributes["version"]
-        if major > VERSION[0]:
-            raise StoreError(f"store {path}: format {major}.{minor} is newer than this program's; upgrade gail-cli")
-        if not self.attributes["complete"]:
-            raise StoreError(f"store {path}: its extraction did not finish; run the same extract-demos command again")
-        self.space = ActionSpace.from_json(self.attributes["action_space"])
-        self.steps: int = self.attributes["steps"]
-        self.totals: dict[str, int] = self.attributes["totals"]
-        self.parts: list[str] = self.attributes["parts"]
+        try:
+            major, minor = self.attributes["version"]
+            if major > VERSION[0]:
+                raise StoreError(f"store {path}: format {major}.{minor} is newer than this program's; upgrade gail-cli")
+            if not self.attributes["complete"]:
+                raise StoreError(f"store {path}: its extraction did not finish; run the same command again")
+            self.space = ActionSpace.from_json(self.attributes["action_space"])
+            self.steps: int = self.attributes["steps"]
+            self.totals: dict[str, int] = self.attributes["totals"]
+            self.parts: list[str] = self.attributes["parts"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"store {path}: zarr.json is damaged ({error!r}); extract the store again") from error
 
     def __len__(self) -> int:
         return self.totals["scenes"]
 
     def scene_ids(self) -> list[str]:
         """Ids of all scenes, in order."""
-        return [_decode_id(row) for row in self._index("id")]
+        return [decode_id(row) for row in self._index("id")]
 
     def places(self) -> list[tuple[str, int]]:
         """(part, place in it) of all scenes, in order."""
@@ -337,12 +323,11 @@ class DemoStore:
         """
         try:
             group = zarr.open_group(self.path / "parts" / name, mode="r", zarr_format=3)
-            arrays = {c.path: _read_array(group, c.path) for c in SCHEMA}
-            starts = {kind: _read_array(group, f"scenes/{kind}_start") for kind in RAGGED}
+            arrays = {path: read_array(group, path) for path in PATHS}
         except Exception as error:  # zarr and its codecs raise many kinds
             reason = str(error) or type(error).__name__
             raise StoreError(f"store {self.path}, part {name}: damaged ({reason}); extract the store again") from error
-        return [_record(arrays, starts, k) for k in range(len(starts["agent"]) - 1)]
+        return [record_at(arrays, k) for k in range(len(arrays["scenes/id"]))]
 
     def read(self, scenes: Sequence[int] | None = None) -> Iterator[Record]:
         """Scenes by their index (all when None), part by part; scenes of one part share one read."""
@@ -368,25 +353,32 @@ class DemoStore:
 
     def _index(self, name: str) -> NDArray[Any]:
         try:
-            return _read_array(zarr.open_group(self.path / "index", mode="r", zarr_format=3), name)
+            return read_array(zarr.open_group(self.path / "index", mode="r", zarr_format=3), name)
         except Exception as error:
             raise StoreError(f"store {self.path}: the index is damaged ({error}); extract the store again") from error
 
 
-def _read_array(group: zarr.Group, path: str) -> NDArray[Any]:
+def read_array(group: zarr.Group, path: str) -> NDArray[Any]:
+    """All of an array.
+
+    Raises:
+        FileNotFoundError: when a chunk is missing, which Zarr by itself would take for zeros.
+    """
     array = group[path]
     assert isinstance(array, zarr.Array)
+    if array.nchunks_initialized != array.nchunks:
+        raise FileNotFoundError(f"a chunk of {path} is missing")
     return np.asarray(array[...])
 
 
-def _record(arrays: dict[str, NDArray[Any]], starts: dict[Kind, NDArray[Any]], k: int) -> Record:
+def record_at(arrays: dict[str, NDArray[Any]], k: int) -> Record:
     """Scene ``k`` of a part's arrays (views)."""
     fields: dict[str, dict[str, Any]] = {"scene": {}, "demos": {}}
     for column in SCHEMA:
         owner, name = column.field.split(".")
-        rows = k if column.kind == "scene" else slice(starts[column.kind][k], starts[column.kind][k + 1])
+        rows = k if column.kind == "scene" else slice(*arrays[starts_path(column.kind)][k : k + 2])
         fields[owner][name] = arrays[column.path][rows]
-    fields["scene"]["id"] = _decode_id(fields["scene"]["id"])
+    fields["scene"]["id"] = decode_id(fields["scene"]["id"])
     return Record(Scene(**fields["scene"]), Demos(**fields["demos"]))
 
 

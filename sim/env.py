@@ -164,7 +164,7 @@ class Env:
         """Start the episodes of the given worlds (all when None) anew; observations [N, D] of all agents."""
         device = self.worlds.device
         which = torch.zeros(self.worlds.num_worlds, dtype=torch.bool, device=device)
-        which[slice(None) if worlds is None else torch.as_tensor(worlds, device=device)] = True
+        which[slice(None) if worlds is None else torch.as_tensor(worlds, dtype=torch.int64, device=device)] = True
         self._step[which] = 0
         rows = which[self.worlds.tensors["world"].long()]
         self._state[rows] = self.worlds.log[rows, 0]
@@ -228,9 +228,7 @@ class Env:
     def _touch(self) -> None:
         inputs = [self._world_arrays, self._agent_arrays, self._rules, to_warp(self._hits)]
         launch(touch, self.worlds.num_agents, inputs, self.worlds.device)
-        launch(
-            settle, self.worlds.num_agents, [self._agent_arrays, self._rules, to_warp(self._hits)], self.worlds.device
-        )
+        launch(settle, self.worlds.num_agents, inputs, self.worlds.device)
 
     def _observe(self) -> torch.Tensor:
         left = (self._end - self._step[self._world]).clamp(min=0) * DT

@@ -154,11 +154,6 @@ def _overlap(
 
 
 @wp.func
-def _can_collide(w: WorldArrays, a: AgentArrays, i: int) -> bool:
-    return a.present[i] and not (w.controlled[i] and a.done[i] and not a.collided[i])
-
-
-@wp.func
 def _touches_agent(w: WorldArrays, a: AgentArrays, scale: float, i: int, j: int) -> bool:
     half = 0.5 * scale
     return _overlap(
@@ -190,10 +185,10 @@ def touch(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, hits: wp.arr
     i = first + wp.tid()
     for k in range(4):
         hits[i, k] = False
-    if _can_collide(w, a, i):
+    if a.present[i]:
         world = w.world[i]
         for j in range(w.agent_start[world], w.agent_start[world + 1]):
-            if j != i and _can_collide(w, a, j) and not (w.parked[i] and w.parked[j]):
+            if j != i and a.present[j] and not (w.parked[i] and w.parked[j]):
                 column = wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)
                 if not hits[i, column]:
                     hits[i, column] = _touches_agent(w, a, rules.box_scale, i, j)
@@ -201,11 +196,13 @@ def touch(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, hits: wp.arr
             hits[i, OFF_ROAD] = _touches_road(w, a, rules.box_scale, i)
     dx = a.state[i, 0] - w.goal[i, 0]
     dy = a.state[i, 1] - w.goal[i, 1]
-    hits[i, GOAL] = a.present[i] and dx * dx + dy * dy < rules.goal_radius * rules.goal_radius
+    # As in GPUDrive, an agent that starts at its goal reaches it in the first step, not by being there.
+    moved = a.step[w.world[i]] > 0
+    hits[i, GOAL] = moved and a.present[i] and dx * dx + dy * dy < rules.goal_radius * rules.goal_radius
 
 
 @wp.kernel(enable_backward=False)
-def settle(first: int, a: AgentArrays, rules: Rules, hits: wp.array2d(dtype=wp.bool)):
+def settle(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, hits: wp.array2d(dtype=wp.bool)):
     """Turn what agent ``i`` touches into its flags."""
     i = first + wp.tid()
     for k in range(4):
@@ -213,7 +210,7 @@ def settle(first: int, a: AgentArrays, rules: Rules, hits: wp.array2d(dtype=wp.b
             a.events[i, k] = True
             if k != GOAL:
                 a.collided[i] = True
-    if hits[i, GOAL] and rules.on_goal != IGNORE:
+    if hits[i, GOAL] and rules.on_goal != IGNORE and (w.controlled[i] or rules.teleport):
         a.done[i] = True
 
 

@@ -159,10 +159,11 @@ def _roles(scenario: Scenario) -> NDArray[np.uint8]:
 
 
 def _gpudrive_order(scenario: Scenario) -> NDArray[np.int64]:
-    """Indices of the tracks: SDC, tracks to predict (in their order), objects of interest, the rest."""
+    """Indices of the tracks: SDC, tracks to predict, objects of interest, the rest; each group in the log's order."""
     first = [scenario.sdc_index] if scenario.sdc_index >= 0 else []
     interest = np.flatnonzero(np.isin(scenario.tracks.id, scenario.objects_of_interest))
-    ranked = [*first, *scenario.tracks_to_predict.tolist(), *interest.tolist(), *range(scenario.num_agents)]
+    predict = np.sort(scenario.tracks_to_predict)
+    ranked = [*first, *predict.tolist(), *interest.tolist(), *range(scenario.num_agents)]
     return np.array(list(dict.fromkeys(ranked)), np.int64)
 
 
@@ -218,7 +219,7 @@ def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) 
     # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
     for i, kept in zip(long, _kept([points[i].astype(np.float32) for i in long], simplify), strict=True):
         points[i] = points[i][kept]
-    tables = [_feature_segments(r.type, (p - origin).astype(np.float32)) for r, p in zip(roads, points, strict=True)]
+    tables = [_feature_segments(r.type, p, origin) for r, p in zip(roads, points, strict=True)]
     counts = [len(t) for t in tables]
     return {
         "segment": np.concatenate([*tables, np.zeros((0, 5), np.float32)]),
@@ -228,13 +229,16 @@ def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) 
     }
 
 
-def _feature_segments(road_type: RoadType, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[n, 5] segments of one map feature; none when it has too few points."""
+def _feature_segments(
+    road_type: RoadType, logged: NDArray[np.float64], origin: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """[n, 5] segments of one map feature, given by its points in the log; none when it has too few."""
+    points = (logged - origin).astype(np.float32)
     if road_type == RoadType.STOP_SIGN and len(points):
         half = _STOP_SIGN_HALF_SIZE
         return np.array([[*points[0], half, half, 0.0]], np.float32)
     if road_type in _BOXES:
-        return _box(points[:4]) if len(points) >= 4 else np.zeros((0, 5), np.float32)
+        return _box(points[:4], logged[:4].astype(np.float32)) if len(points) >= 4 else np.zeros((0, 5), np.float32)
     middle, reach = (points[1:] + points[:-1]) / 2, (points[1:] - points[:-1]) / 2
     length = np.hypot(reach[:, 0], reach[:, 1])
     heading = np.arctan2(reach[:, 1], reach[:, 0])
@@ -242,11 +246,20 @@ def _feature_segments(road_type: RoadType, points: NDArray[np.float32]) -> NDArr
     return table.astype(np.float32)
 
 
-def _box(corners: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One box around four corners: the longest side gives length and heading, the shortest the width."""
-    sides = np.roll(corners, -1, axis=0) - corners
-    lengths = np.hypot(sides[:, 0], sides[:, 1])
-    longest = sides[lengths.argmax()]
+def _box(corners: NDArray[np.float32], logged: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One box around four corners: the longest side gives length and heading, the shortest the width.
+
+    Of the two opposite sides the longer one wins as the rounded coordinates of the log have it, as in GPUDrive: what
+    hangs on it is which way the heading points.
+    """
+    sides, lengths = _sides(corners)
+    longest = sides[_sides(logged)[1].argmax()]
     heading = np.arctan2(longest[1], longest[0])
     centre = corners.mean(axis=0)
     return np.array([[centre[0], centre[1], lengths.max() / 2, lengths.min() / 2, heading]], np.float32)
+
+
+def _sides(corners: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sides [4, 2] of a quadrilateral, and their lengths [4]."""
+    sides = np.roll(corners, -1, axis=0) - corners
+    return sides, np.hypot(sides[:, 0], sides[:, 1])

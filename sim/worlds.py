@@ -29,9 +29,9 @@ class Selection:
 
     init_mode: InitMode = "all_non_trivial"
     """``all_non_trivial``: moving agents valid at step 0 are controlled; ``all_valid``: parked ones too;
-    ``all_objects``: agents that appear later exist as well."""
+    ``all_objects``: as ``all_valid``, and agents of every type exist, also those that appear later."""
     remove_non_vehicles: bool = True
-    """Leave out pedestrians and cyclists."""
+    """Leave out pedestrians and cyclists; ``all_objects`` keeps them whatever stands here, as in GPUDrive."""
     max_agents: int | None = None
     """Limit of agents a world, in agent order (GPUDrive: 64); None for all."""
     max_controlled: int | None = None
@@ -53,12 +53,12 @@ def select_agents(scene: Scene, selection: Selection) -> SelectedAgents:
     exists = scene.valid.any(axis=1)
     if selection.init_mode != "all_objects":
         exists &= at_start
-    if selection.remove_non_vehicles:
+    if selection.remove_non_vehicles and selection.init_mode != "all_objects":
         exists &= ~np.isin(scene.agent_type, (AgentType.PEDESTRIAN, AgentType.CYCLIST))
     if selection.max_agents is not None:
         exists &= np.cumsum(exists) <= selection.max_agents
     distance = np.linalg.norm(scene.goal - scene.log[:, 0, :2], axis=1)
-    parked = at_start & (distance < PARKED_DISTANCE) & (selection.init_mode != "all_valid")
+    parked = at_start & (distance < PARKED_DISTANCE) & (selection.init_mode == "all_non_trivial")
     controlled = exists & at_start & ~parked & (scene.agent_role & Role.MARK_AS_EXPERT == 0)
     if selection.max_controlled is not None:
         controlled &= np.cumsum(controlled) <= selection.max_controlled

@@ -1,0 +1,264 @@
+"""The configuration of a run: typed dataclasses, read from YAML and ``--set section.key=value``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from sim.env import SimConfig
+from sim.observation import ObservationConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used, in one sentence."""
+
+
+def _positive(section: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{section}.{name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How expert demos are read from the store."""
+
+    pool_parts: int = 8
+    """Parts of the store held ready for sampling; memory is bounded by this, whatever the size of the store."""
+    batches_per_part: int = 64
+    """Batches drawn before the oldest part of the pool is replaced by the next (nothing is replaced if all fit)."""
+    dynamics: Literal["classic", "bicycle", "delta_local"] | None = None
+    """What the store must hold for this run; None takes what it has. Checked by ``gail-cli validate --config``."""
+    actions: Literal["discrete", "continuous"] | None = None
+    """Likewise for the kind of actions."""
+    grid: str | None = None
+    """Likewise for the named action grid."""
+
+    def __post_init__(self) -> None:
+        _positive("data", pool_parts=self.pool_parts, batches_per_part=self.batches_per_part)
+
+
+@dataclass(frozen=True)
+class WorldsConfig:
+    """Which worlds a rollout visits."""
+
+    num_worlds: int = 32
+    """Scenes simulated side by side; no more than the store has."""
+    rollouts_per_batch: int = 1
+    """Rollouts before the next scenes come (loaded in the background)."""
+
+    def __post_init__(self) -> None:
+        _positive("worlds", num_worlds=self.num_worlds, rollouts_per_batch=self.rollouts_per_batch)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of an entity encoder and the layers behind it."""
+
+    entity_hidden: int = 32
+    """Width of the layers that look at one partner or one road segment."""
+    hidden: int = 128
+    """Width of the layers behind the pooling."""
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive("network", entity_hidden=self.entity_hidden, hidden=self.hidden)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"network.dropout is {self.dropout}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class BCConfig:
+    """Behaviour cloning before the first rollout."""
+
+    steps: int = 1500
+    """Gradient steps; 0 starts from a random policy."""
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    """Falls to zero over the steps along a cosine."""
+
+    def __post_init__(self) -> None:
+        _positive("bc", batch_size=self.batch_size, learning_rate=self.learning_rate)
+        if self.steps < 0:
+            raise ValueError("bc.steps is negative; 0 switches the warm start off")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation (Schulman et al. 2017)."""
+
+    learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    gamma: float = 0.98
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    epochs: int = 3
+    minibatch_size: int = 1024
+    entropy: float = 1e-3
+    max_grad_norm: float = 0.5
+    weight_decay: float = 0.0
+    warmup_iterations: int = 2
+    """First rollouts after the warm start in which critic and discriminator learn but the policy does not."""
+    bc_coefficient: float = 0.1
+    """Weight of the cloning loss on an expert batch beside each policy minibatch; 0 switches it off."""
+    bc_batch_size: int = 256
+    bootstrap_truncation: bool = True
+    """Value the future of an agent whose time or log ran out; False treats that as the end."""
+
+    def __post_init__(self) -> None:
+        _positive("ppo", learning_rate=self.learning_rate, epochs=self.epochs, minibatch_size=self.minibatch_size)
+        _positive(
+            "ppo", critic_learning_rate=self.critic_learning_rate, clip=self.clip, bc_batch_size=self.bc_batch_size
+        )
+        if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError("ppo.gamma must be in (0, 1] and ppo.gae_lambda in [0, 1]")
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The network that tells expert from policy, and how it learns."""
+
+    inputs: Literal["state", "state_action"] = "state_action"
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(dropout=0.1))
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    batch_size: int = 1024
+    """Of expert and of policy samples each."""
+    updates: int = 16
+    """Gradient steps a rollout."""
+    gradient_penalty: float = 1.0
+    """Weight of mean (|gradient of the logit| - 1)^2 at random interpolates (Gulrajani et al. 2017); 0 is off."""
+    label_smoothing: float = 0.0
+    max_accuracy: float = 0.9
+    """No further update in a rollout while the balanced accuracy is above this."""
+
+    def __post_init__(self) -> None:
+        _positive("discriminator", learning_rate=self.learning_rate, batch_size=self.batch_size, updates=self.updates)
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError("discriminator.label_smoothing must be in [0, 0.5)")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """From the discriminator's logit, and the events of the world, to the reward."""
+
+    form: Literal["logit", "gail", "airl", "bounded"] = "logit"
+    """See :mod:`gail.rewards`."""
+    clip: float = 10.0
+    gail: float = 1.0
+    """Weight of the discriminator's reward."""
+    goal: float = 0.0
+    """Reward of the first step at the goal."""
+    collision: float = 0.0
+    """Reward of every step in contact with another agent (negative to punish)."""
+    off_road: float = 0.0
+    """Reward of every step on a road edge (negative to punish)."""
+
+    def __post_init__(self) -> None:
+        _positive("reward", clip=self.clip)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run, beside the store."""
+
+    seed: int = 0
+    total_timesteps: int = 1_000_000
+    """Steps of controlled agents."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: int = 10
+    """Rollouts."""
+    data: DataConfig = field(default_factory=DataConfig)
+    worlds: WorldsConfig = field(default_factory=WorldsConfig)
+    sim: SimConfig = field(default_factory=SimConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
+    policy: NetworkConfig = field(default_factory=NetworkConfig)
+    bc: BCConfig = field(default_factory=BCConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        if self.total_timesteps < 0 or self.checkpoint_every < 1:
+            raise ValueError("total_timesteps must not be negative, checkpoint_every must be positive")
+
+
+def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) -> TrainConfig:
+    """A configuration from a YAML file (the defaults when None) and ``section.key=value`` settings over it.
+
+    Raises:
+        ConfigError: for a file that cannot be read, an unknown key (naming the nearest known one), or a bad value.
+    """
+    data: dict[str, Any] = {}
+    where = "configuration"
+    if path is not None:
+        where = str(path)
+        try:
+            loaded = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error}); check the path") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: is no valid YAML ({' '.join(str(error).split())})") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(loaded).__name__}")
+        data = loaded or {}
+    for setting in settings:
+        _apply(data, setting)
+    return config_from_dict(data, where)
+
+
+def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> TrainConfig:
+    """A configuration from nested dictionaries.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    _check_keys(data, TrainConfig, where, "")
+    try:
+        return TypeAdapter(TrainConfig).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{message} (got {first['input']!r})") from error
+
+
+def config_to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Nested dictionaries that :func:`config_from_dict` turns back into an equal configuration."""
+    return asdict(config)
+
+
+def _apply(data: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting}: must look like section.key=value")
+    *sections, name = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
+    try:
+        data[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is no valid YAML") from error
+
+
+def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
+    """Refuse keys that the dataclass ``kind`` does not have, section by section."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with keys, not a value (got {data!r})")
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key, value in data.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            hint = f"did you mean {prefix}{near[0]!s}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {prefix}{key}; {hint}")
+        if is_dataclass(hints[key]):
+            _check_keys(value, hints[key], where, f"{prefix}{key}.")  # type: ignore[arg-type]

@@ -1,0 +1,164 @@
+"""Closed-loop evaluation: a policy beside three anchors, in the same worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gail.config import TrainConfig
+from gail.demos import Experts, make_experts
+from gail.metrics import AgentMetrics, agent_metrics, concatenate, means
+from gail.policy import Policy
+from pipeline.store import DemoStore, Record
+from sim.actions import ActionSpace
+from sim.dynamics import Dynamics
+from sim.env import Env
+from sim.scenario import DT
+
+SCENES_AT_ONCE = 32
+
+Driver = Callable[[Env, Tensor, int], Tensor]
+"""Chooses actions [N, K] from the environment, the observations [N, D] and the step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drive:
+    """One episode as it was driven by N agents over T states."""
+
+    track: Tensor
+    """[N, T, 5] x, y, heading, vx, vy."""
+    driven: Tensor
+    """[N, T] bool: the agent was in its world."""
+    events: Tensor
+    """[N, 4] bool: what ever happened to it."""
+
+
+@torch.no_grad()
+def drive(env: Env, driver: Driver) -> Drive:
+    """Let a driver drive one episode of every world."""
+    observation = env.reset()
+    alive = env.alive().clone()
+    track, driven = [env.states().clone()], [torch.ones_like(alive)]
+    events = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
+    for k in range(env.horizon):
+        step = env.step(driver(env, observation, k))
+        events |= step.events & alive[:, None]
+        track.append(env.states().clone())
+        driven.append(alive)
+        observation, alive = step.observation, step.alive.clone()
+    return Drive(torch.stack(track, dim=1), torch.stack(driven, dim=1), events)
+
+
+def policy_driver(policy: Policy, deterministic: bool) -> Driver:
+    """The policy's most likely action, or one drawn from it."""
+    return lambda env, observation, step: policy.act(observation, deterministic)[0]
+
+
+def expert_driver(experts: Experts) -> Driver:
+    """The recorded expert actions."""
+    return lambda env, observation, step: experts.action[:, min(step, experts.action.shape[1] - 1)]
+
+
+def constant_velocity_driver() -> Driver:
+    """Straight on at the present speed, as nearly as the action space allows."""
+
+    def act(env: Env, observation: Tensor, step: int) -> Tensor:
+        values = torch.zeros(env.num_agents, env.action_space.components, device=observation.device)
+        if env.action_space.dynamics == Dynamics.DELTA_LOCAL:
+            values[:, 0] = env.states()[:, 3:].norm(dim=1) * DT
+        return env.action_space.encode(values)
+
+    return act
+
+
+def random_driver(generator: torch.Generator) -> Driver:
+    """Uniform over the grid, or within the bounds."""
+
+    def act(env: Env, observation: Tensor, step: int) -> Tensor:
+        space = env.action_space
+        draws = torch.rand(env.num_agents, space.components, generator=generator).to(observation.device)
+        if space.discrete:
+            return (draws * torch.tensor(space.sizes, device=draws.device)).long()
+        low, high = torch.tensor(space.bounds, device=draws.device).T
+        return low + draws * (high - low)
+
+    return act
+
+
+def score(result: Drive, experts: Experts) -> AgentMetrics:
+    """Metrics of one episode against the log of the same worlds."""
+    rows = experts.worlds.controlled
+    steps = result.track.shape[1]
+    log, valid = experts.worlds.log[rows, :steps], experts.worlds.valid[rows, :steps]
+    return agent_metrics(result.track[..., :2], log[..., :2], valid & result.driven, result.events)
+
+
+def make_env(
+    records: Sequence[Record], config: TrainConfig, space: ActionSpace, device: torch.device
+) -> tuple[Env, Experts]:
+    """Worlds of some scenes, with their experts."""
+    experts = make_experts(records, config.sim, device)
+    return Env(experts.worlds, space, config.sim, config.observation), experts
+
+
+def drivers(policy: Policy, experts: Experts, deterministic: bool, generator: torch.Generator) -> dict[str, Driver]:
+    """The policy and its anchors, by the names of the report."""
+    return {
+        "policy": policy_driver(policy, deterministic),
+        "expert replayed": expert_driver(experts),
+        "constant velocity": constant_velocity_driver(),
+        "random": random_driver(generator),
+    }
+
+
+def evaluate(
+    policy: Policy,
+    config: TrainConfig,
+    store: DemoStore,
+    *,
+    scenes: Sequence[int] | None = None,
+    box_scale: float | None = None,
+    deterministic: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Drive the policy and the anchors through scenes of a store.
+
+    Args:
+        policy: what is evaluated.
+        config: of its run: rules and observation.
+        store: worlds and experts.
+        scenes: indices; all when None.
+        box_scale: of collision boxes; that of the run when None.
+        deterministic: the most likely action instead of a drawn one.
+        seed: of the random anchor and of drawn actions.
+        progress: called with scenes done and scenes in all.
+
+    Returns:
+        ``{"agents", "scenes", "box_scale", "results": {driver: {metric: mean}}}``, ready for JSON.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
+    device = next(policy.parameters()).device
+    chosen = list(range(len(store)) if scenes is None else scenes)
+    parts: dict[str, list[AgentMetrics]] = {}
+    for first in range(0, len(chosen), SCENES_AT_ONCE):
+        batch = chosen[first : first + SCENES_AT_ONCE]
+        env, experts = make_env(list(store.read(batch)), config, store.space, device)
+        for name, driver in drivers(policy, experts, deterministic, generator).items():
+            parts.setdefault(name, []).append(score(drive(env, driver), experts))
+        progress(first + len(batch), len(chosen))
+    joined = {name: concatenate(items) for name, items in parts.items()}
+    return {
+        "scenes": len(chosen),
+        "agents": len(joined["policy"].goal),
+        "box_scale": config.sim.box_scale,
+        "goal_radius_m": config.sim.goal_radius,
+        "deterministic": deterministic,
+        "results": {name: means(metrics) for name, metrics in joined.items()},
+    }

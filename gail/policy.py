@@ -1,0 +1,171 @@
+"""Networks: the entity encoder that policy, critic and discriminator share in kind, and the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+
+from gail.config import NetworkConfig
+from sim.actions import ActionSpace
+from sim.observation import ObservationConfig
+
+_MIN_STD = 1e-2
+_CLAMP = 5.0
+
+
+def mlp(sizes: Sequence[int], dropout: float = 0.0, norm: bool = True) -> nn.Sequential:
+    """Linear, LayerNorm (unless ``norm`` is false), ReLU and dropout, for each size after the first."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), *([nn.LayerNorm(n_out)] if norm else []), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+class Normaliser(nn.Module):
+    """Standardises features by statistics that are fitted once, on expert data, and then never drift.
+
+    Statistics that keep following their input are a known way for GAIL to fail: rewards change meaning while the
+    policy is trained on them. They are buffers, so they travel with the checkpoint.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def fit(self, x: Tensor) -> None:
+        """Take mean and standard deviation of rows [B, F]; features that (almost) never change are left alone."""
+        if len(x) > 1:
+            std = x.std(dim=0)
+            constant = std < _MIN_STD * x.abs().mean(dim=0).clamp(min=1e-4)
+            self.mean.copy_(x.mean(dim=0))
+            self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised features, clamped to +-5."""
+        return ((x - self.mean) / self.std).clamp(-_CLAMP, _CLAMP)
+
+
+class EntityEncoder(nn.Module):
+    """Ego, partners and road segments to one vector: each entity alone through a small network, then a masked maximum.
+
+    Args:
+        observation: the layout of the input.
+        config: sizes.
+    """
+
+    def __init__(self, observation: ObservationConfig, config: NetworkConfig) -> None:
+        super().__init__()
+        self.observation = observation
+        h = config.entity_hidden
+        widths = (len(observation.ego_fields), len(observation.partner_fields), len(observation.road_fields))
+        self.normalisers = nn.ModuleList(Normaliser(n) for n in widths)
+        # No LayerNorm over single entities: it would cost most of the time, above all in the gradient penalty.
+        self.ego, self.partners, self.roads = (mlp([n, h, h], config.dropout, norm=False) for n in widths)
+        self.trunk = mlp([3 * h, config.hidden], config.dropout)
+        self.size = config.hidden
+
+    def fit_normaliser(self, observations: Tensor) -> None:
+        """Fit the input statistics on expert observations [B, D], over entities that are present."""
+        ego, partners, roads = self.observation.split(observations)
+        here = self.observation.present(partners, roads)
+        for normaliser, x in zip(self.normalisers, (ego, partners[here[0]], roads[here[1]]), strict=True):
+            assert isinstance(normaliser, Normaliser)
+            normaliser.fit(x)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, D] to [B, size]."""
+        ego, partners, roads = self.observation.split(observations)
+        has_partner, has_road = self.observation.present(partners, roads)
+        n_ego, n_partners, n_roads = self.normalisers
+        parts = (
+            self.ego(n_ego(ego)),
+            masked_max(self.partners(n_partners(partners)), has_partner),
+            masked_max(self.roads(n_roads(roads)), has_road),
+        )
+        return self.trunk(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
+
+
+def masked_max(x: Tensor, present: Tensor) -> Tensor:
+    """Maximum over the present entities of x [B, n, F] >= 0; zero where none is."""
+    return (x * present.unsqueeze(-1)).amax(dim=-2)
+
+
+class Policy(nn.Module):
+    """A distribution over actions: a categorical a grid component, or a Gaussian a continuous one.
+
+    Args:
+        observation: the layout of the input.
+        space: the actions.
+        config: sizes.
+    """
+
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(self, observation: ObservationConfig, space: ActionSpace, config: NetworkConfig) -> None:
+        super().__init__()
+        self.space = space
+        self.encoder = EntityEncoder(observation, config)
+        outputs = sum(space.sizes) if space.discrete else space.components
+        self.body = mlp([config.hidden, config.hidden], config.dropout)
+        self.head = nn.Linear(config.hidden, outputs)
+        nn.init.orthogonal_(self.head.weight, 0.01)
+        nn.init.zeros_(self.head.bias)
+        self.log_std = nn.Parameter(torch.full((space.components,), -1.0))
+        self.register_buffer("action_mean", torch.zeros(space.components))
+        self.register_buffer("action_std", torch.ones(space.components))
+
+    def fit_normaliser(self, observations: Tensor, actions: Tensor) -> None:
+        """Fit input statistics, and the scale of continuous actions, on expert data [B, D], [B, K]."""
+        self.encoder.fit_normaliser(observations)
+        if not self.space.discrete:
+            self.action_mean.copy_(actions.float().mean(dim=0))
+            self.action_std.copy_(actions.float().std(dim=0).clamp(min=1e-3))
+
+    def distributions(self, observations: Tensor) -> list[Categorical] | list[Normal]:
+        """One distribution an action component, each over [B]."""
+        out = self.head(self.body(self.encoder(observations)))
+        if self.space.discrete:
+            return [Categorical(logits=x, validate_args=False) for x in out.split(self.space.sizes, dim=-1)]
+        mean = self.action_mean + self.action_std * out
+        std = self.action_std * self.log_std.exp()
+        return [Normal(mean[:, k], std[k], validate_args=False) for k in range(self.space.components)]
+
+    def act(self, observations: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions [B, K] (sampled, or the most likely) and their log-probability [B]."""
+        each = self.distributions(observations)
+        picked = [d.mode if deterministic else d.sample() for d in each]
+        return torch.stack(picked, dim=1), _log_prob(each, picked)
+
+    def evaluate(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B] of actions [B, K]."""
+        each = self.distributions(observations)
+        entropy = torch.stack([d.entropy() for d in each]).sum(dim=0)
+        return _log_prob(each, list(actions.unbind(dim=1))), entropy
+
+
+def _log_prob(distributions: Sequence[Categorical | Normal], actions: Sequence[Tensor]) -> Tensor:
+    return torch.stack([d.log_prob(a) for d, a in zip(distributions, actions, strict=True)]).sum(dim=0)
+
+
+class Critic(nn.Module):
+    """The value of an observation."""
+
+    def __init__(self, observation: ObservationConfig, config: NetworkConfig) -> None:
+        super().__init__()
+        self.encoder = EntityEncoder(observation, config)
+        self.head = nn.Sequential(mlp([config.hidden, config.hidden], config.dropout), nn.Linear(config.hidden, 1))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, D] to [B]."""
+        return self.head(self.encoder(observations)).squeeze(-1)  # type: ignore[no-any-return]

@@ -1,0 +1,126 @@
+"""Pictures: a scene from above, and the curves of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from numpy.typing import NDArray
+
+from sim.scenario import RoadType
+from sim.scene import Scene
+
+_ROADS = {
+    RoadType.LANE: {"colors": "#dddddd", "linewidths": 0.8},
+    RoadType.ROAD_LINE: {"colors": "#c9b458", "linewidths": 0.7},
+    RoadType.CROSSWALK: {"colors": "#9db4c0", "linewidths": 1.2},
+    RoadType.SPEED_BUMP: {"colors": "#c0a79d", "linewidths": 1.2},
+    RoadType.ROAD_EDGE: {"colors": "#555555", "linewidths": 1.2},
+    RoadType.STOP_SIGN: {"colors": "#c0392b", "linewidths": 2.5},
+}
+_COLOURS = ("#222222", "#2471a3", "#d35400", "#1e8449")
+_MARGIN = 15.0
+
+
+def box_corners(state: NDArray[np.float32], size: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N, 4, 2] corners of boxes at states [N, 5] with sizes [N, 3]."""
+    c, s = np.cos(state[:, 2]), np.sin(state[:, 2])
+    along = np.stack([c, s], axis=-1) * size[:, :1] / 2
+    across = np.stack([-s, c], axis=-1) * size[:, 1:2] / 2
+    corners = [along + across, along - across, -along - across, -along + across]
+    return np.asarray(state[:, None, :2] + np.stack(corners, axis=1), np.float32)
+
+
+def draw_map(axes: Axes, scene: Scene) -> None:
+    """Road segments by type, in metres, equal scales."""
+    middle, half, heading = scene.segment[:, :2], scene.segment[:, 2:3], scene.segment[:, 4]
+    reach = half * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    ends = np.stack([middle - reach, middle + reach], axis=1)
+    for kind, style in _ROADS.items():
+        axes.add_collection(LineCollection(list(ends[scene.segment_type == kind]), zorder=1, **style))  # type: ignore[arg-type]
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_boxes(
+    axes: Axes, state: NDArray[np.float32], size: NDArray[np.float32], colour: str, alpha: float = 1.0
+) -> None:
+    """Agents' boxes at states [N, 5]."""
+    patches = [Polygon(corners, closed=True) for corners in box_corners(state, size)]
+    axes.add_collection(PatchCollection(patches, facecolor=colour, edgecolor="none", alpha=alpha, zorder=3))
+
+
+def scene_figure(
+    scene: Scene, agents: NDArray[np.int64], tracks: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]
+) -> Figure:
+    """One panel a way of driving, from above: boxes at the start, paths, goals.
+
+    Args:
+        scene: the scene.
+        agents: [N] rows of the controlled agents.
+        tracks: by title: tracks [N, T, 5] of these agents and where [N, T] they hold.
+    """
+    figure = Figure(figsize=(6 * len(tracks), 6.6), dpi=110, layout="constrained")
+    everyone = scene.log[agents][scene.valid[agents]][:, :2]
+    low, high = everyone.min(axis=0) - _MARGIN, everyone.max(axis=0) + _MARGIN
+    centre, reach = (low + high) / 2, max(high - low) / 2
+    others = np.setdiff1d(np.flatnonzero(scene.valid[:, 0]), agents)
+    for column, (title, (track, holds)) in enumerate(tracks.items()):
+        axes = figure.add_subplot(1, len(tracks), column + 1)
+        colour = _COLOURS[column % len(_COLOURS)]
+        draw_map(axes, scene)
+        draw_boxes(axes, scene.log[others, 0], scene.agent_size[others], "#b0b0b0")
+        draw_boxes(axes, track[:, 0], scene.agent_size[agents], colour, alpha=0.9)
+        paths = [t[h][:, :2] for t, h in zip(track, holds, strict=True)]
+        axes.add_collection(LineCollection(paths, colors=colour, linewidths=2.0, zorder=4))
+        last = np.stack([t[np.flatnonzero(h)[-1]] for t, h in zip(track, holds, strict=True)])
+        draw_boxes(axes, last, scene.agent_size[agents], colour, alpha=0.35)
+        goal = scene.goal[agents]
+        axes.scatter(goal[:, 0], goal[:, 1], marker="x", s=28, color="#c0392b", linewidths=1.2, zorder=5)
+        axes.set_xlim(centre[0] - reach, centre[0] + reach)
+        axes.set_ylim(centre[1] - reach, centre[1] + reach)
+        axes.set_title(title)
+    figure.suptitle(
+        f"scene {scene.id}: boxes solid at the start, pale at the end; crosses are goals; grey agents follow the log",
+        fontsize=9,
+    )
+    return figure
+
+
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("behaviour cloning: -log pi(expert action)", ("bc/loss", "ppo/bc_loss")),
+    ("discriminator accuracy", ("discriminator/expert_accuracy", "discriminator/policy_accuracy")),
+    ("reward a step", ("reward/gail", "reward/event")),
+    ("rollouts: share of agents", ("rollout/goal", "rollout/collision", "rollout/off_road")),
+    ("PPO", ("ppo/approx_kl", "ppo/clip_fraction", "ppo/explained_variance")),
+    ("entropy (nats)", ("ppo/entropy",)),
+)
+
+
+def curves_figure(run: str | Path) -> Figure:
+    """The curves of a run, from its ``metrics.jsonl``; cloning against its steps, the rest against agent steps."""
+    lines: list[dict[str, Any]] = [json.loads(x) for x in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(13, 7), dpi=100, layout="constrained")
+    for place, (title, names) in enumerate(_PANELS):
+        axes = figure.add_subplot(2, 3, place + 1)
+        for name in names:
+            values = [line[name] for line in lines if name in line]
+            if name == "bc/loss":
+                axes.plot(np.linspace(0, 1, len(values)), values, label="warm start (its own time axis, 0 to 1)")
+            elif values:
+                axes.plot([line["timesteps"] for line in lines if name in line], values, label=name.split("/")[1])
+        if name.startswith("discriminator"):
+            axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
+            axes.set_ylim(0, 1)
+        axes.set_title(title, fontsize=10)
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.2)
+    figure.supxlabel("steps of controlled agents", fontsize=9)
+    return figure

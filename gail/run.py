@@ -1,0 +1,85 @@
+"""A run's folder: what it was configured with, its checkpoint, and whether a store fits it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+
+from gail.config import ConfigError, TrainConfig, config_from_dict
+from gail.policy import Policy
+from pipeline.store import DemoStore
+from sim.actions import ActionSpace
+from sim.dynamics import Dynamics
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class RunError(ValueError):
+    """A run that cannot start or be read, in one sentence."""
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        RunError: when CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("device cuda: no CUDA device is there, or torch is a CPU build; use --device cpu")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def check_fit(config: TrainConfig, store: DemoStore) -> None:
+    """Whether the store holds what the run needs.
+
+    Raises:
+        ConfigError: naming the first thing that does not fit.
+    """
+    space = store.space
+    if space.dynamics == Dynamics.STATE:
+        raise ConfigError(
+            f"store {store.path}: actions of the state model are absolute states, which no policy can choose; "
+            "extract with --dynamics classic, bicycle or delta_local"
+        )
+    have = {"dynamics": space.dynamics.name.lower(), "actions": "discrete" if space.discrete else "continuous"}
+    for name, value in have.items():
+        wanted = getattr(config.data, name)
+        if wanted is not None and wanted != value:
+            raise ConfigError(
+                f"store {store.path} holds {name} {value}, but data.{name} asks for {wanted}; "
+                "change the configuration or extract again"
+            )
+    if config.data.grid is not None:
+        wanted_space = ActionSpace.create(have["dynamics"], "discrete", config.data.grid)
+        if wanted_space != space:
+            raise ConfigError(
+                f"store {store.path}: its action grid is not data.grid {config.data.grid!r}; extract again"
+            )
+
+
+def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Policy]:
+    """Configuration and policy of a run.
+
+    Raises:
+        RunError: when the folder holds no run, or its files are damaged.
+    """
+    root = Path(folder)
+    try:
+        config = config_from_dict(yaml.safe_load((root / "config.yaml").read_text()), str(root / "config.yaml"))
+        space = ActionSpace.from_json(json.loads((root / "environment.json").read_text())["action_space"])
+        on = choose_device(device)
+        policy = Policy(config.observation, space, config.policy).to(on)
+        state = torch.load(root / CHECKPOINT, map_location=on, weights_only=True)
+        policy.load_state_dict(state["networks"]["policy"])
+    except FileNotFoundError as error:
+        raise RunError(
+            f"run {root}: {Path(error.filename).name} is missing; make a run with `gail-cli train`"
+        ) from None
+    except (KeyError, ValueError, RuntimeError, EOFError) as error:
+        if isinstance(error, (ConfigError, RunError)):
+            raise
+        raise RunError(f"run {root}: cannot be read ({error}); train again") from error
+    return config, policy.eval()

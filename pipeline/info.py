@@ -1,0 +1,97 @@
+"""``info``: what is in a demo store, counted from its arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.expert import ABSENT, BRIDGED
+from pipeline.files import folder_bytes
+from pipeline.store import DemoStore, Record
+from sim.actions import GRIDS, ActionSpace
+from sim.scenario import AgentType, RoadType
+from sim.worlds import Selection, select_agents
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Everything that ``gail-cli info`` tells, ready for JSON; one part is in memory at a time.
+
+    Raises:
+        StoreError: when there is no finished store, or a part is damaged.
+    """
+    store = DemoStore(path)
+    selection = Selection(**store.attributes["settings"]["selection"])
+    counts: Counter[str] = Counter()
+    for name in store.parts:
+        for record in store.read_part(name):
+            counts.update(_count(record, selection))
+    size = folder_bytes(path)
+    return {
+        "store": str(path),
+        "version": ".".join(map(str, store.attributes["version"])),
+        "scenes": len(store),
+        "parts": len(store.parts),
+        "agents": _named(counts, "agent", AgentType),
+        "controlled": store.totals["demos"],
+        "parked": counts["parked"],
+        "transitions": counts["transitions"],
+        "bridged_steps": counts["bridged"],
+        "road_segments": _named(counts, "road", RoadType),
+        "lights": store.totals["lights"],
+        "steps": store.steps,
+        "dt_s": store.attributes["dt_s"],
+        "actions": describe_actions(store.space),
+        "replay": store.attributes["report"]["replay"],
+        "bytes": size,
+        "bytes_per_scene": size / max(len(store), 1),
+        "bytes_per_transition": size / max(counts["transitions"], 1),
+        "settings": store.attributes["settings"],
+        "software": store.attributes["software"],
+    }
+
+
+def describe_actions(space: ActionSpace) -> dict[str, Any]:
+    """An action space in a few words: names, and for each component its number of values and its limits."""
+    known = (name for (model, name), grid in GRIDS.items() if model == space.dynamics and grid == space.grid)
+    names = space.dynamics.action_names
+    return {
+        "dynamics": space.dynamics.name.lower(),
+        "kind": "discrete" if space.discrete else "continuous",
+        "grid": next(known, "of its own") if space.discrete else None,
+        "components": [
+            {
+                "name": name,
+                "values": size,
+                "low": low if np.isfinite(low) else None,
+                "high": high if np.isfinite(high) else None,
+            }
+            for name, size, (low, high) in zip(names, space.sizes or (None,) * len(names), space.bounds, strict=True)
+        ],
+    }
+
+
+def _count(record: Record, selection: Selection) -> Counter[str]:
+    """What one scene holds."""
+    scene, demos = record.scene, record.demos
+    counts = Counter({f"agent {value}": n for value, n in _unique(scene.agent_type)})
+    counts.update({f"road {value}": n for value, n in _unique(scene.segment_type)})
+    counts["parked"] = int(select_agents(scene, selection).parked.sum())
+    counts["transitions"] = int((demos.mark != ABSENT).sum() - demos.num_demos)
+    counts["bridged"] = int((demos.mark == BRIDGED).sum())
+    return counts
+
+
+def _unique(values: NDArray[np.int8]) -> Iterable[tuple[int, int]]:
+    return zip(*(x.tolist() for x in np.unique(values, return_counts=True)), strict=True)
+
+
+def _named(counts: Counter[str], kind: str, names: type[IntEnum]) -> dict[str, int]:
+    """Counts of one kind by the names of its values, without those that do not occur."""
+    found = {member.name.lower(): counts[f"{kind} {member.value}"] for member in names}
+    return {name: n for name, n in found.items() if n}

@@ -1,0 +1,155 @@
+"""``validate``: is a demo store sound, and does it fit a training run?
+
+One small function a check. Checks of the whole store come first, then those of each part; one part is in memory at a
+time. A check is left out only where one that it builds on has found something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.part_checks import Finding, Part, check_part
+from pipeline.store import RAGGED, SCHEMA, DemoStore, StoreError, encode_id, manifest
+from sim.actions import GRIDS
+from sim.scenario import DT
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.where}: {self.what}; {self.fix}".replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a training run asks of a store; None asks nothing."""
+
+    dynamics: str | None = None
+    actions: str | None = None
+    grid: str | None = None
+    num_worlds: int | None = None
+    """Different scenes that it wants at a time."""
+    min_demos: int | None = None
+
+
+def validate_store(
+    path: str | Path,
+    expectation: Expectation | None = None,
+    *,
+    sample: int = 64,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Problem]:
+    """All problems of a store; none when it is sound.
+
+    Args:
+        path: the store's folder.
+        expectation: what a training run asks of it.
+        sample: number of scenes whose demos are replayed through the simulator.
+        seed: chooses those scenes.
+        progress: called with parts done and parts in all.
+    """
+    where = f"store {path}"
+    try:
+        store = DemoStore(path)
+        entries = {entry["part"]: entry for entry in manifest(path)}
+    except StoreError as error:
+        what, _, fix = str(error).removeprefix(f"{where}: ").rpartition("; ")
+        return [Problem(where, what, fix)]
+    found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
+    found += _fit(store, expectation or Expectation())
+    problems = [Problem(f"{where}, {f.array}" if f.array else where, f.what, f.fix) for f in found]
+    sampled = _sample(store, entries, sample, seed)
+    for done, name in enumerate(store.parts):
+        progress(done, len(store.parts))
+        if name in entries:
+            part = Part(store, name, entries[name], sampled.get(name, []))
+            place = f"{where}, part {name}"
+            problems += [Problem(f"{place}, {f.array}" if f.array else place, f.what, f.fix) for f in check_part(part)]
+    progress(len(store.parts), len(store.parts))
+    return problems
+
+
+def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -> dict[str, list[int]]:
+    """Places of the scenes to replay, by part."""
+    places = [(name, k) for name in store.parts if name in entries for k in range(len(entries[name]["scenes"]))]
+    chosen = np.random.default_rng(seed).choice(len(places), min(sample, len(places)), replace=False)
+    result: dict[str, list[int]] = {}
+    for name, k in (places[i] for i in sorted(chosen)):
+        result.setdefault(name, []).append(k)
+    return result
+
+
+# --- the store as a whole ------------------------------------------------------------------------------------------
+
+
+def _attributes(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
+    if store.attributes.get("dt_s") != DT:
+        yield Finding("", f"its steps are {store.attributes.get('dt_s')} s apart, the simulator's {DT} s")
+    if set(store.attributes.get("arrays", ())) != {column.path for column in SCHEMA}:
+        yield Finding("", "the arrays described in its attributes are not those of the format")
+
+
+def _parts(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    for name in sorted({*store.parts} ^ {*entries}):
+        has, lacks = ("attributes", "manifest") if name in store.parts else ("manifest", "attributes")
+        yield Finding(f"part {name}", f"is listed in the {has} but not in the {lacks}")
+    folders = {p.name for p in (store.path / "parts").glob("*") if p.is_dir() and not p.name.startswith(".")}
+    for name in sorted(folders - {*store.parts}):
+        yield Finding(f"part {name}", "is no part of the store, yet lies in its folder", "remove the folder")
+
+
+def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    counted = {"scenes": sum(len(e["scenes"]) for e in entries.values())}
+    counted |= {f"{kind}s": sum(e[f"{kind}s"] for e in entries.values()) for kind in RAGGED}
+    for name, n in counted.items():
+        if store.totals.get(name) != n:
+            yield Finding("", f"its attributes tell of {store.totals.get(name)} {name}, its parts of {n}")
+
+
+def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    scenes = [(name, k, i) for name in store.parts if name in entries for k, i in enumerate(entries[name]["scenes"])]
+    try:
+        places, ids = store.places(), store.scene_ids()
+    except (StoreError, IndexError, ValueError) as error:
+        yield Finding("index", f"cannot be read ({error})")
+        return
+    if places != [(name, k) for name, k, _ in scenes]:
+        yield Finding("index", "its places are not those of the scenes in the parts")
+    if [encode_id(i).tobytes() for i in ids] != [encode_id(i).tobytes() for _, _, i in scenes]:
+        yield Finding("index", "its ids are not those of the scenes in the parts")
+
+
+_STORE_CHECKS = (_attributes, _parts, _totals, _index)
+
+
+def _fit(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
+    """What keeps a training run from using the store."""
+    has = store.space.to_json()
+    for name in ("dynamics", "actions"):
+        value = getattr(wanted, name)
+        if value is not None and value != has[name]:
+            fix = f"set {has[name]} in the run's configuration, or extract with --{name} {value}"
+            yield Finding("", f"{name} {has[name]}, but the run wants {value}", fix)
+    other = store.space.discrete and GRIDS.get((store.space.dynamics, wanted.grid or "")) != store.space.grid
+    if wanted.grid is not None and other and wanted.actions != "continuous":
+        fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
+        yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
+    for what, there, wants in (
+        ("scene(s)", len(store), wanted.num_worlds),
+        ("demo(s)", store.totals["demos"], wanted.min_demos),
+    ):
+        if wants is not None and there < wants:
+            yield Finding("", f"{there} {what}, but the run wants {wants}", "ask for fewer, or extract more scenes")

@@ -1,0 +1,207 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scenes import car, random_scene, scene, valid_only, wrapped
+
+from sim.actions import ActionSpace
+from sim.env import Env, SimConfig
+from sim.observation import ObservationConfig, Observer
+from sim.scenario import RoadType
+from sim.worlds import Selection, make_worlds
+
+EVERYONE = Selection(init_mode="all_objects")
+LAYOUTS = [
+    ObservationConfig(),
+    ObservationConfig(partners=3, road_segments=5, radius=30.0),
+    ObservationConfig(partners=4, road_segments=10, radius=40.0, road_order="first"),
+    ObservationConfig.gpudrive(),
+    ObservationConfig("gpudrive", partners=3, road_segments=7, radius=25.0, road_order="nearest"),
+]
+
+
+def name(config):
+    return f"{config.layout}-{config.partners}-{config.road_segments}-{config.road_order}"
+
+
+def in_frame_of(ego, x, y):
+    """Vectors of the world in the frame of an agent that looks along its heading."""
+    c, s = np.cos(ego[2]), np.sin(ego[2])
+    return np.array([c * x + s * y, c * y - s * x])
+
+
+def expected_observation(s, states, present, me, time_left, config, collided=False):
+    """The layout in float64, with partners and segments found by brute force."""
+    ego, length, width = states[me], s.agent_size[:, 0], s.agent_size[:, 1]
+    gpudrive, radius = config.layout == "gpudrive", config.radius
+    last = [np.flatnonzero(v).max(initial=0) for v in s.valid]
+    goal = s.log[me, last[me], :2].astype(np.float64) - ego[:2]
+    gx, gy = in_frame_of(ego, *goal)
+    speed, distance = np.hypot(states[:, 3], states[:, 4]), np.hypot(*goal)
+    if gpudrive:
+        first = [speed[me] / 100, 0.7 * length[me] / 30, 0.7 * width[me] / 15, gx / 1000, gy / 1000, collided]
+    else:
+        pace = min(distance / max(time_left, 0.1) / 20, 2)
+        first = [speed[me] / 20, length[me] / 10, width[me] / 5, gx / 50, gy / 50, distance / 50, pace, time_left / 9]
+
+    partners = np.zeros((config.partners, 6 if gpudrive else 8))
+    away = np.hypot(*(states[:, :2] - ego[:2]).T)
+    seen = [j for j in range(len(states)) if j != me and present[j] and away[j] <= radius]
+    if not gpudrive:
+        seen.sort(key=lambda j: away[j])
+    for k, j in enumerate(seen[: config.partners]):
+        x, y = in_frame_of(ego, *(states[j, :2] - ego[:2]))
+        turn = states[j, 2] - ego[2]
+        if gpudrive:
+            turn = wrapped(turn) / 2 / np.pi
+            partners[k] = [speed[j] / 100, x / 1000, y / 1000, turn, 0.7 * length[j] / 30, 0.7 * width[j] / 15]
+        else:
+            vx, vy = in_frame_of(ego, *(states[j, 3:] - ego[3:]))
+            partners[k] = [
+                length[j] / 10, width[j] / 5, x / radius, y / radius, np.cos(turn), np.sin(turn), vx / 20, vy / 20,
+            ]  # fmt: skip
+
+    roads = np.zeros((config.road_segments, 13))
+    found = []
+    for number, (x, y, half, half_width, heading) in enumerate(s.segment.astype(np.float64)):
+        direction = np.array([np.cos(heading), np.sin(heading)])
+        to_middle = np.array([x, y]) - ego[:2]
+        along = np.clip(-to_middle @ direction, -half, half)
+        by = along if config.road_order == "nearest" else 0
+        d = np.hypot(*(to_middle + by * direction))
+        if d > radius:
+            continue
+        turn, kind = heading - ego[2], s.segment_type[number]
+        if gpudrive:
+            x, y = in_frame_of(ego, *to_middle)
+            height = 1.0 if kind == RoadType.STOP_SIGN else 0.1
+            fields = [x / 1000, y / 1000, half / 100, half_width / 100, height / 100, wrapped(turn) / 2 / np.pi]
+        else:
+            x, y = in_frame_of(ego, *(to_middle + along * direction))
+            ahead, behind = (half - along) / radius, (half + along) / radius
+            fields = [x / radius, y / radius, np.cos(turn), np.sin(turn), ahead, behind]
+        found.append((d, [*fields, *np.eye(7)[kind]]))
+    if config.road_order == "nearest":
+        found.sort(key=lambda pair: pair[0])
+    roads[:, 6] = 1
+    for k, (_, row) in enumerate(found[: config.road_segments]):
+        roads[k] = row
+    return np.concatenate([first, partners.ravel(), roads.ravel()])
+
+
+def observe(s, config, step, collided=None):
+    """What all agents of a scene see at a step of their log, one second before the end."""
+    worlds = make_worlds([s], selection=EVERYONE)
+    agents = torch.arange(s.num_agents, dtype=torch.int32)
+    left = torch.ones(s.num_agents)
+    return Observer(worlds, config).observe(
+        worlds.log[:, step].contiguous(), worlds.valid[:, step].contiguous(), agents, left, collided=collided
+    )
+
+
+@pytest.mark.parametrize("config", LAYOUTS, ids=name)
+@given(seed=st.integers(0, 99), step=st.integers(0, 10))  # none of them has two segments that rounding could swap
+def test_agrees_with_brute_force_in_float64(config, seed, step):
+    s = random_scene(seed)
+    collided = torch.arange(s.num_agents) % 2 == 0
+    actual = observe(s, config, step, collided).numpy()
+    states = s.log[:, step].astype(np.float64)
+    for me in range(s.num_agents):
+        expected = expected_observation(s, states, s.valid[:, step], me, 1.0, config, me % 2 == 0)
+        np.testing.assert_allclose(actual[me], expected, atol=3e-6, err_msg=f"agent {me}")
+
+
+def test_sizes_and_names_fit_the_vector():
+    assert ObservationConfig.gpudrive().size == 2984
+    for config in LAYOUTS:
+        ego, partners, roads = config.split(torch.arange(config.size))
+        assert ego.shape == (len(config.ego_fields),)
+        assert partners.shape == (config.partners, len(config.partner_fields))
+        assert roads.shape == (config.road_segments, len(config.road_fields))
+        assert torch.cat([ego, partners.flatten(), roads.flatten()]).tolist() == list(range(config.size))
+
+
+def test_entity_layout_by_hand():
+    """A car at (10, 0) looks along +y at 5 m/s; one beside it to the right, an edge ahead, a lane too far away."""
+    me = car(10, 0, np.pi / 2, speed=5)
+    other = car(14, 0, np.pi, speed=2, size=(5, 2.5, 2))
+    edge, lane = (RoadType.ROAD_EDGE, 10, 20, 4, 0.1, 0), (RoadType.LANE, 10, 70, 9, 0.1, np.pi / 2)
+    config = ObservationConfig(partners=2, road_segments=2)
+    ego, partners, roads = config.split(observe(scene(me, other, segments=[edge, lane]), config, 0)[0])
+    torch.testing.assert_close(ego, torch.tensor([0.25, 0.4, 0.4, 0.1, 0, 0.1, 0.25, 1 / 9]))
+    # its heading is a quarter turn to the left; it comes nearer by 2 m/s and falls back by 5 m/s
+    torch.testing.assert_close(partners[0], torch.tensor([0.5, 0.5, 0, -0.08, 0, 1, -0.25, 0.1]))
+    torch.testing.assert_close(roads[0], torch.tensor([0.4, 0, 0, -1, 0.08, 0.08, 0, 1, 0, 0, 0, 0, 0]))
+    assert not partners[1].any()
+    torch.testing.assert_close(roads[1], torch.eye(13)[6])
+    there = config.present(partners, roads)
+    assert [x.tolist() for x in there] == [[True, False], [True, False]]
+
+
+def test_gpudrive_layout_by_hand():
+    me, sign = car(10, 0, np.pi / 2, speed=5), (RoadType.STOP_SIGN, 10, 20, 0.2, 0.2, 0)
+    config = ObservationConfig.gpudrive()
+    collided = torch.tensor([True, False])
+    observation = observe(scene(me, car(14, 0, np.pi, speed=2), segments=[sign]), config, 0, collided)
+    ego, partners, roads = config.split(observation[0])
+    torch.testing.assert_close(ego, torch.tensor([0.05, 2.8 / 30, 1.4 / 15, 0.005, 0, 1]))
+    torch.testing.assert_close(partners[0], torch.tensor([0.02, 0, -0.004, 0.25, 2.8 / 30, 1.4 / 15]))
+    sign = torch.tensor([0.02, 0, 0.002, 0.002, 0.01, -0.25, 0, 0, 0, 0, 0, 0, 1])
+    torch.testing.assert_close(roads[0], sign)
+    assert config.hidden_from_discriminator == (5,)
+    assert [int(x.sum()) for x in config.present(partners, roads)] == [1, 1]
+
+
+def test_first_order_takes_the_map_order_and_nearest_the_nearest():
+    far, near = (RoadType.LANE, 30, 0, 1, 0.1, 0), (RoadType.ROAD_EDGE, 5, 0, 1, 0.1, 0)
+    s = scene(car(), segments=[far, near])
+    for order, kind in (("first", RoadType.LANE), ("nearest", RoadType.ROAD_EDGE)):
+        config = ObservationConfig(road_segments=1, road_order=order)
+        assert config.split(observe(s, config, 0))[2][0, 0, 6:].argmax() == kind
+
+
+def test_the_radius_counts_a_long_segment_by_its_nearest_point():
+    """Midpoint 60 m away, end 40 m away: ``nearest`` sees it, GPUDrive's rule does not."""
+    s = scene(car(), segments=[(RoadType.LANE, 60, 0, 20, 0.1, 0)])
+    for order, seen in (("first", False), ("nearest", True)):
+        config = ObservationConfig(road_order=order)
+        _, partners, roads = config.split(observe(s, config, 0))
+        assert config.present(partners, roads)[1].any() == seen
+
+
+@pytest.mark.parametrize("config", LAYOUTS, ids=name)
+def test_tracks_at_a_step_look_as_the_simulator_does_there(config):
+    """The sampler's path: with every agent driven along its log, expert and policy see the same bits."""
+    worlds = make_worlds([random_scene(seed) for seed in range(3)], selection=EVERYONE)
+    env = Env(worlds, ActionSpace.create("state", "continuous"), SimConfig(selection=EVERYONE), config)
+    observer = Observer(worlds, config)
+    agents = worlds.controlled.to(torch.int32)
+    ends = worlds.tensors["last_valid"][worlds.controlled]
+    driving = [i for i in range(config.size) if i not in config.hidden_from_discriminator]
+    for step in range(worlds.num_steps):
+        acted = env.alive()
+        observation = env.step(worlds.log[worlds.controlled, step]).observation if step else env.reset()
+        left = (ends - step).clamp(min=0) * 0.1
+        steps = torch.full_like(agents, step)
+        sampled = observer.observe(worlds.log, worlds.valid, agents, left, step=steps)
+        assert acted.any()
+        assert torch.equal(sampled[acted][:, driving], observation[acted][:, driving])
+
+
+def test_an_absent_agent_is_not_seen():
+    s = scene(car(), car(5, 0, valid=valid_only(0, 2)))
+    config = ObservationConfig(partners=1)
+    for step, there in enumerate([True, False, True]):
+        _, partners, _ = config.split(observe(s, config, step)[0])
+        assert partners.any() == there
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"partners": 0}, {"road_segments": 0}, {"radius": 0.0}, {"radius": np.nan}, {"layout": "x"}, {"road_order": "x"}],
+    ids=str,
+)
+def test_settings_without_sense_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"^observation: "):
+        ObservationConfig(**arguments)

@@ -1,0 +1,305 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from strategies import gpudrive_scene
+
+from data import SAMPLE
+from pipeline.expert import ABSENT, BRIDGED, LOGGED
+from pipeline.extract import ExtractConfig, extract
+from pipeline.store import DemoStore
+from pipeline.validate import Expectation, validate_store
+from sim.actions import ActionSpace
+
+WOMD = Path(__file__).parents[2] / "shared" / "womd"
+needs_real = pytest.mark.skipif(not WOMD.exists(), reason=f"{WOMD} (Waymo data, not part of the project) is absent")
+PART = Path("parts", "00000")
+DIGEST = "its files are not those that were written"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Four scenes in two parts; the first part has lights and every mark."""
+    path = tmp_path_factory.mktemp("sound") / "store"
+    config = ExtractConfig(ActionSpace.create("classic"), scenes_per_part=2)
+    extract([str(SAMPLE / "synthetic-00001-of-00004.tfrecord")], str(path), config, workers=1)
+    return path
+
+
+@pytest.fixture
+def copy(sound, tmp_path):
+    return shutil.copytree(sound, tmp_path / "store")
+
+
+def lines(path, *args, **kwargs):
+    return [str(problem) for problem in validate_store(path, *args, **kwargs)]
+
+
+def change_json(file, change):
+    data = json.loads(file.read_bytes())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def test_a_sound_store_has_no_problem(sound):
+    calls = []
+    assert lines(sound, progress=lambda *call: calls.append(call)) == []
+    assert calls == [(0, 2), (1, 2), (2, 2)]
+    records = DemoStore(sound).read_part("00000")
+    assert sum(len(record.scene.light_lane) for record in records) > 0
+    assert {0, 1, 2} == {int(m) for record in records for m in np.unique(record.demos.mark)}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ActionSpace.create("bicycle", "continuous"),
+        ActionSpace.create("delta_local"),
+        ActionSpace.create("state", "continuous"),
+    ],
+)
+def test_stores_of_other_action_spaces_are_sound(tmp_path, space):
+    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=1)
+    assert lines(tmp_path / "store") == []
+
+
+# One array is changed and nothing else; each change is told by its own check (and by the digest).
+
+
+def put(where, value):
+    """A change of the array's elements at an index, or where a mask of them is true."""
+
+    def change(array, _):
+        array[where(array) if callable(where) else where] = value
+
+    return change
+
+
+def add(where, value):
+    def change(array, _):
+        array[where] += value
+
+    return change
+
+
+def set_mark(old, new, choose=0):
+    """The mark of one step among those that are ``old``."""
+
+    def change(array, _):
+        places = np.argwhere(array == old)
+        array[tuple(places[choose])] = new
+
+    return change
+
+
+def absent_states(array, arrays):
+    array[tuple(np.argwhere(arrays["demos/mark"] == ABSENT)[0])] = 1
+
+
+def invalid_log(array, arrays):
+    array[tuple(np.argwhere(~arrays["tracks/valid"])[0])] = 1
+
+
+def idle_action(array, _):
+    array[0, -1] = 1
+
+
+def hole(array, arrays):
+    """Make the log invalid within a demo, which leaves a logged mark there."""
+    row = arrays["demos/agent"][0]
+    array[row, 5] = False
+
+
+MUTATIONS = [
+    ("scenes/agent_start", put(0, 1), "does not rise from 0 to the number of rows"),
+    ("scenes/agent_start", put(1, 10**6), "does not rise from 0"),
+    ("scenes/demo_start", put(-1, 1), "does not rise from 0"),
+    ("scenes/id", put((1, 0), 35), "the id is not the manifest's"),
+    ("scenes/origin", put((0, 0), np.nan), "a number is not finite"),
+    ("scenes/timestamp", put((0, 0), np.inf), "a number is not finite"),
+    ("agents/type", put(0, 9), "a code is not within 0 to 4"),
+    ("agents/role", put(0, 200), "a code is not within 0 to 15"),
+    ("agents/size", put(slice(None), -1), "the size of an agent with a demo is not positive"),
+    ("tracks/log", put((0, 0, 0), np.nan), "a number is not finite"),
+    ("tracks/log", put((0, 0, 0), -10000), "more than 3000 m from the scene's middle"),
+    ("tracks/log", put((0, 0, 1), -11000), "more than 3000 m from the scene's middle"),
+    ("tracks/log", put((0, 0, 2), 90), "a heading is not within +-pi"),
+    ("tracks/log", invalid_log, "a state is not zero where not valid"),
+    ("tracks/valid", hole, "marked logged where the log is not valid"),
+    ("roads/segment", put((0, 0), np.nan), "a number is not finite"),
+    ("roads/segment", put((0, 2), -1), "a half-length or half-width is negative"),
+    ("roads/segment", put((0, 4), 7), "a heading is not within +-pi"),
+    ("roads/type", put(0, 0), "a code is not within 1 to 6"),
+    ("lights/state", put((0, 0), 9), "a code is not within -1 to 8"),
+    ("demos/agent", put(0, -1), "the agent is none of its scene"),
+    ("demos/agent", put(0, 10**6), "the agent is none of its scene"),
+    ("demos/agent", lambda a, _: a.__setitem__(1, a[0]), "the agent is one before, or out of order"),
+    ("demos/mark", put((0, 3), 3), "a code is not within 0 to 2"),
+    ("demos/mark", set_mark(BRIDGED, LOGGED), "marked logged where the log is not valid"),
+    ("demos/mark", set_mark(LOGGED, BRIDGED, 3), "marked bridged where the log is valid"),
+    ("demos/mark", set_mark(LOGGED, ABSENT), "marked absent where the log is valid"),
+    ("demos/mark", set_mark(LOGGED, ABSENT, 3), "the demo is not one unbroken span"),
+    ("demos/mark", set_mark(ABSENT, BRIDGED, -1), "the demo does not begin and end at a logged step"),
+    ("demos/state", put((0, 3, 0), np.nan), "a number is not finite"),
+    ("demos/state", put((0, 3, 0), -11000), "more than 3000 m from the scene's middle"),
+    ("demos/state", put((0, 3, 2), 3.2), "a heading is not within +-pi"),
+    ("demos/state", absent_states, "a state is not zero where absent"),
+    ("demos/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
+    ("demos/state", add((0, slice(0, 40), 1), 1), "the replay error is not that of the stored states"),
+    ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 21"),
+    ("demos/action", put((0, 3, 1), 21), "an index is outside the action grid of 15 x 21"),
+    ("demos/action", idle_action, "an action is not zero where the demo does not go on"),
+    ("demos/action", lambda a, _: a.__setitem__((0, 3, 0), (a[0, 3, 0] + 5) % 15), "do not lead to the stored states"),
+    ("demos/error", add((0, 0), 0.01), "the replay error is not that of the stored states"),
+]
+
+
+@pytest.mark.parametrize(("path", "change", "told"), MUTATIONS)
+def test_each_kind_of_corruption_is_told(copy, path, change, told):
+    group = zarr.open_group(copy / PART, mode="r+")
+    array = np.asarray(group[path][...])
+    arrays = {name: np.asarray(group[name][...]) for name in ("demos/mark", "demos/agent", "tracks/valid")}
+    change(array, arrays)
+    group[path][...] = array
+    got = lines(copy)
+    assert any(DIGEST in line for line in got)
+    found = [line for line in got if told in line]
+    assert found, got
+    assert all(line.startswith(f"store {copy}, part 00000, ") and "extract the store again" in line for line in got[1:])
+    assert not any("\n" in line for line in got)
+    assert any(f"part 00000, {path}: " in line for line in found) or path in (
+        "tracks/valid",
+        "demos/action",
+        "demos/state",
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "value"), [(ActionSpace.create("classic", "continuous"), 0.7), (ActionSpace.create("delta_local"), 99)]
+)
+def test_actions_outside_other_spaces_are_told(tmp_path, space, value):
+    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=1)
+    group = zarr.open_group(tmp_path / "store" / PART, mode="r+")
+    group["demos/action"][0, 3, 1] = value
+    assert any("outside the" in line for line in lines(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("path", "make", "told"),
+    [
+        ("demos/state", lambda a: a.astype(np.float64), "has data type float64 instead of float32"),
+        ("demos/mark", lambda a: a[:, :-1], "has shape"),
+        ("tracks/log", lambda a: a[:-1], "has shape"),
+        ("scenes/demo_start", lambda a: a[:-1], "has shape"),
+        ("lights/lane", None, "cannot be read"),
+    ],
+)
+def test_arrays_of_another_form_are_told(copy, path, make, told):
+    group = zarr.open_group(copy / PART, mode="r+")
+    array = np.asarray(group[path][...])
+    shutil.rmtree(copy / PART / path)
+    if make:
+        group.create_array(path, data=make(array))
+    got = lines(copy)
+    assert len(got) == 2
+    assert DIGEST in got[0]
+    assert f"part 00000, {path}: {told}" in got[1]
+
+
+def shuffle_index(root):
+    array = zarr.open_array(root / "index" / "place", mode="r+")
+    array[...] = array[...][::-1]
+
+
+def other_ids(root):
+    zarr.open_array(root / "index" / "id", mode="r+")[0, 0] = 35
+
+
+def more_demos(entry):
+    entry["demos"] += 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda root: shutil.rmtree(root / PART), "part 00000: its folder is missing"),
+        (lambda root: shutil.rmtree(root / PART / "demos" / "agent" / "c"), "a chunk of demos/agent is missing"),
+        (lambda root: shutil.copytree(root / PART, root / "parts" / "x"), "part x: is no part of the store"),
+        (lambda root: (root / "manifest" / "00001.json").unlink(), "listed in the attributes but not in the manifest"),
+        (lambda root: change_json(root / "manifest" / "00000.json", more_demos), "demos/state: has shape"),
+        (lambda root: change_json(root / "manifest" / "00000.json", more_demos), "its attributes tell of"),
+        (lambda root: (root / "manifest" / "00000.json").write_text("{"), "the manifest entry is damaged"),
+        (shuffle_index, "index: its places are not those"),
+        (other_ids, "index: its ids are not those"),
+        (lambda root: shutil.rmtree(root / "index" / "part"), "index: cannot be read"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(dt_s=0.2)), "0.2 s apart"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(arrays={})), "not those of the"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(version=[9, 0])), "newer than"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(complete=False)), "not finish"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].pop("steps")), "zarr.json is damaged"),
+        (lambda root: (root / "zarr.json").unlink(), "there is no demo store here; make one with"),
+    ],
+)
+def test_damage_of_the_store_as_a_whole_is_told(copy, damage, told):
+    damage(copy)
+    got = lines(copy)
+    assert any(told in line for line in got), got
+    assert all(line.startswith(f"store {copy}") and "\n" not in line and "; " in line for line in got)
+
+
+def test_a_flipped_bit_anywhere_in_a_part_is_told(copy):
+    rng = np.random.default_rng(0)
+    files = sorted(p for p in (copy / "parts").glob("0*/**/*") if p.is_file())
+    for file in rng.choice(files, 30):
+        whole = file.read_bytes()
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        file.write_bytes(data)
+        assert any(DIGEST in line for line in lines(copy, sample=0)), file
+        file.write_bytes(whole)
+    assert lines(copy) == []
+
+
+def test_the_sample_of_replays_is_seeded_and_bounded(copy):
+    zarr.open_group(copy / PART, mode="r+")["demos/state"][:, 3, 0] += 0.002
+    told = [any("do not lead to" in line for line in lines(copy, sample=1, seed=seed)) for seed in range(8)]
+    assert set(told) == {True, False}
+    assert not any("do not lead to" in line for line in lines(copy, sample=0))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (Expectation("classic", "discrete", "fine", num_worlds=4, min_demos=10), []),
+        (Expectation(), []),
+        (Expectation("bicycle"), ["dynamics classic, but the run wants bicycle; set classic in"]),
+        (Expectation(actions="continuous", grid="fine"), ["actions discrete, but the run wants continuous"]),
+        (Expectation(grid="gpudrive"), ["its action grid is not the grid 'gpudrive' that the run wants"]),
+        (Expectation(num_worlds=5), ["4 scene(s), but the run wants 5; ask for fewer, or extract more scenes"]),
+        (Expectation(min_demos=1000), ["demo(s), but the run wants 1000"]),
+    ],
+)
+def test_the_fit_with_a_training_run(sound, wanted, told):
+    got = lines(sound, wanted)
+    assert len(got) == len(told)
+    assert all(part in line for part, line in zip(told, got, strict=True))
+
+
+def test_one_agent_that_is_valid_once_is_sound(tmp_path):
+    data = gpudrive_scene(steps=30)
+    data["objects"][1]["valid"] = [True] + [False] * 29
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    extract(
+        [str(tmp_path / "a.json")], str(tmp_path / "store"), ExtractConfig(ActionSpace.create("classic")), workers=1
+    )
+    assert lines(tmp_path / "store") == []
+
+
+@needs_real
+def test_real_scenes_are_sound(tmp_path):
+    space = ActionSpace.create("bicycle", "continuous")
+    extract([str(WOMD / "*" / "*")], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=4)
+    assert lines(tmp_path / "store") == []
