@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections import Counter
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pipeline.validate import Expectation
+    from gail.trainer import Progress
+
+# Where cores are shared, threads that wait for each other by spinning can make torch ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = 130
 _MOST_LINES = 50
@@ -51,12 +54,14 @@ class _Commands(click.Group):
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
+    from gail.config import ConfigError
+    from gail.run import RunError
     from pipeline.extract import ExtractionError
     from pipeline.sources import SourceError
     from pipeline.store import StoreError
     from sim.scenario import SceneError
 
-    return ExtractionError, SourceError, StoreError, SceneError
+    return ConfigError, RunError, ExtractionError, SourceError, StoreError, SceneError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -183,7 +188,7 @@ def extract_demos(
     SOURCES are files, folders, globs or URLs: TFRecords of Waymo scenarios, or GPUDrive's JSON; each also as .gz. An
     interrupted extraction goes on where it stopped when the same command is run again.
     """
-    from pipeline.extract import ExtractConfig, extract
+    from pipeline.extract import ExtractConfig, extract, summary
     from sim.actions import ActionSpace
 
     if workers and scheduler:
@@ -203,29 +208,9 @@ def extract_demos(
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
         ctx.exit(INTERRUPTED)
     _write_report(report, result)
-    click.echo(_extraction_summary(result))
+    click.echo(summary(result))
     _print_lines([f"Error: {item['reason']}" for item in result["failed"]])
     ctx.exit(1 if result["failed"] else 0)
-
-
-def _extraction_summary(report: dict[str, Any]) -> str:
-    scenes, replay = report["scenes"], report["replay"]
-    lines = [
-        f"{report['store']}: {scenes['written']} of {scenes['read']} scenes, {report['demos']} demos, "
-        f"{report['transitions']:,} transitions, {report['bytes_per_scene'] / 1e3:.1f} kB a scene",
-        f"expert replay: {replay['goal_rate']:.1%} reach their goal, {replay['ade_m']:.2f} m from the log on average, "
-        f"{replay['fde_m']:.2f} m at the end",
-        f"{report['seconds']:.1f} s, {report['scenes_per_s']:.1f} scenes/s",
-    ]
-    reasons = Counter(item["reason"] for item in report["dropped"])
-    lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
-    if mended := len({item["source"] for item in report["mended"]}):
-        lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
-    if report["duplicate_ids"]:
-        lines.append(
-            f"{len(report['duplicate_ids'])} scenario id(s) occur more than once: {report['duplicate_ids'][0]}"
-        )
-    return "\n".join(lines)
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -242,22 +227,18 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
     """Check a store: exit code 0 when it is sound, 1 when it has problems (a line each)."""
     from pipeline.validate import validate_store
 
-    expectation = _expectation(config) if config else None
+    expectation = None
+    if config:
+        from gail.config import load_config
+        from gail.run import expectation as expectation_of
+
+        expectation = expectation_of(load_config(config))
     with _progress("validating", "parts") as progress:
         problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
     _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
     _print_lines([str(problem) for problem in problems])
     click.echo(f"{store}: {len(problems)} problem(s)" if problems else f"{store}: sound")
     ctx.exit(1 if problems else 0)
-
-
-def _expectation(config: str) -> Expectation:
-    """What the training run of a configuration file asks of a store."""
-    # HOOK: gail.config is not there yet; when it is, build the Expectation from its TrainConfig:
-    #     from gail.config import load_config
-    #     settings = load_config(config)
-    #     return Expectation(dynamics=..., actions=..., grid=..., min_scenes=..., min_demos=...)
-    raise click.UsageError(f"--config {config}: training configurations cannot be read yet.")
 
 
 # --- info ----------------------------------------------------------------------------------------------------------
@@ -268,7 +249,7 @@ def _expectation(config: str) -> Expectation:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
     """Tell what is in a store."""
-    from pipeline.info import describe
+    from pipeline.info import describe, rows
 
     description = describe(store)
     if as_json:
@@ -280,37 +261,9 @@ def info(store: str, as_json: bool) -> None:
     table = Table(title=description["store"], show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _info_rows(description):
+    for name, value in rows(description):
         table.add_row(name, value)
     Console().print(table)
-
-
-def _info_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    def listed(counts: dict[str, Any]) -> str:
-        return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()) or "none"
-
-    actions, replay = d["actions"], d["replay"]
-    yield "scenes", f"{d['scenes']:,} in {d['parts']} part(s), {d['steps']} steps of {d['dt_s']} s"
-    yield "agents", listed(d["agents"])
-    yield "controlled (demos)", f"{d['controlled']:,}"
-    yield "parked", f"{d['parked']:,}"
-    yield "transitions", f"{d['transitions']:,}, {d['bridged_steps']:,} step(s) bridged over gaps of the log"
-    yield "road segments", listed(d["road_segments"])
-    yield "lights", f"{d['lights']:,}"
-    grid = f", grid {actions['grid']}" if actions["grid"] else ""
-    yield "actions", f"{actions['dynamics']}, {actions['kind']}{grid}"
-    for part in actions["components"]:
-        limits = "unbounded" if part["low"] is None else f"{part['low']:g} to {part['high']:g}"
-        yield "", f"{part['name']}: {limits}" + (f", {part['values']} values" if part["values"] else "")
-    yield "expert replay", f"{replay['goal_rate']:.1%} reach their goal"
-    yield "", f"{replay['ade_m']:.3f} m from the log on average, {replay['fde_m']:.3f} m at the end"
-    yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
-    yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB a scene"
-    yield "", f"{d['bytes_per_transition']:.1f} bytes a transition"
-    yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items() if k != "selection")
-    yield "agents taken", ", ".join(f"{k} {v}" for k, v in d["settings"]["selection"].items())
-    yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
-    yield "format", d["version"]
 
 
 # --- make-scenarios ------------------------------------------------------------------------------------------------
@@ -326,6 +279,161 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 
     paths = write_scenarios(folder, scenes=scenes, seed=seed)
     click.echo(f"{folder}: {scenes} scene(s) in {len(paths)} file(s)")
+
+
+# --- train ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
+@click.option("--store", required=True, type=click.Path(exists=True, file_okay=False), help="Demo store to learn from.")
+@click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
+@click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--seed", type=int, help="Of everything random.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
+def train(
+    config: str | None,
+    store: str,
+    folder: str,
+    settings: tuple[str, ...],
+    resume: bool,
+    **given: Any,
+) -> None:
+    """Train a policy: behaviour cloning, then GAIL with PPO.
+
+    CONFIG is a YAML file; what it leaves out has its default. The run's folder gets the whole configuration, metrics
+    (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
+    """
+    from gail.config import load_config
+    from gail.report import curves_figure
+    from gail.trainer import Trainer
+
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    with _training_progress() as report, _stop_on_signal() as stop:
+        trainer = Trainer(load_config(config, [*settings, *options]), store, folder, resume, report)
+        trainer.run(stop)
+    curves_figure(folder).savefig(Path(folder) / "curves.png")
+    progress = trainer.progress
+    click.echo(f"{folder}: {progress.timesteps:,} steps in {progress.seconds:.0f} s; see {folder}/curves.png")
+    if stop():
+        click.echo("Interrupted: the same command with --resume goes on from here.", err=True)
+        raise SystemExit(INTERRUPTED)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """A question that SIGINT and SIGTERM answer with yes; a second signal interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        click.echo("Stopping after this step; once more to stop at once.", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _training_progress() -> Iterator[Callable[[Progress, dict[str, float]], None]]:
+    """A live line on a terminal; elsewhere a plain line now and then."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda progress, metrics: click.echo(_training_line(progress, metrics), err=True)
+        return
+    with console.status("starting") as status:
+        yield lambda progress, metrics: status.update(_training_line(progress, metrics))
+
+
+def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
+    if "bc/loss" in metrics:
+        return f"cloning: step {progress.cloned}, loss {metrics['bc/loss']:.3f}"
+    shown = {
+        "steps/s": metrics["time/steps_per_s"],
+        "D expert": metrics["discriminator/expert_accuracy"],
+        "D policy": metrics["discriminator/policy_accuracy"],
+        "goal": metrics["rollout/goal"],
+        "collision": metrics["rollout/collision"],
+        "off-road": metrics["rollout/off_road"],
+    }
+    numbers = ", ".join(f"{name} {value:.{0 if value >= 10 else 2}f}" for name, value in shown.items())
+    return f"{progress.timesteps:,} steps: {numbers}"
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.option("--store", required=True, type=click.Path(exists=True, file_okay=False), help="Worlds and experts.")
+@click.option(
+    "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
+)
+@click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
+@click.option("--seed", type=int, default=0, help="Of the random anchor and of drawn actions.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
+@click.option("--picture", type=click.Path(path_type=Path), callback=_writable, help="Draw one scene to this PNG file.")
+@click.option("--scene", help="Id of the scene to draw. [default: the first]")
+@_report_option
+def evaluate(
+    run: str,
+    store: str,
+    box_scale: float | None,
+    sampled: bool,
+    seed: int,
+    device: str,
+    picture: Path | None,
+    scene: str | None,
+    report: Path | None,
+) -> None:
+    """Drive a run's policy through the scenes of a store, beside three anchors.
+
+    The anchors are the experts' own actions replayed, constant velocity, and random actions. Shares are of controlled
+    agents; ADE and FDE are distances from the log.
+    """
+    from gail.evaluate import draw_scene
+    from gail.evaluate import evaluate as run_evaluation
+    from gail.run import load_run
+    from pipeline.store import DemoStore
+
+    config, policy = load_run(run, device)
+    opened = DemoStore(store)
+    with _progress("evaluating", "scenes") as progress:
+        result = run_evaluation(
+            policy, config, opened, box_scale=box_scale, deterministic=not sampled, seed=seed, progress=progress
+        )
+    _write_report(report, {"run": run, "store": store, **result})
+    _print_results(result)
+    if picture is not None:
+        draw_scene(policy, config, opened, opened.find(scene) if scene else 0).savefig(picture)
+        click.echo(f"picture: {picture}")
+
+
+def _print_results(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result['agents']} agents in {result['scenes']} scenes, boxes x{result['box_scale']:g}",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("goal", "collision", "off-road", "safe success", "ADE (m)", "FDE (m)"):
+        table.add_column(name, justify="right")
+    for driver, means in result["results"].items():
+        *shares, ade, fde = means.values()
+        table.add_row(driver, *(f"{share:.1%}" for share in shares), f"{ade:.2f}", f"{fde:.2f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":

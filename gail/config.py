@@ -48,13 +48,13 @@ class DataConfig:
 class WorldsConfig:
     """Which worlds a rollout visits."""
 
-    num_worlds: int = 32
-    """Scenes simulated side by side; no more than the store has."""
+    num_worlds: int | None = None
+    """Scenes simulated side by side, which the store must have; None: 32, or as many as there are."""
     rollouts_per_batch: int = 1
     """Rollouts before the next scenes come (loaded in the background)."""
 
     def __post_init__(self) -> None:
-        _positive("worlds", num_worlds=self.num_worlds, rollouts_per_batch=self.rollouts_per_batch)
+        _positive("worlds", rollouts_per_batch=self.rollouts_per_batch, num_worlds=self.num_worlds or 1)
 
 
 @dataclass(frozen=True)
@@ -261,4 +261,4 @@ def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
             hint = f"did you mean {prefix}{near[0]!s}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {prefix}{key}; {hint}")
         if is_dataclass(hints[key]):
-            _check_keys(value, hints[key], where, f"{prefix}{key}.")  # type: ignore[arg-type]
+            _check_keys(value, hints[key], where, f"{prefix}{key}.")

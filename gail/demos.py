@@ -23,6 +23,8 @@ from sim.observation import ObservationConfig, Observer
 from sim.scenario import DT
 from sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_agents
 
+DEFAULT_WORLDS = 32
+
 
 def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
     """The agents of a scene that exist by the rule, with those controlled that have a demo and pass the rule too."""
@@ -189,7 +191,7 @@ class WorldStream:
     Args:
         store: where the scenes are.
         sim: which agents are controlled.
-        num_worlds: scenes a batch; no more than the store has.
+        num_worlds: scenes a batch, no more than the store has; None: 32, or as many as there are.
         device: where the worlds live.
         seed: of the order.
         start: number of the first batch.
@@ -199,14 +201,14 @@ class WorldStream:
         self,
         store: DemoStore,
         sim: SimConfig,
-        num_worlds: int,
+        num_worlds: int | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
         start: int = 0,
     ) -> None:
         self._store, self._sim, self._device, self._seed = store, sim, torch.device(device), seed
         self._places = store.places()
-        self.num_worlds = min(num_worlds, len(store))
+        self.num_worlds = min(num_worlds or DEFAULT_WORLDS, len(store))
         self._prefetch = Prefetch(self._load, start)
 
     def next(self) -> Worlds:

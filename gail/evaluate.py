@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from gail.config import TrainConfig
 from gail.demos import Experts, make_experts
 from gail.metrics import AgentMetrics, agent_metrics, concatenate, means
 from gail.policy import Policy
+from gail.report import scene_figure
+from gail.run import RunError
 from pipeline.store import DemoStore, Record
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
@@ -60,7 +64,7 @@ def policy_driver(policy: Policy, deterministic: bool) -> Driver:
 
 def expert_driver(experts: Experts) -> Driver:
     """The recorded expert actions."""
-    return lambda env, observation, step: experts.action[:, min(step, experts.action.shape[1] - 1)]
+    return lambda env, observation, step: experts.action[:, step]
 
 
 def constant_velocity_driver() -> Driver:
@@ -83,7 +87,7 @@ def random_driver(generator: torch.Generator) -> Driver:
         draws = torch.rand(env.num_agents, space.components, generator=generator).to(observation.device)
         if space.discrete:
             return (draws * torch.tensor(space.sizes, device=draws.device)).long()
-        low, high = torch.tensor(space.bounds, device=draws.device).T
+        low, high = torch.tensor(space.bounds, device=draws.device).unbind(dim=1)
         return low + draws * (high - low)
 
     return act
@@ -140,7 +144,14 @@ def evaluate(
 
     Returns:
         ``{"agents", "scenes", "box_scale", "results": {driver: {metric: mean}}}``, ready for JSON.
+
+    Raises:
+        RunError: when the store's action space is not the policy's.
     """
+    if policy.space != store.space:
+        raise RunError(
+            f"store {store.path}: its actions are not those of the run; extract with the same settings"
+        )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
@@ -162,3 +173,19 @@ def evaluate(
         "deterministic": deterministic,
         "results": {name: means(metrics) for name, metrics in joined.items()},
     }
+
+
+def draw_scene(policy: Policy, config: TrainConfig, store: DemoStore, scene: int) -> Figure:
+    """One scene from above: as logged, as the experts replay it, as the policy drives it."""
+    records = list(store.read([scene]))
+    env, experts = make_env(records, config, store.space, next(policy.parameters()).device)
+    rows = experts.worlds.controlled
+    tracks = {"logged": (experts.worlds.log[rows], experts.worlds.valid[rows])}
+    driven = drivers(policy, experts, deterministic=True, generator=torch.Generator())
+    for name in ("expert replayed", "policy"):
+        result = drive(env, driven[name])
+        tracks[name] = (result.track, result.driven)
+    agents = np.array([agent for _, agent in experts.worlds.controlled_agents()])
+    return scene_figure(
+        records[0].scene, agents, {name: (t.cpu().numpy(), h.cpu().numpy()) for name, (t, h) in tracks.items()}
+    )

@@ -43,7 +43,7 @@ def draw_map(axes: Axes, scene: Scene) -> None:
     reach = half * np.stack([np.cos(heading), np.sin(heading)], axis=1)
     ends = np.stack([middle - reach, middle + reach], axis=1)
     for kind, style in _ROADS.items():
-        axes.add_collection(LineCollection(list(ends[scene.segment_type == kind]), zorder=1, **style))  # type: ignore[arg-type]
+        axes.add_collection(LineCollection(list(ends[scene.segment_type == kind]), zorder=1, **style))
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -11,8 +11,8 @@ import yaml
 from gail.config import ConfigError, TrainConfig, config_from_dict
 from gail.policy import Policy
 from pipeline.store import DemoStore
+from pipeline.validate import Expectation, fit
 from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -32,36 +32,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def expectation(config: TrainConfig) -> Expectation:
+    """What a run asks of its store."""
+    data = config.data
+    return Expectation(data.dynamics, data.actions, data.grid, config.worlds.num_worlds, learnable=True)
+
+
 def check_fit(config: TrainConfig, store: DemoStore) -> None:
     """Whether the store holds what the run needs.
 
     Raises:
         ConfigError: naming the first thing that does not fit.
     """
-    space = store.space
-    if space.dynamics == Dynamics.STATE:
-        raise ConfigError(
-            f"store {store.path}: actions of the state model are absolute states, which no policy can choose; "
-            "extract with --dynamics classic, bicycle or delta_local"
-        )
-    have = {"dynamics": space.dynamics.name.lower(), "actions": "discrete" if space.discrete else "continuous"}
-    for name, value in have.items():
-        wanted = getattr(config.data, name)
-        if wanted is not None and wanted != value:
-            raise ConfigError(
-                f"store {store.path} holds {name} {value}, but data.{name} asks for {wanted}; "
-                "change the configuration or extract again"
-            )
-    if config.data.grid is not None:
-        wanted_space = ActionSpace.create(have["dynamics"], "discrete", config.data.grid)
-        if wanted_space != space:
-            raise ConfigError(
-                f"store {store.path}: its action grid is not data.grid {config.data.grid!r}; extract again"
-            )
+    for problem in fit(store, expectation(config)):
+        raise ConfigError(str(problem))
 
 
 def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Policy]:
-    """Configuration and policy of a run.
+    """Configuration and policy of a run; the policy's ``space`` is that of the store it was trained on.
 
     Raises:
         RunError: when the folder holds no run, or its files are damaged.

@@ -115,11 +115,11 @@ class Trainer:
         self._env: Env | None = None
         self._writer = SummaryWriter(self.folder / "tensorboard")
 
-    def run(self) -> None:
-        """Train to the end; on Ctrl-C (KeyboardInterrupt) leave a checkpoint and raise on."""
+    def run(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end, or until ``stop`` says so between two steps; a checkpoint is left however it ends."""
         try:
-            self._clone()
-            while self.progress.timesteps < self.config.total_timesteps:
+            self._clone(stop)
+            while self.progress.timesteps < self.config.total_timesteps and not stop():
                 self._iterate()
                 if self.progress.iteration % self.config.checkpoint_every == 0:
                     self.save()
@@ -171,7 +171,7 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
-    def _clone(self) -> None:
+    def _clone(self, stop: Callable[[], bool]) -> None:
         """Behaviour cloning on expert batches."""
         config, policy = self.config.bc, self.networks.policy
         remaining = config.steps - self.progress.cloned
@@ -181,6 +181,8 @@ class Trainer:
         begun = time.perf_counter()
         total = 0.0
         for step in range(self.progress.cloned, config.steps):
+            if stop():
+                return
             rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.steps))
             optimiser.param_groups[0]["lr"] = rate
             loss = cloning_loss(policy, self.sampler.sample(config.batch_size))

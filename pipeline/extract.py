@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -373,3 +374,24 @@ def _report(path: str, plan: Plan, config: ExtractConfig, built: int, seconds: f
         "seconds": seconds,
         "scenes_per_s": built / seconds,
     }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report of :func:`extract` in a few lines."""
+    scenes, replay = report["scenes"], report["replay"]
+    lines = [
+        f"{report['store']}: {scenes['written']} of {scenes['read']} scenes, {report['demos']} demos, "
+        f"{report['transitions']:,} transitions, {report['bytes_per_scene'] / 1e3:.1f} kB a scene",
+        f"expert replay: {replay['goal_rate']:.1%} reach their goal, {replay['ade_m']:.2f} m from the log on average, "
+        f"{replay['fde_m']:.2f} m at the end",
+        f"{report['seconds']:.1f} s, {report['scenes_per_s']:.1f} scenes/s",
+    ]
+    reasons = Counter(item["reason"] for item in report["dropped"])
+    lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
+    if mended := len({item["source"] for item in report["mended"]}):
+        lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
+    if report["duplicate_ids"]:
+        lines.append(
+            f"{len(report['duplicate_ids'])} scenario id(s) occur more than once: {report['duplicate_ids'][0]}"
+        )
+    return "\n".join(lines)

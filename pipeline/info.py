@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -95,3 +95,33 @@ def _named(counts: Counter[str], kind: str, names: type[IntEnum]) -> dict[str, i
     """Counts of one kind by the names of its values, without those that do not occur."""
     found = {member.name.lower(): counts[f"{kind} {member.value}"] for member in names}
     return {name: n for name, n in found.items() if n}
+
+
+def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What :func:`describe` found, as lines of a table: (name, value)."""
+
+    def listed(counts: dict[str, Any]) -> str:
+        return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()) or "none"
+
+    actions, replay = d["actions"], d["replay"]
+    yield "scenes", f"{d['scenes']:,} in {d['parts']} part(s), {d['steps']} steps of {d['dt_s']} s"
+    yield "agents", listed(d["agents"])
+    yield "controlled (demos)", f"{d['controlled']:,}"
+    yield "parked", f"{d['parked']:,}"
+    yield "transitions", f"{d['transitions']:,}, {d['bridged_steps']:,} step(s) bridged over gaps of the log"
+    yield "road segments", listed(d["road_segments"])
+    yield "lights", f"{d['lights']:,}"
+    grid = f", grid {actions['grid']}" if actions["grid"] else ""
+    yield "actions", f"{actions['dynamics']}, {actions['kind']}{grid}"
+    for part in actions["components"]:
+        limits = "unbounded" if part["low"] is None else f"{part['low']:g} to {part['high']:g}"
+        yield "", f"{part['name']}: {limits}" + (f", {part['values']} values" if part["values"] else "")
+    yield "expert replay", f"{replay['goal_rate']:.1%} reach their goal"
+    yield "", f"{replay['ade_m']:.3f} m from the log on average, {replay['fde_m']:.3f} m at the end"
+    yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
+    yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB a scene"
+    yield "", f"{d['bytes_per_transition']:.1f} bytes a transition"
+    yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items() if k != "selection")
+    yield "agents taken", ", ".join(f"{k} {v}" for k, v in d["settings"]["selection"].items())
+    yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
+    yield "format", d["version"]

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.part_checks import Finding, Part, check_part
 from pipeline.store import RAGGED, SCHEMA, DemoStore, StoreError, encode_id, manifest
 from sim.actions import GRIDS
+from sim.dynamics import Dynamics
 from sim.scenario import DT
 
 
@@ -41,7 +42,8 @@ class Expectation:
     grid: str | None = None
     num_worlds: int | None = None
     """Different scenes that it wants at a time."""
-    min_demos: int | None = None
+    learnable: bool = False
+    """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
 
 
 def validate_store(
@@ -69,8 +71,8 @@ def validate_store(
         what, _, fix = str(error).removeprefix(f"{where}: ").rpartition("; ")
         return [Problem(where, what, fix)]
     found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
-    found += _fit(store, expectation or Expectation())
-    problems = [Problem(f"{where}, {f.array}" if f.array else where, f.what, f.fix) for f in found]
+    problems = fit(store, expectation or Expectation())
+    problems += [Problem(f"{where}, {f.array}" if f.array else where, f.what, f.fix) for f in found]
     sampled = _sample(store, entries, sample, seed)
     for done, name in enumerate(store.parts):
         progress(done, len(store.parts))
@@ -135,8 +137,12 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
 _STORE_CHECKS = (_attributes, _parts, _totals, _index)
 
 
-def _fit(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
+def fit(store: DemoStore, wanted: Expectation) -> list[Problem]:
     """What keeps a training run from using the store."""
+    return [Problem(f"store {store.path}", f.what, f.fix) for f in _misfits(store, wanted)]
+
+
+def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
     has = store.space.to_json()
     for name in ("dynamics", "actions"):
         value = getattr(wanted, name)
@@ -147,9 +153,9 @@ def _fit(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
     if wanted.grid is not None and other and wanted.actions != "continuous":
         fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
         yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
-    for what, there, wants in (
-        ("scene(s)", len(store), wanted.num_worlds),
-        ("demo(s)", store.totals["demos"], wanted.min_demos),
-    ):
-        if wants is not None and there < wants:
-            yield Finding("", f"{there} {what}, but the run wants {wants}", "ask for fewer, or extract more scenes")
+    if wanted.num_worlds is not None and len(store) < wanted.num_worlds:
+        what = f"{len(store)} scene(s), but the run wants {wanted.num_worlds}"
+        yield Finding("", what, "ask for fewer, or extract more scenes")
+    if wanted.learnable and store.space.dynamics == Dynamics.STATE:
+        what = "its actions are absolute states (dynamics state), which no policy can choose"
+        yield Finding("", what, "extract with --dynamics classic, bicycle or delta_local")

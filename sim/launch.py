@@ -22,7 +22,7 @@ _MIN_ITEMS_PER_THREAD = 64
 
 
 def _init() -> None:
-    """Start Warp. Its native code writes to stderr where there is no CUDA driver, which is no news: hence the redirect."""
+    """Start Warp, whose native code tells stderr that there is no CUDA driver, which is no news."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)

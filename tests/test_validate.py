@@ -273,13 +273,12 @@ def test_the_sample_of_replays_is_seeded_and_bounded(copy):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        (Expectation("classic", "discrete", "fine", num_worlds=4, min_demos=10), []),
+        (Expectation("classic", "discrete", "fine", num_worlds=4, learnable=True), []),
         (Expectation(), []),
         (Expectation("bicycle"), ["dynamics classic, but the run wants bicycle; set classic in"]),
         (Expectation(actions="continuous", grid="fine"), ["actions discrete, but the run wants continuous"]),
         (Expectation(grid="gpudrive"), ["its action grid is not the grid 'gpudrive' that the run wants"]),
         (Expectation(num_worlds=5), ["4 scene(s), but the run wants 5; ask for fewer, or extract more scenes"]),
-        (Expectation(min_demos=1000), ["demo(s), but the run wants 1000"]),
     ],
 )
 def test_the_fit_with_a_training_run(sound, wanted, told):
