@@ -149,9 +149,7 @@ def evaluate(
         RunError: when the store's action space is not the policy's.
     """
     if policy.space != store.space:
-        raise RunError(
-            f"store {store.path}: its actions are not those of the run; extract with the same settings"
-        )
+        raise RunError(f"store {store.path}: its actions are not those of the run; extract with the same settings")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))

@@ -1,0 +1,38 @@
+# Each target sets up .venv itself (venv and pip are all it needs) and is quick when that is done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+
+.PHONY: demo test lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps waymo-open-dataset-tf-2-12-0
+	@touch $@
+
+demo: $(READY)  ## sample scenes -> store -> validate -> a short training -> evaluation and pictures
+	rm -rf $(DEMO)
+	$(BIN)/gail-cli extract-demos data/sample --store $(DEMO)/store
+	$(BIN)/gail-cli validate $(DEMO)/store --config data/demo.yaml
+	$(BIN)/gail-cli train data/demo.yaml --store $(DEMO)/store --run $(DEMO)/run
+	$(BIN)/gail-cli evaluate $(DEMO)/run --store $(DEMO)/store --report $(DEMO)/evaluation.json --picture $(DEMO)/scene.png
+	@echo "See $(DEMO)/scene.png and $(DEMO)/run/curves.png."
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed of simulator and store, on the sample
+	$(BIN)/python -m benchmarks.simulator
+	$(BIN)/python -m benchmarks.store
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,22 @@
+"""A demo store to measure on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import data
+from pipeline.extract import ExtractConfig, extract
+from sim.actions import ActionSpace
+
+
+@contextmanager
+def sample_store(path: str | None) -> Iterator[str]:
+    """The given store, or one extracted from the committed sample into a folder that goes away."""
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        extract([str(data.SAMPLE)], f"{folder}/store", ExtractConfig(ActionSpace.create("classic")), workers=1)
+        yield f"{folder}/store"
