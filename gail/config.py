@@ -54,7 +54,8 @@ class WorldsConfig:
     """Rollouts before the next scenes come (loaded in the background)."""
 
     def __post_init__(self) -> None:
-        _positive("worlds", rollouts_per_batch=self.rollouts_per_batch, num_worlds=self.num_worlds or 1)
+        worlds = 1 if self.num_worlds is None else self.num_worlds
+        _positive("worlds", rollouts_per_batch=self.rollouts_per_batch, num_worlds=worlds)
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,8 @@ class TrainConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
-        if self.total_timesteps < 0 or self.checkpoint_every < 1:
-            raise ValueError("total_timesteps must not be negative, checkpoint_every must be positive")
+        if self.seed < 0 or self.total_timesteps < 0 or self.checkpoint_every < 1:
+            raise ValueError("seed and total_timesteps must not be negative, checkpoint_every must be positive")
 
 
 def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) -> TrainConfig:
@@ -221,7 +222,7 @@ def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> T
     """
     _check_keys(data, TrainConfig, where, "")
     try:
-        return TypeAdapter(TrainConfig).validate_python(data)
+        return TypeAdapter(TrainConfig).validate_python(_over(asdict(TrainConfig()), data))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -247,6 +248,15 @@ def _apply(data: dict[str, Any], setting: str) -> None:
         data[name] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {setting}: the value is no valid YAML") from error
+
+
+def _over(defaults: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """``defaults`` with the values of ``data`` in their place, section by section."""
+    result = dict(defaults)
+    for key, value in data.items():
+        both = isinstance(value, Mapping) and isinstance(defaults[key], dict)
+        result[key] = _over(defaults[key], value) if both else value
+    return result
 
 
 def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gail.background import Prefetch
+from gail.config import ConfigError
 from gail.discriminator import Samples
 from pipeline.expert import ABSENT
 from pipeline.store import DemoStore, Record
@@ -36,11 +37,11 @@ def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.d
     """Worlds of the records' scenes whose controlled agents all have demos.
 
     Raises:
-        ValueError: when no agent of the scenes has a demo and passes the rule.
+        ConfigError: when no agent of the scenes has a demo and passes the rule.
     """
     selected = [demo_agents(record, selection) for record in records]
     if not any(chosen.controlled.any() for chosen in selected):
-        raise ValueError("no agent of these scenes has a demo and may be controlled; check sim.selection")
+        raise ConfigError("no agent of these scenes has a demo and may be controlled; check sim.selection")
     return make_worlds([r.scene for r in records], device, selected=selected)
 
 
@@ -56,7 +57,7 @@ class Experts:
 
     worlds: Worlds
     track: Tensor
-    """[M, T, 5] what everyone does when the experts drive: replayed where controlled, logged where not."""
+    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked ones at rest, others logged."""
     present: Tensor
     """[M, T] who is in the world when."""
     action: Tensor
@@ -85,6 +86,10 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
     horizon = min(sim.horizon or worlds.num_steps - 1, worlds.num_steps - 1)
     end = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
     track, present = worlds.log.clone(), worlds.valid.clone()
+    parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
+    track[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
+    track[parked, :, 3:] = 0.0
+    present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
     track[worlds.controlled] = gather("state")
     present[worlds.controlled] = mark
     acts = mark & (steps < end[:, None])
@@ -153,15 +158,16 @@ class DemoSampler:
         parts = len(store.parts)
         self._rotates = pool_parts < parts
         self._every = batches_per_part
-        first = drawn // batches_per_part if self._rotates else 0
+        self._replaced = drawn // batches_per_part if self._rotates else 0
         held = pool_parts if self._rotates else parts
-        self._pool = deque((self._load(first + k) for k in range(held)), maxlen=held)
-        self._prefetch = Prefetch(self._load, first + held) if self._rotates else None
+        self._pool = deque((self._load(self._replaced + k) for k in range(held)), maxlen=held)
+        self._prefetch = Prefetch(self._load, self._replaced + held) if self._rotates else None
 
     def sample(self, batch_size: int) -> Samples:
         """A batch: observations [B, D] and actions [B, K] on the device."""
-        if self._prefetch is not None and self.drawn and self.drawn % self._every == 0:
+        if self._prefetch is not None and self.drawn // self._every > self._replaced:
             self._pool.append(self._prefetch.next())
+            self._replaced += 1
         sizes = np.array([source.experts.num_transitions for source in self._pool])
         rng = np.random.default_rng([self._seed, self.drawn])
         self.drawn += 1

@@ -23,6 +23,7 @@ class Networks:
     policy_optimiser: torch.optim.Optimizer = field(init=False)
     critic_optimiser: torch.optim.Optimizer = field(init=False)
     discriminator_optimiser: torch.optim.Optimizer = field(init=False)
+    cloning_optimiser: torch.optim.Optimizer = field(init=False)
 
     @classmethod
     def create(cls, config: TrainConfig, space: ActionSpace, device: torch.device) -> Networks:
@@ -43,6 +44,7 @@ class Networks:
         nets.discriminator_optimiser = torch.optim.AdamW(
             nets.discriminator.parameters(), lr=disc.learning_rate, betas=(0.5, 0.999), weight_decay=disc.weight_decay
         )
+        nets.cloning_optimiser = torch.optim.Adam(nets.policy.parameters(), lr=config.bc.learning_rate)
         return nets
 
     def fit_normalisers(self, expert: Samples) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,24 @@ def clipped_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
-def standardised(x: Tensor) -> Tensor:
-    """Zero mean, unit variance."""
-    return (x - x.mean()) / (x.std() + 1e-8)
+@dataclass
+class AdvantageScale:
+    """Centres advantages and divides them by their standard deviation, but never by less than the run's typical one.
+
+    Plain standardisation blows the advantages of an uninformative reward up to full size, so that a policy which the
+    discriminator can no longer tell from the expert is driven away from it by noise.
+    """
+
+    variance: float = 0.0
+    """Mean over the rollouts so far."""
+    count: int = 0
+
+    def __call__(self, advantage: Tensor) -> Tensor:
+        """Scaled advantages [B], after counting these in."""
+        now = advantage.var().item()
+        self.count += 1
+        self.variance += (now - self.variance) / self.count
+        return (advantage - advantage.mean()) / (max(now, self.variance) + 1e-16) ** 0.5
 
 
 def minibatches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -71,6 +87,7 @@ def update(
     reward: Tensor,
     config: PPOConfig,
     expert: Callable[[int], Samples] | None,
+    scale: AdvantageScale,
     generator: torch.Generator,
     train_policy: bool = True,
 ) -> dict[str, float]:
@@ -84,6 +101,7 @@ def update(
         reward: [H, N].
         config: the settings.
         expert: gives a batch of demos of a size, for the auxiliary cloning loss; None switches that off.
+        scale: of advantages, over the run.
         generator: of the minibatches.
         train_policy: whether the policy learns, or the critic alone.
 
@@ -100,7 +118,7 @@ def update(
     no_future = rollout.terminated if config.bootstrap_truncation else ended
     advantage, target = advantages(reward, value, next_value, no_future, ended, config.gamma, config.gae_lambda)
     action, old = rollout.action[alive], rollout.log_prob[alive]
-    advantage, target = standardised(advantage[alive]), target[alive]
+    advantage, target = scale(advantage[alive]), target[alive]
     sums: dict[str, float] = {}
     count = 0
     for _ in range(config.epochs):

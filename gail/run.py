@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import yaml
@@ -48,6 +50,19 @@ def check_fit(config: TrainConfig, store: DemoStore) -> None:
         raise ConfigError(str(problem))
 
 
+def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
+    """What a run saved last.
+
+    Raises:
+        RunError: when the file is damaged.
+        FileNotFoundError: when it is missing.
+    """
+    try:
+        return dict(torch.load(folder / CHECKPOINT, map_location=device, weights_only=True))
+    except (UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"run {folder}: {CHECKPOINT} is damaged; train again in another folder") from error
+
+
 def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Policy]:
     """Configuration and policy of a run; the policy's ``space`` is that of the store it was trained on.
 
@@ -60,14 +75,14 @@ def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Pol
         space = ActionSpace.from_json(json.loads((root / "environment.json").read_text())["action_space"])
         on = choose_device(device)
         policy = Policy(config.observation, space, config.policy).to(on)
-        state = torch.load(root / CHECKPOINT, map_location=on, weights_only=True)
-        policy.load_state_dict(state["networks"]["policy"])
+        policy.load_state_dict(read_checkpoint(root, on)["networks"]["policy"])
     except FileNotFoundError as error:
         raise RunError(
             f"run {root}: {Path(error.filename).name} is missing; make a run with `gail-cli train`"
         ) from None
-    except (KeyError, ValueError, RuntimeError, EOFError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, yaml.YAMLError) as error:
         if isinstance(error, (ConfigError, RunError)):
             raise
-        raise RunError(f"run {root}: cannot be read ({error}); train again") from error
+        what = " ".join(str(error).split())
+        raise RunError(f"run {root}: cannot be read ({what}); train again") from error
     return config, policy.eval()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -20,9 +20,9 @@ from gail.config import TrainConfig, config_to_dict
 from gail.demos import DemoSampler, WorldStream
 from gail.discriminator import Accuracy, Samples, accuracy, discriminator_loss
 from gail.networks import Networks
-from gail.ppo import cloning_loss, discounted_returns, update
+from gail.ppo import AdvantageScale, cloning_loss, discounted_returns, update
 from gail.rollout import Rollout, collect
-from gail.run import CHECKPOINT, RunError, check_fit, choose_device
+from gail.run import CHECKPOINT, RunError, check_fit, choose_device, read_checkpoint
 from pipeline.store import DemoStore
 from sim.env import Env
 
@@ -84,12 +84,15 @@ class Trainer:
         check_fit(config, self.store)
         self.progress = Progress()
         self.reward_scale = RewardScale()
+        self.advantage_scale = AdvantageScale()
         self._report = report
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.networks = Networks.create(config, self.store.space, self.device)
         checkpoint = self._begin(resume)
-        drawn = checkpoint["drawn"] if checkpoint else 0
+        if checkpoint:
+            self._restore(checkpoint)
+        self._describe()
         self.sampler = DemoSampler(
             self.store,
             config.observation,
@@ -98,11 +101,9 @@ class Trainer:
             config.seed,
             config.data.pool_parts,
             config.data.batches_per_part,
-            drawn,
+            drawn=checkpoint["drawn"] if checkpoint else 0,
         )
-        if checkpoint:
-            self._restore(checkpoint)
-        else:
+        if not checkpoint:
             self.networks.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
         self.stream = WorldStream(
             self.store,
@@ -139,6 +140,7 @@ class Trainer:
             "networks": self.networks.state_dict(),
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
+            "advantage_scale": vars(self.advantage_scale),
             "drawn": self.sampler.drawn,
             "generator": self._generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -149,23 +151,33 @@ class Trainer:
         temporary.replace(self.folder / CHECKPOINT)
 
     def _begin(self, resume: bool) -> dict[str, Any] | None:
-        """Prepare the folder; the checkpoint to go on from, if any."""
+        """The checkpoint to go on from, if any."""
         file = self.folder / CHECKPOINT
         if file.exists() and not resume:
             raise RunError(f"run {self.folder}: there is a run already; add --resume to go on, or name another folder")
+        return read_checkpoint(self.folder, self.device) if file.exists() else None
+
+    def _describe(self) -> None:
+        """Write down what the run is; only once nothing that it builds on can be amiss."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
             spec = {"action_space": self.store.space.to_json(), "store": str(self.store.path.resolve())}
             (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
+            (self.folder / "metrics.jsonl").touch()
         except OSError as error:
             raise RunError(f"run {self.folder}: cannot be written ({error.strerror}); choose another folder") from error
-        return torch.load(file, map_location=self.device, weights_only=True) if file.exists() else None
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.networks.load_state_dict(state["networks"])
+        try:
+            self.networks.load_state_dict(state["networks"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise RunError(
+                f"run {self.folder}: its checkpoint is of other networks; resume with the configuration it began with"
+            ) from error
         self.progress = Progress(**state["progress"])
         self.reward_scale = RewardScale(**state["reward_scale"])
+        self.advantage_scale = AdvantageScale(**state["advantage_scale"])
         self._generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] and self.device.type == "cuda":
@@ -177,25 +189,25 @@ class Trainer:
         remaining = config.steps - self.progress.cloned
         if remaining <= 0:
             return
-        optimiser = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+        optimiser = self.networks.cloning_optimiser
         begun = time.perf_counter()
-        total = 0.0
+        losses: list[float] = []
         for step in range(self.progress.cloned, config.steps):
             if stop():
                 return
-            rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.steps))
+            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             optimiser.param_groups[0]["lr"] = rate
             loss = cloning_loss(policy, self.sampler.sample(config.batch_size))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             self.progress.cloned += 1
-            total += loss.item()
+            losses.append(loss.item())
             if (step + 1) % 100 == 0 or step + 1 == config.steps:
                 self.progress.seconds += time.perf_counter() - begun
                 begun = time.perf_counter()
-                self._log({"bc/loss": total / ((step % 100) + 1)}, step + 1)
-                total = 0.0
+                self._log({"bc/loss": sum(losses) / len(losses)}, step + 1)
+                losses.clear()
 
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""
@@ -216,6 +228,7 @@ class Trainer:
             reward,
             config.ppo,
             expert,
+            self.advantage_scale,
             self._generator,
             train_policy=config.bc.steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
         )
