@@ -19,7 +19,7 @@ demo: $(READY)  ## sample scenes -> store -> validate -> a short training -> eva
 	$(BIN)/gail-cli extract-demos data/sample --store $(DEMO)/store
 	$(BIN)/gail-cli validate $(DEMO)/store --config data/demo.yaml
 	$(BIN)/gail-cli train data/demo.yaml --store $(DEMO)/store --run $(DEMO)/run
-	$(BIN)/gail-cli evaluate $(DEMO)/run --store $(DEMO)/store --report $(DEMO)/evaluation.json --picture $(DEMO)/scene.png
+	$(BIN)/gail-cli evaluate $(DEMO)/run --store $(DEMO)/store --report $(DEMO)/evaluation.json --picture $(DEMO)/scene.png --scene 855e2ac7a9458934
 	@echo "See $(DEMO)/scene.png and $(DEMO)/run/curves.png."
 
 test: $(READY)  ## the whole test suite

@@ -94,7 +94,7 @@ class BCConfig:
 class PPOConfig:
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     critic_learning_rate: float = 1e-3
     gamma: float = 0.98
     gae_lambda: float = 0.95
@@ -106,7 +106,7 @@ class PPOConfig:
     weight_decay: float = 0.0
     warmup_iterations: int = 2
     """First rollouts after the warm start in which critic and discriminator learn but the policy does not."""
-    bc_coefficient: float = 0.1
+    bc_coefficient: float = 0.5
     """Weight of the cloning loss on an expert batch beside each policy minibatch; 0 switches it off."""
     bc_batch_size: int = 256
     bootstrap_truncation: bool = True
@@ -127,14 +127,16 @@ class DiscriminatorConfig:
 
     inputs: Literal["state", "state_action"] = "state_action"
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(dropout=0.1))
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
+    """Of AdamW, with beta_1 = 0.5."""
     weight_decay: float = 1e-4
-    batch_size: int = 1024
+    batch_size: int = 512
     """Of expert and of policy samples each."""
-    updates: int = 16
+    updates: int = 40
     """Gradient steps a rollout."""
-    gradient_penalty: float = 1.0
-    """Weight of mean (|gradient of the logit| - 1)^2 at random interpolates (Gulrajani et al. 2017); 0 is off."""
+    gradient_penalty: float = 0.0
+    """Weight of mean (|gradient of the logit| - 1)^2 at random interpolates (Gulrajani et al. 2017); 0 is off. Observations
+    have O(1) scales, on which expert and policy differ by hundredths: a unit slope hides that from the discriminator."""
     label_smoothing: float = 0.0
     max_accuracy: float = 0.9
     """No further update in a rollout while the balanced accuracy is above this."""

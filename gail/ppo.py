@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class AdvantageScale:
         now = advantage.var().item()
         self.count += 1
         self.variance += (now - self.variance) / self.count
-        return (advantage - advantage.mean()) / (max(now, self.variance) + 1e-16) ** 0.5
+        return (advantage - advantage.mean()) / math.sqrt(max(now, self.variance) + 1e-16)
 
 
 def minibatches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -67,7 +67,7 @@ def scene_figure(
         agents: [N] rows of the controlled agents.
         tracks: by title: tracks [N, T, 5] of these agents and where [N, T] they hold.
     """
-    figure = Figure(figsize=(6 * len(tracks), 6.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(6 * len(tracks), 6.6), dpi=130, layout="constrained")
     everyone = scene.log[agents][scene.valid[agents]][:, :2]
     low, high = everyone.min(axis=0) - _MARGIN, everyone.max(axis=0) + _MARGIN
     centre, reach = (low + high) / 2, max(high - low) / 2
@@ -94,33 +94,32 @@ def scene_figure(
     return figure
 
 
-_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("behaviour cloning: -log pi(expert action)", ("bc/loss", "ppo/bc_loss")),
-    ("discriminator accuracy", ("discriminator/expert_accuracy", "discriminator/policy_accuracy")),
-    ("reward a step", ("reward/gail", "reward/event")),
-    ("rollouts: share of agents", ("rollout/goal", "rollout/collision", "rollout/off_road")),
-    ("PPO", ("ppo/approx_kl", "ppo/clip_fraction", "ppo/explained_variance")),
-    ("entropy (nats)", ("ppo/entropy",)),
+_PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("warm start: -log pi(expert action)", "cloning steps", ("bc/loss",)),
+    ("discriminator accuracy", "agent steps", ("discriminator/expert_accuracy", "discriminator/policy_accuracy")),
+    ("reward a step", "agent steps", ("reward/gail", "reward/event")),
+    ("rollouts: share of agents", "agent steps", ("rollout/goal", "rollout/collision", "rollout/off_road")),
+    ("PPO", "agent steps", ("ppo/approx_kl", "ppo/clip_fraction", "ppo/explained_variance")),
+    ("beside PPO", "agent steps", ("ppo/entropy", "ppo/bc_loss")),
 )
 
 
 def curves_figure(run: str | Path) -> Figure:
-    """The curves of a run, from its ``metrics.jsonl``; cloning against its steps, the rest against agent steps."""
+    """The curves of a run, from its ``metrics.jsonl``."""
     lines: list[dict[str, Any]] = [json.loads(x) for x in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(13, 7), dpi=100, layout="constrained")
-    for place, (title, names) in enumerate(_PANELS):
+    for place, (title, unit, names) in enumerate(_PANELS):
         axes = figure.add_subplot(2, 3, place + 1)
         for name in names:
-            values = [line[name] for line in lines if name in line]
-            if name == "bc/loss":
-                axes.plot(np.linspace(0, 1, len(values)), values, label="warm start (its own time axis, 0 to 1)")
-            elif values:
-                axes.plot([line["timesteps"] for line in lines if name in line], values, label=name.split("/")[1])
-        if name.startswith("discriminator"):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=name.split("/")[1].replace("_", " "))
+        if "accuracy" in title:
             axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
             axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=10)
-        axes.legend(fontsize=7)
+        axes.set_xlabel(unit, fontsize=8)
         axes.grid(alpha=0.2)
-    figure.supxlabel("steps of controlled agents", fontsize=9)
+        if axes.lines:
+            axes.legend(fontsize=7)
     return figure

@@ -291,7 +291,7 @@ class Trainer:
         return scaled, metrics | {"reward/event": rollout.event_reward[alive].mean().item()}
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
-        line = {"timesteps": self.progress.timesteps, "iteration": self.progress.iteration, **metrics}
+        line = {"step": step, "iteration": self.progress.iteration, **metrics}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"seconds": round(self.progress.seconds, 3), **line}) + "\n")
         for name, value in metrics.items():

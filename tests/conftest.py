@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from gail.config import config_from_dict
+from pipeline.extract import ExtractConfig, extract
+from pipeline.store import DemoStore
+from sim.actions import ActionSpace
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SMALL = {
+    "device": "cpu",
+    "worlds": {"num_worlds": 2},
+    "observation": {"partners": 4, "road_segments": 8},
+    "policy": {"entity_hidden": 8, "hidden": 16},
+    "bc": {"steps": 4, "batch_size": 32},
+    "ppo": {"epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
+    "discriminator": {"network": {"entity_hidden": 8, "hidden": 16, "dropout": 0.1}, "batch_size": 64, "updates": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory):
+    """Makes a store of a few sample scenes, two a part; the same one for the same arguments."""
+    made = {}
+
+    def make(dynamics="classic", actions="discrete", scenes=5):
+        key = dynamics, actions, scenes
+        if key not in made:
+            path = tmp_path_factory.mktemp("stores") / "-".join(map(str, key))
+            config = ExtractConfig(ActionSpace.create(dynamics, actions), scenes_per_part=2)
+            extract([str(SAMPLE)], str(path), config, workers=1, limit=scenes)
+            made[key] = DemoStore(path)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def small():
+    """Makes the configuration of a run of seconds, with some settings changed."""
+
+    def make(**changes):
+        sections = {
+            name: {**SMALL.get(name, {}), **value} if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        return config_from_dict(SMALL | sections)
+
+    return make
