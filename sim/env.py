@@ -182,7 +182,7 @@ class Env:
         """Let all agents act.
 
         Args:
-            actions: [N, K], indices or values as the action space says; those of agents not alive are ignored.
+            actions: [N, K], indices or values as the action space says. What agents do that are not alive means nothing.
         """
         self._action[self.worlds.controlled] = self.action_space.decode(actions)
         self._step += 1

@@ -231,7 +231,7 @@ def _write_ego(
         out[q, 2] = 0.7 * w.size[agent, 1] / 15.0
         out[q, 3] = goal_x / 1000.0
         out[q, 4] = goal_y / 1000.0
-        out[q, 5] = wp.where(v.collided[row], 1.0, 0.0)
+        out[q, 5] = wp.where(v.collided[agent], 1.0, 0.0)
     else:
         distance = wp.sqrt(dx * dx + dy * dy)
         out[q, 0] = speed / 20.0
@@ -443,8 +443,9 @@ class Observer:
         views = States()
         views.state = to_warp(state.reshape(-1, 5))
         views.present = to_warp(present.reshape(-1))
-        none = torch.zeros(1, dtype=torch.bool, device=device).expand(state.shape[0] * stride).contiguous()
-        views.collided = to_warp(none if collided is None else collided)
+        if collided is None:
+            collided = torch.zeros(len(state), dtype=torch.bool, device=device)
+        views.collided = to_warp(collided)
         views.stride = stride
         base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
         if out is None:
