@@ -94,7 +94,7 @@ class BCConfig:
 class PPOConfig:
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 3e-5
     critic_learning_rate: float = 1e-3
     gamma: float = 0.98
     gae_lambda: float = 0.95

@@ -1,0 +1,43 @@
+"""The documentation agrees with the code."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from gail.config import TrainConfig, load_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def settings(value, prefix=""):
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            yield from settings(item, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, item
+
+
+def test_every_setting_is_documented_with_its_default():
+    text = (ROOT / "docs/configuration.md").read_text()
+    documented = dict(re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", text, re.MULTILINE))
+    assert set(documented) == {key for key, _ in settings(TrainConfig())}
+    for key, default in settings(TrainConfig()):
+        loaded = load_config(None, [f"{key}={documented[key]}"])
+        assert dict(settings(loaded))[key] == default, key
+
+
+def test_example_and_demo_configurations_load(tmp_path):
+    example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/configuration.md").read_text(), re.DOTALL)
+    (tmp_path / "example.yaml").write_text(example.group(1))
+    assert load_config(tmp_path / "example.yaml").bc.steps == 3000
+    load_config(ROOT / "data/demo.yaml")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    local = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert all(((ROOT / page).parent / link).exists() for link in local)
