@@ -16,7 +16,7 @@ import torch
 from benchmarks.sample import sample_store
 from pipeline.store import DemoStore
 from sim.env import Env
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 from sim.worlds import make_worlds
 
 LAYOUTS = {"entity": ObservationConfig(), "gpudrive, 2,984 floats": ObservationConfig.gpudrive()}

@@ -17,7 +17,7 @@ from gail.demos import DemoSampler
 from pipeline.files import folder_bytes
 from pipeline.store import DemoStore
 from sim.env import SimConfig
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 
 
 def rows_per_s(sampler: DemoSampler, batch_size: int, seconds: float) -> float:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from sim.env import SimConfig
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 
 
 class ConfigError(ValueError):
@@ -135,8 +135,8 @@ class DiscriminatorConfig:
     updates: int = 40
     """Gradient steps a rollout."""
     gradient_penalty: float = 0.0
-    """Weight of mean (|gradient of the logit| - 1)^2 at random interpolates (Gulrajani et al. 2017); 0 is off. Observations
-    have O(1) scales, on which expert and policy differ by hundredths: a unit slope hides that from the discriminator."""
+    """Weight of mean (|gradient of the logit| - 1)^2 at random interpolates (Gulrajani et al. 2017); 0 is off.
+    Observations have scales of 1, on which expert and policy differ by hundredths: a unit slope hides that."""
     label_smoothing: float = 0.0
     max_accuracy: float = 0.9
     """No further update in a rollout while the balanced accuracy is above this."""

@@ -20,7 +20,8 @@ from gail.discriminator import Samples
 from pipeline.expert import ABSENT
 from pipeline.store import DemoStore, Record
 from sim.env import SimConfig
-from sim.observation import ObservationConfig, Observer
+from sim.layout import ObservationConfig
+from sim.observation import Observer
 from sim.scenario import DT
 from sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_agents
 
@@ -57,7 +58,7 @@ class Experts:
 
     worlds: Worlds
     track: Tensor
-    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked ones at rest, others logged."""
+    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked at rest, others logged."""
     present: Tensor
     """[M, T] who is in the world when."""
     action: Tensor

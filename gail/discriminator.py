@@ -11,7 +11,7 @@ from torch.nn import functional
 from gail.config import DiscriminatorConfig
 from gail.policy import EntityEncoder, mlp
 from sim.actions import ActionSpace
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 
 
 def adversarial_loss(expert: Tensor, policy: Tensor, smoothing: float = 0.0) -> Tensor:

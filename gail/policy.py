@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Normal
 
 from gail.config import NetworkConfig
 from sim.actions import ActionSpace
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 
 _MIN_STD = 1e-2
 _CLAMP = 5.0

@@ -29,7 +29,7 @@ from pipeline.store import (
     starts_path,
 )
 from sim.env import Env
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 from sim.scenario import AgentType, LightState, RoadType
 from sim.scene import Role
 from sim.worlds import SelectedAgents, make_worlds

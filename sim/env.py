@@ -11,7 +11,8 @@ import torch
 from sim.actions import ActionSpace
 from sim.kernels import AgentArrays, Rules, Then, move, settle, struct, touch
 from sim.launch import launch, to_warp
-from sim.observation import ObservationConfig, Observer
+from sim.layout import ObservationConfig
+from sim.observation import Observer
 from sim.scenario import DT
 from sim.worlds import Selection, Worlds
 
@@ -182,7 +183,7 @@ class Env:
         """Let all agents act.
 
         Args:
-            actions: [N, K], indices or values as the action space says. What agents do that are not alive means nothing.
+            actions: [N, K], indices or values as the action space says; of agents not alive they mean nothing.
         """
         self._action[self.worlds.controlled] = self.action_space.decode(actions)
         self._step += 1
