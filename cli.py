@@ -56,7 +56,7 @@ def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
     from gail.config import ConfigError
     from gail.run import RunError
-    from pipeline.extract import ExtractionError
+    from pipeline.cluster import ExtractionError
     from pipeline.sources import SourceError
     from pipeline.store import StoreError
     from sim.scenario import SceneError

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gail.background import Prefetch
@@ -64,7 +66,7 @@ class Experts:
     action: Tensor
     """[N, T, K] of the controlled agents."""
     end: Tensor
-    """[N] step at which each demo ends."""
+    """[N] step at which the simulator would cut each agent off."""
     transitions: Tensor
     """[X, 2] (controlled agent 0 .. N-1, step) of every action taken."""
 
@@ -85,7 +87,8 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
     mark = gather("mark") != ABSENT
     steps = torch.arange(worlds.num_steps, device=device)
     horizon = min(sim.horizon or worlds.num_steps - 1, worlds.num_steps - 1)
-    end = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
+    last = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
+    end = last if sim.end_with_log else torch.full_like(last, horizon)
     track, present = worlds.log.clone(), worlds.valid.clone()
     parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
     track[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
@@ -93,7 +96,7 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
     present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
     track[worlds.controlled] = gather("state")
     present[worlds.controlled] = mark
-    acts = mark & (steps < end[:, None])
+    acts = mark & (steps < last[:, None])
     return Experts(worlds, track, present, gather("action"), end, acts.nonzero())
 
 
@@ -118,10 +121,15 @@ class ExpertObserver:
         return Samples(observation, e.action[demo, step])
 
 
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
 def permuted(length: int, seed: int, number: int) -> int:
     """Item ``number`` of an endless sequence that goes through 0 .. length-1 in a new random order each epoch."""
     epoch, place = divmod(number, length)
-    return int(np.random.default_rng([seed, epoch]).permutation(length)[place])
+    return int(_order(length, seed, epoch)[place])
 
 
 class DemoSampler:

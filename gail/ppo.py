@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
+from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from gail.config import PPOConfig
 from gail.discriminator import Samples
@@ -28,7 +28,7 @@ def advantages(
         return x.T.unsqueeze(-1)
 
     args = [by_agent(x) for x in (value, next_value, reward, done, terminated)]
-    advantage, target = vec_generalized_advantage_estimate(gamma, gae_lambda, *args)
+    advantage, target = generalized_advantage_estimate(gamma, gae_lambda, *args)
     return advantage.squeeze(-1).T, target.squeeze(-1).T
 
 

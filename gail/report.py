@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from sim.scenario import RoadType
@@ -119,7 +120,9 @@ def curves_figure(run: str | Path) -> Figure:
             axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(unit, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.2)
-        if axes.lines:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
     return figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -59,7 +58,9 @@ def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         return dict(torch.load(folder / CHECKPOINT, map_location=device, weights_only=True))
-    except (UnpicklingError, EOFError, RuntimeError, TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise many kinds
         raise RunError(f"run {folder}: {CHECKPOINT} is damaged; train again in another folder") from error
 
 

@@ -7,14 +7,10 @@ the same tasks run one after the other in this process.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import islice
@@ -24,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import store
+from pipeline.cluster import ExtractionError, dask_client
 from pipeline.expert import replay_experts
 from pipeline.files import folder_bytes, json_digest
 from pipeline.sources import SceneRef, list_scenes, read_scenes, resolve
@@ -39,12 +36,6 @@ _PACKAGES = ("gail-cli", "zarr", "numpy", "warp-lang", "waymo-open-dataset-tf-2-
 SCENES_PER_TASK = 8
 SCENES_PER_WORKER = 16
 """A further worker process pays from about this many scenes on."""
-SCHEDULER_TIMEOUT = "10s"
-"""How long to wait for a scheduler's answer."""
-
-
-class ExtractionError(ValueError):
-    """An extraction that cannot start or has nothing to write, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -201,28 +192,43 @@ def extract(
     begun = time.perf_counter()
     plan = make_plan(sources, config.scenes_per_part, limit)
     _prepare(path, plan, config, overwrite)
-    committed = {entry["part"] for entry in store.manifest(path)}
-    names = [f"{k:05d}" for k in range(len(plan.parts))]
-    todo = [(name, refs) for name, refs in zip(names, plan.parts, strict=True) if name not in committed]
-    resumed = plan.scenes - sum(len(refs) for _, refs in todo)
-    done = resumed
-    progress(done, plan.scenes)
-    workers = workers or _default_workers(plan.scenes - resumed)
-    with _client(workers, scheduler) as client:
-        for scenes in _run_on(client, path, todo, config) if client else _run_here(path, todo, config):
-            done += scenes
-            progress(done, plan.scenes)
-    report = _report(path, plan, config, done - resumed, time.perf_counter() - begun)
-    if not report["scenes"]["written"]:
-        store.clear_store(path)
-        with suppress(OSError):
-            Path(path).rmdir()
-        reasons = [item["reason"] for item in (*report["failed"], *report["dropped"])]
-        raise ExtractionError(f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
+    try:
+        done = _make_parts(path, plan, config, workers, scheduler, progress)
+        report = _report(path, plan, done, time.perf_counter() - begun)
+        if not report["scenes"]["written"]:
+            store.clear_store(path)
+            reasons = [item["reason"] for item in (*report["failed"], *report["dropped"])]
+            raise ExtractionError(f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
+    except BaseException:
+        _give_back(path)
+        raise
     store.finish_store(path, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    store.clear_store(_aside(path))
     report["bytes"] = folder_bytes(path)
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]
     return report
+
+
+def _make_parts(
+    path: str,
+    plan: Plan,
+    config: ExtractConfig,
+    workers: int | None,
+    scheduler: str | None,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Make the parts that are not there yet; how many scenes that was."""
+    committed = {entry["part"] for entry in store.manifest(path)}
+    names = [f"{k:05d}" for k in range(len(plan.parts))]
+    todo = [(name, refs) for name, refs in zip(names, plan.parts, strict=True) if name not in committed]
+    scenes = sum(len(refs) for _, refs in todo)
+    done = 0
+    progress(plan.scenes - scenes, plan.scenes)
+    with dask_client(workers or _default_workers(scenes), scheduler) as client:
+        for count in _run_on(client, path, todo, config) if client else _run_here(path, todo, config):
+            done += count
+            progress(plan.scenes - scenes + done, plan.scenes)
+    return done
 
 
 def _default_workers(scenes: int) -> int:
@@ -243,11 +249,26 @@ def _prepare(path: str, plan: Plan, config: ExtractConfig, overwrite: bool) -> N
     if _is_store(Path(path)):
         found = store.read_root(Path(path))
         if overwrite:
-            store.clear_store(path)
+            if _aside(path).exists():  # an earlier replacement did not finish; what it was to replace is kept
+                store.clear_store(path)
+            else:
+                Path(path).rename(_aside(path))
         elif found.get("complete") or found.get("plan") != attributes["plan"]:
             state = "exists already" if found.get("complete") else "was begun with other sources, settings or software"
             raise ExtractionError(f"store {path}: it {state}; add --overwrite to replace it")
     store.create_store(path, attributes)
+
+
+def _aside(path: str) -> Path:
+    """Where a store waits that is being replaced."""
+    return Path(path).with_name(f".{Path(path).name}.replaced")
+
+
+def _give_back(path: str) -> None:
+    """Put a store back that was to be replaced, if not one scene of the new one is done."""
+    if _aside(path).exists() and not any(entry["scenes"] for entry in store.manifest(path)):
+        store.clear_store(path)
+        _aside(path).rename(path)
 
 
 def _is_store(root: Path) -> bool:
@@ -312,50 +333,7 @@ def _tasks(refs: Sequence[SceneRef]) -> list[Sequence[SceneRef]]:
     return [refs[i : i + SCENES_PER_TASK] for i in range(0, len(refs), SCENES_PER_TASK)]
 
 
-@contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    """A client of the given scheduler, or of one with ``workers`` processes of one thread each; None for one worker,
-    which needs no cluster."""
-    if workers == 1 and scheduler is None:
-        yield None
-        return
-    import dask
-    from distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise ExtractionError(
-                f"scheduler {scheduler}: cannot be reached ({error}); start it or check it"
-            ) from error
-        with client:
-            yield client
-        return
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.worker.daemon": True} | quiet))
-        with _interrupts_ignored():
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        stack.enter_context(cluster)
-        yield stack.enter_context(Client(cluster))
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one stops them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _report(path: str, plan: Plan, config: ExtractConfig, built: int, seconds: float) -> dict[str, Any]:
+def _report(path: str, plan: Plan, built: int, seconds: float) -> dict[str, Any]:
     entries = store.manifest(path)
     lists = {kind: [item for e in entries for item in e[kind]] for kind in ("dropped", "failed", "mended")}
     lists["failed"] = [*plan.failed, *lists["failed"]]
@@ -369,7 +347,7 @@ def _report(path: str, plan: Plan, config: ExtractConfig, built: int, seconds: f
         "demos": demos,
         "transitions": int(transitions),
         "replay": {name: total / max(demos, 1) for name, total in sums.items()},
-        "duplicate_ids": sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else [],
+        "duplicate_ids": sorted(scene for scene, n in Counter(ids).items() if n > 1),
         **lists,
         "seconds": seconds,
         "scenes_per_s": built / seconds,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -198,11 +199,15 @@ def finish_store(path: str | Path, attributes: dict[str, Any]) -> None:
 def clear_store(path: str | Path) -> None:
     """Remove a store so that, wherever this is cut short, what is left is known as an unfinished store."""
     root = Path(path)
+    if not (root / "zarr.json").exists():
+        return
     _write_root(root, {"format": FORMAT, "version": list(VERSION), "complete": False})
     for folder in ("index", "manifest", "parts"):
         shutil.rmtree(root / folder, ignore_errors=True)
     sweep(root)
     (root / "zarr.json").unlink()
+    with suppress(OSError):
+        root.rmdir()
 
 
 def manifest(path: str | Path) -> list[dict[str, Any]]:

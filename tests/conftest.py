@@ -11,6 +11,7 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = {
     "device": "cpu",
     "worlds": {"num_worlds": 2},
+    "sim": {"horizon": 20},
     "observation": {"partners": 4, "road_segments": 8},
     "policy": {"entity_hidden": 8, "hidden": 16},
     "bc": {"steps": 4, "batch_size": 32},
@@ -36,7 +37,7 @@ def make_store(tmp_path_factory):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small():
     """Makes the configuration of a run of seconds, with some settings changed."""
 

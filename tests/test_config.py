@@ -5,7 +5,7 @@ import yaml
 
 from gail.config import ConfigError, TrainConfig, config_from_dict, config_to_dict, load_config
 from sim.env import SimConfig
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 from sim.worlds import Selection
 
 

@@ -16,7 +16,7 @@ from gail.discriminator import (
 )
 from gail.policy import EntityEncoder, Normaliser
 from sim.actions import ActionSpace
-from sim.observation import ROAD_TYPES, ObservationConfig
+from sim.layout import ROAD_TYPES, ObservationConfig
 
 SIZES = NetworkConfig(entity_hidden=8, hidden=16)
 LAYOUTS = [ObservationConfig(layout, partners=5, road_segments=7) for layout in ("entity", "gpudrive")]
@@ -228,14 +228,15 @@ def test_the_order_of_entities_does_not_matter_and_absent_ones_do_not_exist(layo
 
     original = encoded(partners, roads)
     torch.testing.assert_close(encoded(partners.flip(1), roads[:, torch.randperm(7)]), original)
-    no_length, none_road = layout.partner_fields.index(layout._length_field), roads.shape[-1] - ROAD_TYPES
+    (length,) = [column for column, name in enumerate(layout.partner_fields) if "length" in name]
+    none_road = roads.shape[-1] - ROAD_TYPES
     junk_partners, junk_roads = partners.clone(), roads.clone()
     junk_partners[:, -2:] = 99.0
-    junk_partners[:, -2:, no_length] = 0.0
+    junk_partners[:, -2:, length] = 0.0
     junk_roads[:, -2:, :none_road] = -99.0
     torch.testing.assert_close(encoded(junk_partners, junk_roads), original, rtol=0, atol=0)
     without_one = partners.clone()
-    without_one[:, 0, no_length] = 0.0
+    without_one[:, 0, length] = 0.0
     assert (encoded(without_one, roads) != original).any()
 
 

@@ -7,9 +7,10 @@ import pytest
 from strategies import gpudrive_scene, womd_message
 
 from data import SAMPLE
+from pipeline import cluster, store
 from pipeline import extract as module
-from pipeline import store
-from pipeline.extract import ExtractConfig, ExtractionError, extract
+from pipeline.cluster import ExtractionError
+from pipeline.extract import ExtractConfig, extract
 from pipeline.sources import SourceError
 from pipeline.store import DemoStore, StoreError
 from pipeline.tfrecord import write_records
@@ -190,9 +191,32 @@ def test_what_is_no_store_is_never_touched(scenes, tmp_path, overwrite):
 
 
 def test_a_scheduler_that_is_not_there(scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SCHEDULER_TIMEOUT", "0.5s")
+    monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", "0.5s")
     with pytest.raises(ExtractionError, match=r"scheduler tcp://127.0.0.1:9: cannot be reached"):
         run(scenes, tmp_path / "store", scheduler="tcp://127.0.0.1:9")
+
+
+def test_a_replaced_store_comes_back_when_nothing_replaces_it(scenes, tmp_path, monkeypatch):
+    run(scenes, tmp_path / "store")
+    before = contents(tmp_path)
+    (tmp_path / "none.json").write_text("{}")
+    monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", "0.5s")
+    for source, scheduler in ((tmp_path / "none.json", None), (scenes, "tcp://127.0.0.1:9")):
+        with pytest.raises(ExtractionError):
+            run(source, tmp_path / "store", overwrite=True, scheduler=scheduler)
+    (tmp_path / "none.json").unlink()
+    assert contents(tmp_path) == before
+
+
+def test_a_replacement_that_was_interrupted_is_gone_on_with(scenes, tmp_path, monkeypatch):
+    run(scenes, tmp_path / "store", limit=1)
+    monkeypatch.setattr(store, "finish_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(scenes, tmp_path / "store", overwrite=True)
+    monkeypatch.undo()
+    run(scenes, tmp_path / "store")
+    assert len(DemoStore(tmp_path / "store")) == 5
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

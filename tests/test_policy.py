@@ -8,7 +8,7 @@ from gail.config import NetworkConfig
 from gail.policy import Critic, Policy, mlp
 from sim.actions import ActionSpace
 from sim.env import Env
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 from sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=3, road_segments=4)

@@ -238,4 +238,4 @@ def test_removal_cut_short_leaves_no_store_that_opens(copy, monkeypatch):
         DemoStore(copy)
     monkeypatch.undo()
     store.clear_store(copy)
-    assert not any(copy.iterdir())
+    assert not copy.exists()

@@ -1,0 +1,258 @@
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+import cli
+from gail.config import config_to_dict
+from gail.ppo import cloning_loss
+from gail.run import CHECKPOINT
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args):
+    return CliRunner().invoke(cli.cli, [str(arg) for arg in args], prog_name="gail-cli")
+
+
+def progress_of(folder):
+    """How far the checkpoint of a run is."""
+    return torch.load(folder / CHECKPOINT, weights_only=True)["progress"]
+
+
+def refusal(result):
+    """The one sentence on stderr of a command that could not be done."""
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.fixture
+def config(small, tmp_path):
+    """A file with the settings of a short run."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config_to_dict(small(total_timesteps=1))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(make_store, small, tmp_path_factory):
+    """A run, its store, and what the command printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(small(total_timesteps=5000))))
+    store = make_store(scenes=2).path
+    printed = run(
+        "train", folder / "config.yaml", "--store", store, "--run", folder / "run",
+        "--total-timesteps", 400, "--seed", 3, "--set", "reward.goal=1", "--set", "bc.steps=5",
+    )  # fmt: skip
+    return folder / "run", store, printed
+
+
+# train
+
+
+def test_training(finished):
+    folder, _, printed = finished
+    assert printed.exit_code == 0
+    assert f"see {folder}/curves.png" in printed.stdout
+    assert {CHECKPOINT, "config.yaml", "curves.png"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    chosen = settings["total_timesteps"], settings["seed"], settings["reward"]["goal"], settings["bc"]["steps"]
+    assert chosen == (400, 3, 1, 5)
+    assert settings["policy"]["hidden"] == 16  # from the file
+    cloning, *rollouts = printed.stderr.splitlines()
+    assert cloning.startswith("cloning: step 5, loss ")
+    progress = progress_of(folder)
+    assert len(rollouts) == progress["iteration"] > 0
+    assert rollouts[-1].startswith(f"{progress['timesteps']:,} steps: steps/s ")
+    assert progress["timesteps"] >= 400
+
+
+def test_a_run_can_go_on(finished, config, make_store, tmp_path):
+    """Only when asked; with nothing left to do it ends at once."""
+    command = ["train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run"]
+    assert run(*command).exit_code == 0
+    assert refusal(run(*command)).endswith("there is a run already; add --resume to go on, or name another folder")
+    done = progress_of(tmp_path / "run")
+    assert run(*command, "--resume").stderr == ""
+    assert run(*command, "--resume", "--total-timesteps", done["timesteps"] + 1).exit_code == 0
+    went_on = progress_of(tmp_path / "run")
+    assert went_on["iteration"] == done["iteration"] + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "told"),
+    [
+        ("ppo: {gama: 0.9}", [], "config.yaml: unknown key ppo.gama; did you mean ppo.gamma?"),
+        ("ppo: [", [], "config.yaml: is no valid YAML ("),
+        ("seed: much", [], "config.yaml: seed: Input should be a valid integer"),
+        ("", ["--set", "reward.from=gail"], "unknown key reward.from; did you mean reward.form?"),
+        ("", ["--set", "reward"], "--set reward: must look like section.key=value"),
+        ("", ["--seed", -1], "seed and total_timesteps must not be negative"),
+        ("", ["--set", "worlds.num_worlds=99"], "2 scene(s), but the run wants 99; ask for fewer, or extract more"),
+        ("data: {dynamics: bicycle}", [], "dynamics classic, but the run wants bicycle; set classic in the run's"),
+        ("", ["--set", "sim.selection.max_controlled=0"], "no agent of these scenes has a demo and may be controlled"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(make_store, tmp_path, text, options, told):
+    (tmp_path / "config.yaml").write_text(text)
+    store = make_store(scenes=2).path
+    result = run("train", tmp_path / "config.yaml", "--store", store, "--run", tmp_path / "run", *options)
+    assert told in refusal(result)
+
+
+def test_folders_without_what_they_should_hold(config, finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    told = refusal(run("train", config, "--store", tmp_path / "empty", "--run", tmp_path / "run"))
+    assert "there is no demo store here; make one with `gail-cli extract-demos" in told
+    told = refusal(run("evaluate", tmp_path / "empty", "--store", finished[1]))
+    assert told == f"Error: run {tmp_path / 'empty'}: config.yaml is missing; make a run with `gail-cli train`"
+    told = refusal(run("evaluate", finished[0], "--store", tmp_path / "empty"))
+    assert "there is no demo store here" in told
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["train"], "Missing option '--store'"),
+        (["train", "--store", "/missing", "--run", "r"], "Directory '/missing' does not exist"),
+        (["train", "/missing.yaml", "--store", "/", "--run", "r"], "File '/missing.yaml' does not exist"),
+        (["train", "--store", "/", "--run", "r", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["train", "--store", "/", "--run", "r", "--total-timesteps", "-1"], "-1 is not in the range x>=0"),
+        (["train", "--store", "/", "--run", __file__], "is a file"),
+        (["evaluate", "/missing", "--store", "/"], "Directory '/missing' does not exist"),
+        (["evaluate", "/", "--store", "/", "--box-scale", "0"], "0.0 is not in the range x>0"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(args, told):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert told in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(finished, config, tmp_path):
+    folder, store, _ = finished
+    told = "Error: device cuda: no CUDA device is there, or torch is a CPU build; use --device cpu"
+    training = ["train", config, "--store", store, "--run", tmp_path / "run", "--device", "cuda"]
+    for command in (training, ["evaluate", folder, "--store", store, "--device", "cuda"]):
+        assert refusal(run(*command)) == told
+
+
+def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_path):
+    """At the first line of progress; then the same command goes on."""
+    folder = tmp_path / "run"
+    args = ["train", config, "--store", make_store(scenes=2).path, "--run", folder, "--set", "bc.steps=0"]
+    command = [sys.executable, "-m", "cli", *map(str, args), "--total-timesteps", str(10**9)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        progress = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        *_, last = lines = process.stderr.read().splitlines()
+    assert " steps: steps/s " in progress
+    assert process.returncode == cli.INTERRUPTED
+    assert "Stopping after this step; once more to stop at once." in lines
+    assert last == "Interrupted: the same command with --resume goes on from here."
+    saved = progress_of(folder)
+    assert saved["iteration"] == sum(" steps: steps/s " in line for line in [progress, *lines]) > 0
+    assert run(*args, "--resume", "--total-timesteps", saved["timesteps"] + 1).exit_code == 0
+    assert progress_of(folder)["iteration"] == saved["iteration"] + 1
+
+
+def interrupting(monkeypatch, calls):
+    """Send SIGINT in the given cloning steps."""
+    count = itertools.count(1)
+
+    def interrupted(*args):
+        if next(count) in calls:
+            signal.raise_signal(signal.SIGINT)
+        return cloning_loss(*args)
+
+    monkeypatch.setattr("gail.trainer.cloning_loss", interrupted)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_ctrl_c_before_anything_is_reported(config, make_store, tmp_path, monkeypatch):
+    """The handlers of before are back afterwards."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupting(monkeypatch, calls={3})
+    result = run("train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run")
+    assert result.exit_code == cli.INTERRUPTED
+    assert len(result.stderr.splitlines()) == 2
+    assert progress_of(tmp_path / "run")["cloned"] == 3
+    assert (tmp_path / "run" / "curves.png").exists()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_ctrl_c_twice_stops_at_once_with_a_checkpoint(config, make_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_stop_on_signal", never_asked(cli._stop_on_signal))
+    interrupting(monkeypatch, calls={2, 3})
+    result = run("train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run")
+    assert result.exit_code != 0
+    assert progress_of(tmp_path / "run")["cloned"] == 2
+
+
+def never_asked(stop_on_signal):
+    """As if the step that a first signal waits for took for ever."""
+
+    @contextmanager
+    def patched():
+        with stop_on_signal():
+            yield lambda: False
+
+    return patched
+
+
+# evaluate
+
+
+def test_evaluation(finished, tmp_path):
+    folder, store, _ = finished
+    report, picture = tmp_path / "new" / "report.json", tmp_path / "scene.png"
+    result = run("evaluate", folder, "--store", store, "--report", report, "--picture", picture, "--box-scale", 1)
+    assert result.exit_code == 0
+    assert "agents in 2 scenes, boxes x1" in result.stdout
+    told = json.loads(report.read_text())
+    assert (told["run"], told["store"], told["scenes"], told["box_scale"]) == (str(folder), str(store), 2, 1.0)
+    assert list(told["results"]) == ["policy", "expert replayed", "constant velocity", "random"]
+    for driver, means in told["results"].items():
+        assert list(means) == ["goal", "collision", "off_road", "safe_success", "ade", "fde"]
+        (row,) = [line for line in result.stdout.splitlines() if line.startswith(f"│ {driver.split()[0]} ")]
+        assert f"{means['goal']:.1%}" in row
+        assert f"{means['ade']:.2f}" in row
+        assert f"{means['fde']:.2f}" in row
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert result.stderr.splitlines() == ["evaluating: 2 of 2 scenes"]
+
+
+def test_evaluation_is_repeatable_and_can_draw_actions(finished, tmp_path):
+    folder, store, _ = finished
+
+    def results(*options):
+        assert run("evaluate", folder, "--store", store, "--report", tmp_path / "r.json", *options).exit_code == 0
+        return json.loads((tmp_path / "r.json").read_text())["results"]
+
+    first, again, other, drawn = results(), results(), results("--seed", 1), results("--sampled")
+    assert first == again
+    assert other["policy"] == first["policy"]
+    assert other["random"] != first["random"]
+    assert drawn["policy"] != first["policy"]
+
+
+def test_what_cannot_be_evaluated_is_one_sentence(finished, make_store, tmp_path):
+    folder, store, _ = finished
+    other = make_store("bicycle", "continuous", scenes=2).path
+    told = refusal(run("evaluate", folder, "--store", other))
+    assert told == f"Error: store {other}: its actions are not those of the run; extract with the same settings"
+    result = run("evaluate", folder, "--store", store, "--picture", tmp_path / "p.png", "--scene", "nowhere")
+    assert result.exit_code == 1
+    assert "there is no scene 'nowhere'; it has " in result.stderr.splitlines()[-1]

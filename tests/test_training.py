@@ -1,0 +1,403 @@
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gail.config import ConfigError, config_from_dict
+from gail.demos import make_experts
+from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
+from gail.run import CHECKPOINT, RunError, check_fit, load_run
+from gail.trainer import RewardScale, Trainer
+from pipeline.extract import ExtractConfig, extract
+from pipeline.store import DemoStore
+from sim.actions import ActionSpace
+from sim.scenario import DT
+
+LONG = 10**9
+METRICS = {
+    "seconds", "step", "iteration",
+    "rollout/length", "rollout/goal", "rollout/collision", "rollout/off_road",
+    "discriminator/loss", "discriminator/expert_accuracy", "discriminator/policy_accuracy", "discriminator/updates",
+    "discriminator/policy_logit", "reward/gail", "reward/event",
+    "ppo/critic_loss", "ppo/explained_variance", "time/steps_per_s",
+}  # fmt: skip
+POLICY_METRICS = {"ppo/policy_loss", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl", "ppo/bc_loss"}
+
+
+def after(count):
+    """Says stop when asked for more than ``count`` steps."""
+    asked = iter(range(count))
+    return lambda: next(asked, None) is None
+
+
+def trained(config, store, folder, stop=lambda: False, resume=False):
+    trainer = Trainer(config, store.path, folder, resume)
+    trainer.run(stop)
+    return trainer
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder):
+    return torch.load(folder / CHECKPOINT, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(make_store, tmp_path_factory, small):
+    """Two rollouts after a few steps of cloning."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    trainer = trained(small(total_timesteps=LONG), make_store(), folder, stop=after(4 + 2))
+    return trainer, folder
+
+
+# A run and its folder
+
+
+def test_a_run_is_a_folder(tiny_run):
+    trainer, folder = tiny_run
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "environment.json", "metrics.jsonl", CHECKPOINT, "tensorboard"}
+    assert config_from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == trainer.config
+    environment = json.loads((folder / "environment.json").read_text())
+    assert ActionSpace.from_json(environment["action_space"]) == trainer.store.space
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_metrics_of_a_run(tiny_run):
+    trainer, folder = tiny_run
+    cloning, waiting, learning = metrics(folder)
+    assert (cloning["step"], cloning.keys()) == (4, {"seconds", "step", "iteration", "bc/loss"})
+    assert waiting.keys() == METRICS
+    assert learning.keys() == METRICS | POLICY_METRICS
+    assert all(math.isfinite(value) for line in (cloning, waiting, learning) for value in line.values())
+    assert [line["iteration"] for line in (cloning, waiting, learning)] == [0, 1, 2]
+    assert 0 == cloning["iteration"] < waiting["step"] < learning["step"] == trainer.progress.timesteps
+    assert cloning["seconds"] < waiting["seconds"] < learning["seconds"]
+    shares = [f"discriminator/{side}_accuracy" for side in ("expert", "policy")]
+    shares += [f"rollout/{what}" for what in ("goal", "collision", "off_road")]
+    assert all(0 <= line[share] <= 1 for line in (waiting, learning) for share in shares)
+    assert waiting["discriminator/updates"] == 3
+    assert 1 < waiting["rollout/length"] <= 20
+    assert learning["reward/event"] == 0
+
+
+def test_the_first_rollouts_leave_the_policy_alone(make_store, small, tmp_path):
+    """One is for critic and discriminator alone; but a policy that was not cloned learns at once."""
+
+    def changed(steps):
+        trainer = Trainer(small(bc={"steps": steps}), make_store().path, tmp_path / f"cloned {steps}")
+        trainer._clone(lambda: False)
+        before = copy.deepcopy(trainer.networks)
+        trainer._iterate()
+        trainer.close()
+        names = ("policy", "critic", "discriminator")
+        pairs = [(getattr(before, name).parameters(), getattr(trainer.networks, name).parameters()) for name in names]
+        return [not all(torch.equal(*both) for both in zip(*pair, strict=True)) for pair in pairs]
+
+    assert changed(1) == [False, True, True]
+    assert changed(0) == [True, True, True]
+
+
+def test_a_run_ends_after_its_steps(make_store, small, tmp_path):
+    trainer = trained(small(total_timesteps=1), make_store(), tmp_path / "one")
+    assert trainer.progress.iteration == 1
+    trainer = trained(small(total_timesteps=0), make_store(), tmp_path / "cloned")
+    assert (trainer.progress.iteration, trainer.progress.cloned) == (0, 4)
+    assert checkpoint(tmp_path / "cloned")["progress"]["cloned"] == 4
+
+
+def test_the_discriminator_rests_while_it_is_too_good(make_store, small, tmp_path):
+    config = small(total_timesteps=1, discriminator={"max_accuracy": 0.0})
+    trained(config, make_store(), tmp_path / "run")
+    assert metrics(tmp_path / "run")[-1]["discriminator/updates"] == 0
+
+
+def test_the_discriminator_learns_to_tell_random_driving_from_experts(make_store, small, tmp_path):
+    """Within one rollout of a policy that knows nothing; rewards of its doings fall below nothing."""
+    settings = {"updates": 40, "learning_rate": 1e-3, "max_accuracy": 1.0}
+    trainer = Trainer(small(bc={"steps": 0}, discriminator=settings), make_store().path, tmp_path / "run")
+    for _ in range(3):
+        trainer._iterate()
+    trainer.save()
+    trainer.close()
+    first, _, last = metrics(tmp_path / "run")
+    accuracies = [sum(line[f"discriminator/{s}_accuracy"] for s in ("expert", "policy")) / 2 for line in (first, last)]
+    assert abs(accuracies[0] - 0.5) < 0.2
+    assert accuracies[1] > 0.8
+    assert last["discriminator/policy_logit"] < -0.5
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "kind"), [("bicycle", "continuous"), ("delta_local", "discrete"), ("delta_local", "continuous")]
+)
+def test_every_kind_of_actions_trains(make_store, small, tmp_path, dynamics, kind):
+    store = make_store(dynamics, kind, scenes=2)
+    trainer = trained(small(total_timesteps=LONG), store, tmp_path / "run", stop=after(4 + 2))
+    assert trainer.progress.iteration == 2
+    assert all(math.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
+    config, policy = load_run(tmp_path / "run")
+    assert evaluate(policy, config, store, scenes=[0])["results"].keys() > {"policy"}
+
+
+def test_gpudrive_layout_and_state_only_discriminators_train(make_store, small, tmp_path):
+    observation = {"layout": "gpudrive", "road_order": "first"}
+    discriminator = {"inputs": "state", "gradient_penalty": 1.0, "label_smoothing": 0.1}
+    config = small(total_timesteps=1, observation=observation, discriminator=discriminator, reward={"form": "gail"})
+    trained(config, make_store(scenes=2), tmp_path / "run")
+    (*_, line) = metrics(tmp_path / "run")
+    assert line["discriminator/gradient_penalty"] > 0
+    assert line["reward/gail"] > 0
+
+
+# Going on
+
+
+def assert_equal(a, b):
+    """Nested dictionaries of numbers and tensors are equal, but for the time that things took."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if isinstance(value, dict):
+            assert_equal(value, b[name])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, b[name]), name
+        else:
+            assert name == "seconds" or value == b[name], name
+
+
+def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
+    """Cut while cloning, and after one and two rollouts, which share their worlds."""
+    data = {"pool_parts": 1, "batches_per_part": 2}
+    config = small(total_timesteps=LONG, worlds={"rollouts_per_batch": 2}, data=data)
+    whole, steps = tmp_path / "whole", 4 + 3
+    trained(config, make_store(), whole, stop=after(steps))
+
+    def lasting(folder):
+        timed = {"seconds", "time/steps_per_s", "bc/loss"}  # the last is a mean since the last report or start
+        return [{name: value for name, value in line.items() if name not in timed} for line in metrics(folder)]
+
+    for cut in (2, 5, 6):
+        parts = tmp_path / f"cut after {cut}"
+        trained(config, make_store(), parts, stop=after(cut))
+        torch.manual_seed(99)  # whatever the generator of another process may hold
+        trained(config, make_store(), parts, stop=after(steps - cut), resume=True)
+        assert_equal(checkpoint(parts), checkpoint(whole))
+        assert lasting(parts) == lasting(whole)
+
+
+def test_a_finished_run_stays_finished(make_store, small, tmp_path):
+    config = small(total_timesteps=1)
+    trained(config, make_store(), tmp_path / "run")
+    before = checkpoint(tmp_path / "run")
+    trained(config, make_store(), tmp_path / "run", resume=True)
+    assert_equal(checkpoint(tmp_path / "run"), before)
+
+
+def test_a_run_is_not_overwritten(tiny_run):
+    trainer, folder = tiny_run
+    with pytest.raises(RunError, match="there is a run already; add --resume"):
+        Trainer(trainer.config, trainer.store.path, folder)
+
+
+def test_checkpoints_come_while_it_runs_and_are_whole(make_store, small, tmp_path, monkeypatch):
+    """A write that fails half-way leaves the last checkpoint as it was."""
+    config = small(total_timesteps=LONG, bc={"steps": 0}, checkpoint_every=2)
+    folder, iterations = tmp_path / "run", []
+    trainer = Trainer(config, make_store().path, folder, report=lambda *_: iterations.append(found(folder)))
+
+    def found(folder):
+        return checkpoint(folder)["progress"]["iteration"] if (folder / CHECKPOINT).exists() else None
+
+    trainer.run(after(5))
+    assert iterations == [None, None, 2, 2, 4]
+    assert found(folder) == 5
+
+    def half(state, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("gail.trainer.torch.save", half)
+    trainer.progress.iteration = 6
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save()
+    assert found(folder) == 5
+
+
+def test_an_error_leaves_a_checkpoint_and_no_thread(make_store, small, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    trainer = Trainer(small(total_timesteps=LONG), make_store().path, tmp_path / "run")
+    monkeypatch.setattr(trainer, "_iterate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run()
+    assert checkpoint(tmp_path / "run")["progress"]["cloned"] == 4
+    assert not trainer.stream._prefetch._thread.is_alive()
+
+
+def copied(folder, to):
+    """The files of a run that decide how it goes on."""
+    to.mkdir()
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", CHECKPOINT):
+        (to / name).write_bytes((folder / name).read_bytes())
+    return to
+
+
+def test_a_run_goes_on_with_its_own_networks_only(tiny_run, small, tmp_path):
+    """And a refused attempt changes nothing."""
+    trainer, folder = tiny_run
+    twin = copied(folder, tmp_path / "twin")
+    with pytest.raises(RunError, match="its checkpoint is of other networks; resume with the configuration it began"):
+        Trainer(small(policy={"hidden": 24}), trainer.store.path, twin, resume=True)
+    config, _ = load_run(twin)
+    assert config == trainer.config
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", "cut"])
+def test_damaged_checkpoints_are_one_sentence(tiny_run, tmp_path, content):
+    trainer, folder = tiny_run
+    twin = copied(folder, tmp_path / "twin")
+    file = twin / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:-3000] if content == "cut" else content)
+    with pytest.raises(RunError, match=r"checkpoint.pt is damaged; train again in another folder"):
+        load_run(twin)
+    with pytest.raises(RunError, match=r"checkpoint.pt is damaged; train again in another folder"):
+        Trainer(trainer.config, trainer.store.path, twin, resume=True)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", CHECKPOINT])
+def test_missing_and_damaged_files_are_named(tiny_run, tmp_path, name):
+    twin = copied(tiny_run[1], tmp_path / "twin")
+    (twin / name).write_text("{]")
+    with pytest.raises(RunError, match=f"run {twin}: .*; train again"):
+        load_run(twin)
+    (twin / name).unlink()
+    with pytest.raises(RunError, match=f"run {twin}: {name} is missing; make a run with"):
+        load_run(twin)
+
+
+def test_folders_that_cannot_be_written(make_store, small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot be written \(Not a directory\); choose another folder"):
+        Trainer(small(), make_store().path, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data": {"dynamics": "bicycle"}}, "dynamics classic, but the run wants bicycle; set classic in the run's"),
+        ({"data": {"actions": "continuous"}}, "actions discrete, but the run wants continuous; set discrete"),
+        ({"data": {"grid": "gpudrive"}}, "its action grid is not the grid 'gpudrive' that the run wants"),
+        ({"worlds": {"num_worlds": 6}}, r"5 scene\(s\), but the run wants 6; ask for fewer, or extract more scenes"),
+    ],
+)
+def test_stores_that_do_not_fit(make_store, small, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        check_fit(small(**changes), make_store())
+
+
+def test_stores_that_fit(make_store, small):
+    wanted = {"dynamics": "classic", "actions": "discrete", "grid": "fine"}
+    check_fit(small(data=wanted, worlds={"num_worlds": 5}), make_store())
+
+
+def test_absolute_states_can_not_be_learned(small, make_store, tmp_path):
+    extract(
+        ["data/sample"],
+        str(tmp_path / "store"),
+        ExtractConfig(ActionSpace.create("state", "continuous")),
+        workers=1,
+        limit=1,
+    )
+    with pytest.raises(ConfigError, match="which no policy can choose"):
+        check_fit(small(worlds={"num_worlds": None}), DemoStore(tmp_path / "store"))
+
+
+# Rewards
+
+
+def test_rewards_are_divided_by_the_root_mean_square_of_returns():
+    """gamma 1/2: returns 3 + 4/2, 4 and, of the other agent, 2 alone; then a rollout of zeros halves the mean."""
+    scale, reward = RewardScale(), torch.tensor([[3.0, 2.0], [4.0, 77.0]])
+    alive = torch.tensor([[True, True], [True, False]])
+    square = (25 + 16 + 4) / 3
+    torch.testing.assert_close(scale(reward, alive, 0.5), reward / math.sqrt(square))
+    torch.testing.assert_close(scale(-reward, alive, 0.5), -reward / math.sqrt(square))
+    scale(torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool), 0.5)
+    assert (scale.square, scale.count) == (pytest.approx(square * 6 / 10), 10)
+
+
+# What cloning and evaluation are worth
+
+
+def test_a_cloned_policy_drives_better_than_without_looking(make_store, small, tmp_path):
+    """A few hundred steps are enough to beat constant velocity and random actions on the same scenes."""
+    store = make_store(scenes=2)
+    cloning = {"steps": 300, "batch_size": 256, "learning_rate": 3e-3}
+    config = small(total_timesteps=0, sim={"horizon": None}, bc=cloning, policy={"hidden": 64})
+    trained(config, store, tmp_path / "run")
+    losses = [line["bc/loss"] for line in metrics(tmp_path / "run")]
+    assert len(losses) == 3
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] < 0.6 * sum(math.log(n) for n in store.space.sizes)
+    config, policy = load_run(tmp_path / "run")
+    done = []
+    result = evaluate(policy, config, store, progress=lambda *place: done.append(place))
+    ade = {name: means["ade"] for name, means in result["results"].items()}
+    assert ade["expert replayed"] < 0.1 < ade["policy"] < 0.7 * ade["constant velocity"] < 0.7 * ade["random"]
+    assert result["results"]["expert replayed"]["goal"] == 1
+    assert (result["scenes"], result["box_scale"], done) == (2, 0.7, [(2, 2)])
+    assert result["agents"] == sum(record.demos.num_demos for record in store.read())
+    assert evaluate(policy, config, store)["results"] == result["results"]
+    assert evaluate(policy, config, store, deterministic=False)["results"]["policy"] != result["results"]["policy"]
+    assert evaluate(policy, config, store, scenes=[1], box_scale=1.0)["box_scale"] == 1.0
+    assert draw_scene(policy, config, store, 0).axes
+
+
+def test_replayed_experts_end_where_their_demos_end(make_store, small):
+    """The episode that evaluation drives is the one that the store tells of; errors are as measured when extracting."""
+    store = make_store()
+    records = list(store.read())
+    config = small(sim={"horizon": None})
+    env, experts = make_env(records, config, store.space, torch.device("cpu"))
+    result = drive(env, drivers(None, experts, True, torch.Generator())["expert replayed"])
+    replayed = make_experts(records, config.sim).track[experts.worlds.controlled]
+    mark = torch.from_numpy(np.concatenate([record.demos.mark for record in records])) != 0
+    assert torch.equal(result.driven, mark)
+    assert torch.equal(result.track[mark], replayed[mark])
+
+
+def test_constant_velocity_is_constant_velocity(make_store, small):
+    for dynamics, kind in (("classic", "discrete"), ("delta_local", "continuous")):
+        store = make_store(dynamics, kind, scenes=2)
+        env, experts = make_env(list(store.read()), small(), store.space, torch.device("cpu"))
+        result = drive(env, drivers(None, experts, True, torch.Generator())["constant velocity"])
+        start, speed = result.track[:, 0], result.track[:, 0, 3:].norm(dim=1)
+        ahead = torch.stack([start[:, 2].cos(), start[:, 2].sin()], dim=1)
+        expected = start[:, :2] + ahead * speed[:, None] * DT * 10
+        torch.testing.assert_close(result.track[:, 10, :2], expected, rtol=0, atol=0.05)
+
+
+def test_random_actions_cover_the_space(make_store, small):
+    for dynamics, kind in (("classic", "discrete"), ("bicycle", "continuous")):
+        store = make_store(dynamics, kind, scenes=2)
+        env, experts = make_env(list(store.read()), small(), store.space, torch.device("cpu"))
+        driver = drivers(None, experts, True, torch.Generator().manual_seed(0))["random"]
+        values = store.space.decode(torch.cat([driver(env, env.reset(), k) for k in range(300)]))
+        low, high = torch.tensor(store.space.bounds).T
+        span = high - low
+        assert (values.amin(dim=0) - low <= 0.01 * span).all()
+        assert (high - values.amax(dim=0) <= 0.01 * span).all()
+        assert (values >= low).all()
+        assert (values <= high).all()
+
+
+def test_policies_of_another_action_space_are_refused(tiny_run, make_store):
+    config, policy = load_run(tiny_run[1])
+    with pytest.raises(RunError, match="its actions are not those of the run; extract with the same settings"):
+        evaluate(policy, config, make_store("bicycle", "continuous", scenes=2))
