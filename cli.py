@@ -311,9 +311,13 @@ def train(
     from gail.trainer import Trainer
 
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
-    with _training_progress() as report, _stop_on_signal() as stop:
-        trainer = Trainer(load_config(config, [*settings, *options]), store, folder, resume, report)
-        trainer.run(stop)
+    try:
+        with _training_progress() as report, _stop_on_signal() as stop:
+            trainer = Trainer(load_config(config, [*settings, *options]), store, folder, resume, report)
+            trainer.run(stop)
+    except KeyboardInterrupt:
+        click.echo("Interrupted within a rollout: its steps do not count.", err=True)
+        raise SystemExit(INTERRUPTED) from None
     curves_figure(folder).savefig(Path(folder) / "curves.png")
     progress = trainer.progress
     click.echo(f"{folder}: {progress.timesteps:,} steps in {progress.seconds:.0f} s; see {folder}/curves.png")
@@ -420,16 +424,18 @@ def evaluate(
 
 
 def _print_results(result: dict[str, Any]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
         title=f"{result['agents']} agents in {result['scenes']} scenes, boxes x{result['box_scale']:g}",
         title_justify="left",
+        box=box.SIMPLE,
     )
-    table.add_column("")
-    for name in ("goal", "collision", "off-road", "safe success", "ADE (m)", "FDE (m)"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    for name in ("goal", "collision", "off-road", "safe\nsuccess", "ADE (m)", "FDE (m)"):
+        table.add_column(name, justify="right", no_wrap=True)
     for driver, means in result["results"].items():
         *shares, ade, fde = means.values()
         table.add_row(driver, *(f"{share:.1%}" for share in shares), f"{ade:.2f}", f"{fde:.2f}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -66,12 +66,9 @@ class NetworkConfig:
     """Width of the layers that look at one partner or one road segment."""
     hidden: int = 128
     """Width of the layers behind the pooling."""
-    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _positive("network", entity_hidden=self.entity_hidden, hidden=self.hidden)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"network.dropout is {self.dropout}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,9 @@ class DiscriminatorConfig:
     """The network that tells expert from policy, and how it learns."""
 
     inputs: Literal["state", "state_action"] = "state_action"
-    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(dropout=0.1))
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    dropout: float = 0.1
+    """Share of hidden units left out while it learns; rewards are given without."""
     learning_rate: float = 1e-3
     """Of AdamW, with beta_1 = 0.5."""
     weight_decay: float = 1e-4
@@ -143,6 +142,8 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         _positive("discriminator", learning_rate=self.learning_rate, batch_size=self.batch_size, updates=self.updates)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"discriminator.dropout is {self.dropout}; it must be in [0, 1)")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError("discriminator.label_smoothing must be in [0, 0.5)")
 
@@ -261,6 +262,15 @@ def _over(defaults: dict[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _paths(kind: type, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys below a dataclass."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from _paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + name
+
+
 def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
     """Refuse keys that the dataclass ``kind`` does not have, section by section."""
     if not isinstance(data, Mapping):
@@ -269,8 +279,10 @@ def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
     known = [f.name for f in fields(kind)]
     for key, value in data.items():
         if key not in known:
+            elsewhere = [path for path in _paths(TrainConfig) if path.split(".")[-1] == key]
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            hint = f"did you mean {prefix}{near[0]!s}?" if near else f"known keys: {', '.join(known)}"
+            nearest = elsewhere or [prefix + name for name in near]
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {prefix}{key}; {hint}")
         if is_dataclass(hints[key]):
             _check_keys(value, hints[key], where, f"{prefix}{key}.")

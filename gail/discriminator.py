@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.space = space
         self.config = config
-        self.encoder = EntityEncoder(observation, config.network)
+        self.encoder = EntityEncoder(observation, config.network, config.dropout)
         visible = torch.ones(observation.size)
         visible[list(observation.hidden_from_discriminator)] = 0.0
         self.register_buffer("visible", visible)
@@ -84,7 +84,7 @@ class Discriminator(nn.Module):
         if config.inputs == "state_action":
             actions = sum(space.sizes) if space.discrete else space.components
         h = config.network.hidden
-        self.head = nn.Sequential(mlp([h + actions, h], config.network.dropout), nn.Linear(h, 1))
+        self.head = nn.Sequential(mlp([h + actions, h], config.dropout), nn.Linear(h, 1))
 
     def fit_normaliser(self, observations: Tensor, actions: Tensor) -> None:
         """Fit the input statistics on expert data [B, D], [B, K]."""

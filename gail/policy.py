@@ -61,17 +61,18 @@ class EntityEncoder(nn.Module):
     Args:
         observation: the layout of the input.
         config: sizes.
+        dropout: after each hidden layer, in training mode.
     """
 
-    def __init__(self, observation: ObservationConfig, config: NetworkConfig) -> None:
+    def __init__(self, observation: ObservationConfig, config: NetworkConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.observation = observation
         h = config.entity_hidden
         widths = (len(observation.ego_fields), len(observation.partner_fields), len(observation.road_fields))
         self.normalisers = nn.ModuleList(Normaliser(n) for n in widths)
         # No LayerNorm over single entities: it would cost most of the time, above all in the gradient penalty.
-        self.ego, self.partners, self.roads = (mlp([n, h, h], config.dropout, norm=False) for n in widths)
-        self.trunk = mlp([3 * h, config.hidden], config.dropout)
+        self.ego, self.partners, self.roads = (mlp([n, h, h], dropout, norm=False) for n in widths)
+        self.trunk = mlp([3 * h, config.hidden], dropout)
         self.size = config.hidden
 
     def fit_normaliser(self, observations: Tensor) -> None:
@@ -117,7 +118,7 @@ class Policy(nn.Module):
         self.space = space
         self.encoder = EntityEncoder(observation, config)
         outputs = sum(space.sizes) if space.discrete else space.components
-        self.body = mlp([config.hidden, config.hidden], config.dropout)
+        self.body = mlp([config.hidden, config.hidden])
         self.head = nn.Linear(config.hidden, outputs)
         nn.init.orthogonal_(self.head.weight, 0.01)
         nn.init.zeros_(self.head.bias)
@@ -164,7 +165,7 @@ class Critic(nn.Module):
     def __init__(self, observation: ObservationConfig, config: NetworkConfig) -> None:
         super().__init__()
         self.encoder = EntityEncoder(observation, config)
-        self.head = nn.Sequential(mlp([config.hidden, config.hidden], config.dropout), nn.Linear(config.hidden, 1))
+        self.head = nn.Sequential(mlp([config.hidden, config.hidden]), nn.Linear(config.hidden, 1))
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, D] to [B]."""

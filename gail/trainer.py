@@ -164,9 +164,22 @@ class Trainer:
             (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
             spec = {"action_space": self.store.space.to_json(), "store": str(self.store.path.resolve())}
             (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
-            (self.folder / "metrics.jsonl").touch()
+            self._keep_metrics()
         except OSError as error:
             raise RunError(f"run {self.folder}: cannot be written ({error.strerror}); choose another folder") from error
+
+    def _keep_metrics(self) -> None:
+        """Start the metrics file, or take out what a killed run measured after the checkpoint that it goes on from."""
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+
+        def counts(line: dict[str, float]) -> bool:
+            if "bc/loss" in line:
+                return line["step"] <= self.progress.cloned
+            return line["iteration"] <= self.progress.iteration
+
+        file.write_text("".join(line for line in whole if counts(json.loads(line))))
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:

@@ -16,7 +16,7 @@ SMALL = {
     "policy": {"entity_hidden": 8, "hidden": 16},
     "bc": {"steps": 4, "batch_size": 32},
     "ppo": {"epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
-    "discriminator": {"network": {"entity_hidden": 8, "hidden": 16, "dropout": 0.1}, "batch_size": 64, "updates": 3},
+    "discriminator": {"network": {"entity_hidden": 8, "hidden": 16}, "batch_size": 64, "updates": 3},
 }
 
 

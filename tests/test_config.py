@@ -35,7 +35,7 @@ def test_yaml_round_trip(tmp_path):
             "seed": 7,
             "sim": {"on_goal": "remove", "horizon": 20, "selection": {"max_controlled": 3}},
             "observation": {"layout": "gpudrive"},
-            "discriminator": {"network": {"hidden": 5, "dropout": 0.5}, "inputs": "state"},
+            "discriminator": {"network": {"hidden": 5}, "dropout": 0.5, "inputs": "state"},
             "ppo": {"learning_rate": 1e-7, "bootstrap_truncation": False},
         }
     )
@@ -51,7 +51,6 @@ def test_settings_go_over_the_file(tmp_path):
     assert (config.seed, config.ppo.gamma, config.ppo.epochs) == (5, 0.5, 5)
     assert config.sim.selection == Selection(max_agents=4)
     assert config.discriminator.network == replace(TrainConfig().discriminator.network, hidden=9)
-    assert config.discriminator.network != replace(TrainConfig().policy, hidden=9)  # whose dropout is another
     assert config.reward.form == "gail"
     assert config.ppo.learning_rate == 1e-4  # which YAML 1.1 takes for a string
     assert config.worlds.num_worlds is None
@@ -62,6 +61,7 @@ def test_settings_go_over_the_file(tmp_path):
     [
         ("ppo.gama=0.9", "unknown key ppo.gama; did you mean ppo.gamma?"),
         ("sed=1", "unknown key sed; did you mean seed?"),
+        ("gamma=0.9", "unknown key gamma; did you mean ppo.gamma?"),
         ("discriminator.network.hiden=1", "unknown key discriminator.network.hiden; did you mean discriminator.netw"),
         ("sim.selection.max_agent=1", "unknown key sim.selection.max_agent; did you mean sim.selection.max_agents?"),
         ("bc.zzz=1", "unknown key bc.zzz; known keys: steps, batch_size, learning_rate"),
@@ -99,7 +99,7 @@ def test_a_value_is_no_section(tmp_path):
         ("worlds.num_worlds=0", "worlds.num_worlds is 0; it must be positive"),
         ("worlds.rollouts_per_batch=0", "worlds.rollouts_per_batch is 0; it must be positive"),
         ("policy.hidden=0", "network.hidden is 0; it must be positive"),
-        ("discriminator.network.dropout=1", "network.dropout is 1.0; it must be in [0, 1)"),
+        ("discriminator.dropout=1", "discriminator.dropout is 1.0; it must be in [0, 1)"),
         ("bc.steps=-1", "bc.steps is negative; 0 switches the warm start off"),
         ("bc.batch_size=0", "bc.batch_size is 0; it must be positive"),
         ("ppo.learning_rate=.nan", "ppo.learning_rate is nan; it must be positive"),

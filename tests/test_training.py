@@ -12,8 +12,6 @@ from gail.demos import make_experts
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
 from gail.run import CHECKPOINT, RunError, check_fit, load_run
 from gail.trainer import RewardScale, Trainer
-from pipeline.extract import ExtractConfig, extract
-from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.scenario import DT
 
@@ -198,6 +196,17 @@ def test_a_finished_run_stays_finished(make_store, small, tmp_path):
     assert_equal(checkpoint(tmp_path / "run"), before)
 
 
+def test_what_a_killed_run_measured_after_its_checkpoint_is_forgotten(tiny_run, make_store, tmp_path):
+    trainer, folder = tiny_run
+    copy_of = copied(folder, tmp_path / "run")
+    before = (copy_of / "metrics.jsonl").read_text()
+    with (copy_of / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 9, "iteration": 3, "rollout/goal": 1.0}) + "\n")
+        file.write(json.dumps({"step": 9, "iteration": 0, "bc/loss": 1.0}) + "\n" + '{"step"')
+    Trainer(trainer.config, make_store().path, copy_of, resume=True).close()
+    assert (copy_of / "metrics.jsonl").read_text() == before
+
+
 def test_a_run_is_not_overwritten(tiny_run):
     trainer, folder = tiny_run
     with pytest.raises(RunError, match="there is a run already; add --resume"):
@@ -306,16 +315,9 @@ def test_stores_that_fit(make_store, small):
     check_fit(small(data=wanted, worlds={"num_worlds": 5}), make_store())
 
 
-def test_absolute_states_can_not_be_learned(small, make_store, tmp_path):
-    extract(
-        ["data/sample"],
-        str(tmp_path / "store"),
-        ExtractConfig(ActionSpace.create("state", "continuous")),
-        workers=1,
-        limit=1,
-    )
+def test_absolute_states_can_not_be_learned(make_store, small):
     with pytest.raises(ConfigError, match="which no policy can choose"):
-        check_fit(small(worlds={"num_worlds": None}), DemoStore(tmp_path / "store"))
+        check_fit(small(worlds={"num_worlds": 1}), make_store("state", "continuous", scenes=1))
 
 
 # Rewards
