@@ -226,7 +226,7 @@ def test_evaluation(finished, tmp_path):
     assert list(told["results"]) == ["policy", "expert replayed", "constant velocity", "random"]
     for driver, means in told["results"].items():
         assert list(means) == ["goal", "collision", "off_road", "safe_success", "ade", "fde"]
-        (row,) = [line for line in result.stdout.splitlines() if line.startswith(f"│ {driver.split()[0]} ")]
+        (row,) = [line for line in result.stdout.splitlines() if line.strip().startswith(driver)]
         assert f"{means['goal']:.1%}" in row
         assert f"{means['ade']:.2f}" in row
         assert f"{means['fde']:.2f}" in row
