@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = 130
+_SEED = click.IntRange(0, 2**32 - 1)
 _MOST_LINES = 50
 """Problems or failures printed one by one; the report file has them all."""
 
@@ -35,6 +36,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            raise SystemExit(INTERRUPTED) from None
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"the Python package {error.name!r} is missing; install what gail-cli needs with `pip install gail-cli`"
@@ -47,6 +51,10 @@ class _Commands(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(where + (error.strerror or str(error))) from error
         except ValueError as error:
+            from gail.config import ConfigError
+
+            if isinstance(error, ConfigError):
+                raise click.UsageError(str(error)) from error
             if not isinstance(error, _foreseen()):
                 raise
             raise click.ClickException(str(error)) from error
@@ -54,14 +62,13 @@ class _Commands(click.Group):
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
-    from gail.config import ConfigError
     from gail.run import RunError
     from pipeline.cluster import ExtractionError
     from pipeline.sources import SourceError
     from pipeline.store import StoreError
     from sim.scenario import SceneError
 
-    return ConfigError, RunError, ExtractionError, SourceError, StoreError, SceneError
+    return RunError, ExtractionError, SourceError, StoreError, SceneError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -89,6 +96,13 @@ def _writable(_: click.Context, __: click.Parameter, value: Path | None) -> Path
     if value.is_dir() or not os.access(value.parent, os.W_OK):
         raise click.BadParameter(f"{value}: is a folder, or its folder cannot be written.")
     return value
+
+
+def _picture(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """A file that a picture can be written to."""
+    if value is not None and value.suffix not in (".png", ".pdf", ".svg"):
+        raise click.BadParameter(f"{value}: pictures end in .png, .pdf or .svg.")
+    return _writable(ctx, parameter, value)
 
 
 _store_argument = click.argument("store", type=click.Path(exists=True, file_okay=False))
@@ -220,7 +234,7 @@ def extract_demos(
 @_store_argument
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Check the fit with this training run.")
 @click.option("--sample", type=click.IntRange(min=0), default=64, help="Scenes that are replayed.")
-@click.option("--seed", type=int, default=0, help="Chooses the scenes that are replayed.")
+@click.option("--seed", type=_SEED, default=0, help="Chooses the scenes that are replayed.")
 @_report_option
 @click.pass_context
 def validate(ctx: click.Context, store: str, config: str | None, sample: int, seed: int, report: Path | None) -> None:
@@ -272,7 +286,7 @@ def info(store: str, as_json: bool) -> None:
 @cli.command("make-scenarios")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--scenes", type=click.IntRange(min=1), default=16, help="How many.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same bytes.")
+@click.option("--seed", type=_SEED, default=0, help="The same seed gives the same bytes.")
 def make_scenarios(folder: str, scenes: int, seed: int) -> None:
     """Write scenes of synthetic traffic to FOLDER, as TFRecords of Waymo scenarios."""
     from data.generator import write_scenarios
@@ -290,7 +304,7 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
-@click.option("--seed", type=int, help="Of everything random.")
+@click.option("--seed", type=_SEED, help="Of everything random.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
 def train(
@@ -311,6 +325,8 @@ def train(
     from gail.trainer import Trainer
 
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if resume and config is None and (Path(folder) / "config.yaml").exists():
+        config = str(Path(folder) / "config.yaml")
     try:
         with _training_progress() as report, _stop_on_signal() as stop:
             trainer = Trainer(load_config(config, [*settings, *options]), store, folder, resume, report)
@@ -384,9 +400,9 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=int, default=0, help="Of the random anchor and of drawn actions.")
+@click.option("--seed", type=_SEED, default=0, help="Of the random anchor and of drawn actions.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
-@click.option("--picture", type=click.Path(path_type=Path), callback=_writable, help="Draw one scene to this PNG file.")
+@click.option("--picture", type=click.Path(path_type=Path), callback=_picture, help="Draw one scene to this PNG file.")
 @click.option("--scene", help="Id of the scene to draw. [default: the first]")
 @_report_option
 def evaluate(
@@ -412,6 +428,7 @@ def evaluate(
 
     config, policy = load_run(run, device)
     opened = DemoStore(store)
+    drawn = opened.find(scene) if scene else 0
     with _progress("evaluating", "scenes") as progress:
         result = run_evaluation(
             policy, config, opened, box_scale=box_scale, deterministic=not sampled, seed=seed, progress=progress
@@ -419,7 +436,7 @@ def evaluate(
     _write_report(report, {"run": run, "store": store, **result})
     _print_results(result)
     if picture is not None:
-        draw_scene(policy, config, opened, opened.find(scene) if scene else 0).savefig(picture)
+        draw_scene(policy, config, opened, drawn).savefig(picture)
         click.echo(f"picture: {picture}")
 
 
@@ -431,7 +448,8 @@ def _print_results(result: dict[str, Any]) -> None:
     table = Table(
         title=f"{result['agents']} agents in {result['scenes']} scenes, boxes x{result['box_scale']:g}",
         title_justify="left",
-        box=box.SIMPLE,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("", no_wrap=True)
     for name in ("goal", "collision", "off-road", "safe\nsuccess", "ADE (m)", "FDE (m)"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -13,6 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from sim.env import SimConfig
 from sim.layout import ObservationConfig
+
+_LONGEST_ECHO = 60
+"""Characters of a bad value that an error repeats; a whole section is longer."""
 
 
 class ConfigError(ValueError):
@@ -114,6 +119,9 @@ class PPOConfig:
         _positive(
             "ppo", critic_learning_rate=self.critic_learning_rate, clip=self.clip, bc_batch_size=self.bc_batch_size
         )
+        for name in ("entropy", "weight_decay", "bc_coefficient"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must not be negative")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise ValueError("ppo.gamma must be in (0, 1] and ppo.gae_lambda in [0, 1]")
 
@@ -142,6 +150,9 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         _positive("discriminator", learning_rate=self.learning_rate, batch_size=self.batch_size, updates=self.updates)
+        for name in ("gradient_penalty", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"discriminator.{name} is {getattr(self, name)}; it must not be negative")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"discriminator.dropout is {self.dropout}; it must be in [0, 1)")
         if not 0 <= self.label_smoothing < 0.5:
@@ -225,12 +236,18 @@ def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> T
     """
     _check_keys(data, TrainConfig, where, "")
     try:
-        return TypeAdapter(TrainConfig).validate_python(_over(asdict(TrainConfig()), data))
+        config = TypeAdapter(TrainConfig).validate_python(_over(asdict(TrainConfig()), data))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{message} (got {first['input']!r})") from error
+        got = f" (got {first['input']!r})" if len(repr(first["input"])) < _LONGEST_ECHO else ""
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{message}{got}") from error
+    for path in _paths(TrainConfig):
+        value = attrgetter(path)(config)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}: {path} is {value}; it must be a finite number")
+    return config
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -274,7 +291,8 @@ def _paths(kind: type, prefix: str = "") -> Iterator[str]:
 def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
     """Refuse keys that the dataclass ``kind`` does not have, section by section."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: {prefix.rstrip('.')} is a section with keys, not a value (got {data!r})")
+        what = prefix.rstrip(".") or "a configuration"
+        raise ConfigError(f"{where}: {what} is a section with keys, not a value (got {data!r})")
     hints = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
     for key, value in data.items():

@@ -64,7 +64,8 @@ def policy_driver(policy: Policy, deterministic: bool) -> Driver:
 
 def expert_driver(experts: Experts) -> Driver:
     """The recorded expert actions."""
-    return lambda env, observation, step: experts.action[:, step]
+    last = experts.action.shape[1] - 1
+    return lambda env, observation, step: experts.action[:, min(step, last)]
 
 
 def constant_velocity_driver() -> Driver:
@@ -96,9 +97,9 @@ def random_driver(generator: torch.Generator) -> Driver:
 def score(result: Drive, experts: Experts) -> AgentMetrics:
     """Metrics of one episode against the log of the same worlds."""
     rows = experts.worlds.controlled
-    steps = result.track.shape[1]
+    steps = min(result.track.shape[1], experts.worlds.num_steps)  # an episode may be shorter or longer than the log
     log, valid = experts.worlds.log[rows, :steps], experts.worlds.valid[rows, :steps]
-    return agent_metrics(result.track[..., :2], log[..., :2], valid & result.driven, result.events)
+    return agent_metrics(result.track[:, :steps, :2], log[..., :2], valid & result.driven[:, :steps], result.events)
 
 
 def make_env(

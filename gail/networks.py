@@ -34,18 +34,23 @@ class Networks:
             Critic(observation, config.policy).to(device),
             Discriminator(observation, space, config.discriminator).to(device),
         )
-        ppo, disc = config.ppo, config.discriminator
-        nets.policy_optimiser = torch.optim.AdamW(
-            nets.policy.parameters(), lr=ppo.learning_rate, weight_decay=ppo.weight_decay
-        )
-        nets.critic_optimiser = torch.optim.AdamW(
-            nets.critic.parameters(), lr=ppo.critic_learning_rate, weight_decay=ppo.weight_decay
-        )
-        nets.discriminator_optimiser = torch.optim.AdamW(
-            nets.discriminator.parameters(), lr=disc.learning_rate, betas=(0.5, 0.999), weight_decay=disc.weight_decay
-        )
+        nets.policy_optimiser = torch.optim.AdamW(nets.policy.parameters())
+        nets.critic_optimiser = torch.optim.AdamW(nets.critic.parameters())
+        nets.discriminator_optimiser = torch.optim.AdamW(nets.discriminator.parameters(), betas=(0.5, 0.999))
+        nets.set_rates(config)
         nets.cloning_optimiser = torch.optim.Adam(nets.policy.parameters(), lr=config.bc.learning_rate)
         return nets
+
+    def set_rates(self, config: TrainConfig) -> None:
+        """Learning rates and weight decay of a configuration, also over those that a checkpoint brought."""
+        ppo, disc = config.ppo, config.discriminator
+        for optimiser, rate, decay in (
+            (self.policy_optimiser, ppo.learning_rate, ppo.weight_decay),
+            (self.critic_optimiser, ppo.critic_learning_rate, ppo.weight_decay),
+            (self.discriminator_optimiser, disc.learning_rate, disc.weight_decay),
+        ):
+            for group in optimiser.param_groups:
+                group.update(lr=rate, weight_decay=decay)
 
     def fit_normalisers(self, expert: Samples) -> None:
         """Fit all input statistics on expert samples, for good."""

@@ -43,10 +43,10 @@ def check_fit(config: TrainConfig, store: DemoStore) -> None:
     """Whether the store holds what the run needs.
 
     Raises:
-        ConfigError: naming the first thing that does not fit.
+        RunError: naming the first thing that does not fit.
     """
     for problem in fit(store, expectation(config)):
-        raise ConfigError(str(problem))
+        raise RunError(str(problem))
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:

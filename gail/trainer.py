@@ -86,6 +86,7 @@ class Trainer:
         self.reward_scale = RewardScale()
         self.advantage_scale = AdvantageScale()
         self._report = report
+        self._drawn = 0
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.networks = Networks.create(config, self.store.space, self.device)
@@ -101,7 +102,7 @@ class Trainer:
             config.seed,
             config.data.pool_parts,
             config.data.batches_per_part,
-            drawn=checkpoint["drawn"] if checkpoint else 0,
+            self._drawn,
         )
         if not checkpoint:
             self.networks.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
@@ -155,7 +156,18 @@ class Trainer:
         file = self.folder / CHECKPOINT
         if file.exists() and not resume:
             raise RunError(f"run {self.folder}: there is a run already; add --resume to go on, or name another folder")
-        return read_checkpoint(self.folder, self.device) if file.exists() else None
+        if resume and not file.exists():
+            raise RunError(f"run {self.folder}: there is no checkpoint to go on from; leave --resume out to begin")
+        if self.store.path.resolve() in [self.folder.resolve(), *self.folder.resolve().parents]:
+            raise RunError(f"run {self.folder}: it would lie inside the store; name another folder")
+        if not resume:
+            return None
+        before = json.loads((self.folder / "environment.json").read_text())["store"]
+        if before != str(self.store.path.resolve()):
+            raise RunError(
+                f"run {self.folder}: it learned from {before}, not {self.store.path}; resume with that store"
+            )
+        return read_checkpoint(self.folder, self.device)
 
     def _describe(self) -> None:
         """Write down what the run is; only once nothing that it builds on can be amiss."""
@@ -174,12 +186,16 @@ class Trainer:
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
 
-        def counts(line: dict[str, float]) -> bool:
+        def counts(text: str) -> bool:
+            try:
+                line = json.loads(text)
+            except ValueError:  # a killed run may have written half a line
+                return False
             if "bc/loss" in line:
-                return line["step"] <= self.progress.cloned
-            return line["iteration"] <= self.progress.iteration
+                return bool(line["step"] <= self.progress.cloned)
+            return bool(line["iteration"] <= self.progress.iteration)
 
-        file.write_text("".join(line for line in whole if counts(json.loads(line))))
+        file.write_text("".join(line for line in whole if counts(line)))
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
@@ -188,10 +204,15 @@ class Trainer:
             raise RunError(
                 f"run {self.folder}: its checkpoint is of other networks; resume with the configuration it began with"
             ) from error
-        self.progress = Progress(**state["progress"])
-        self.reward_scale = RewardScale(**state["reward_scale"])
-        self.advantage_scale = AdvantageScale(**state["advantage_scale"])
-        self._generator.set_state(state["generator"].cpu())
+        self.networks.set_rates(self.config)
+        try:
+            self.progress = Progress(**state["progress"])
+            self.reward_scale = RewardScale(**state["reward_scale"])
+            self.advantage_scale = AdvantageScale(**state["advantage_scale"])
+            self._drawn = int(state["drawn"])
+            self._generator.set_state(state["generator"].cpu())
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"run {self.folder}: its checkpoint is of another version; begin a new run") from error
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])

@@ -190,6 +190,7 @@ def extract(
         SourceError, ExtractionError, StoreError: each one sentence.
     """
     begun = time.perf_counter()
+    store.local(path)
     plan = make_plan(sources, config.scenes_per_part, limit)
     _prepare(path, plan, config, overwrite)
     try:

@@ -170,6 +170,17 @@ def write_part(
     return entry
 
 
+def local(path: str | Path) -> Path:
+    """The path, if it is one.
+
+    Raises:
+        StoreError: for a URL.
+    """
+    if "://" in str(path):
+        raise StoreError(f"store {path}: stores lie in local folders, not behind URLs; name a folder")
+    return Path(path)
+
+
 def commit_part(path: str | Path, entry: dict[str, Any]) -> None:
     """Enter a written part in the manifest; from here on it counts."""
     write_json(Path(path) / "manifest" / f"{entry['part']}.json", entry)
@@ -294,10 +305,10 @@ class DemoStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self.attributes = read_root(self.path)
         try:
-            major, minor = self.attributes["version"]
+            major, minor = map(int, self.attributes["version"])
             if major > VERSION[0]:
                 raise StoreError(f"store {path}: format {major}.{minor} is newer than this program's; upgrade gail-cli")
             if not self.attributes["complete"]:
@@ -306,11 +317,14 @@ class DemoStore:
             self.steps: int = self.attributes["steps"]
             self.totals: dict[str, int] = self.attributes["totals"]
             self.parts: list[str] = self.attributes["parts"]
-        except (KeyError, TypeError, AttributeError) as error:
+            self._length = int(self.totals["scenes"])
+        except StoreError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(f"store {path}: zarr.json is damaged ({error!r}); extract the store again") from error
 
     def __len__(self) -> int:
-        return self.totals["scenes"]
+        return self._length
 
     def scene_ids(self) -> list[str]:
         """Ids of all scenes, in order."""

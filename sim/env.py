@@ -52,8 +52,10 @@ class SimConfig:
         for name in ("on_collision", "on_goal"):
             if getattr(self, name) not in ("ignore", "stop", "remove"):
                 raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use ignore, stop or remove")
-        if self.goal_radius <= 0 or self.box_scale <= 0 or (self.horizon is not None and self.horizon < 1):
-            raise ValueError("simulator: goal_radius, box_scale and horizon must be positive")
+        for name in ("goal_radius", "box_scale", "horizon"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"simulator: {name} is {value}; it must be positive")
 
     @classmethod
     def gpudrive(cls, on_collision: Behaviour = "remove", selection: Selection | None = None) -> SimConfig:

@@ -18,6 +18,9 @@ DEFAULT_STEPS = 91
 SIMPLIFY_AREA = 0.1
 """GPUDrive's ``polyline_reduction_threshold``, m^2."""
 
+MAX_EXTENT = 1500.0
+"""How far from the middle of its scene an agent can be, m; beyond is no place but a fault of the file."""
+
 HALF_WIDTH = 0.1
 """GPUDrive's half-width of a segment, m."""
 
@@ -104,7 +107,7 @@ def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify
         simplify: triangle area (m^2) below which a polyline point is left out; 0 keeps all points.
 
     Raises:
-        ValueError: when no track is valid at any kept step, or the agents' positions are not finite.
+        ValueError: when no track is valid at any kept step, or a number is not finite or no place in a scene.
     """
     tracks = scenario.tracks
     kept = min(steps, scenario.num_steps)
@@ -114,7 +117,14 @@ def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify
     if not valid.any():
         raise ValueError(f"scene {scenario.id!r}: no track is valid in its first {steps} steps; leave it out")
     positions = tracks.position[order, :kept, :2]
-    origin = positions[valid[:, :kept]].mean(axis=0)
+    there = positions[valid[:, :kept]]
+    farthest = np.abs(there - np.median(there, axis=0)).max()
+    if farthest > MAX_EXTENT:
+        raise ValueError(
+            f"scene {scenario.id!r}: a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m; "
+            "mend the file or leave it out"
+        )
+    origin = there.mean(axis=0)
     log = np.zeros((scenario.num_agents, steps, 5), np.float32)
     log[:, :kept, :2] = positions - origin
     log[:, :kept, 2] = tracks.heading[order, :kept]

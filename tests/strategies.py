@@ -34,7 +34,7 @@ def tracks(draw, steps):
         id=np.array(draw(st.lists(_IDS, min_size=count, max_size=count, unique=True)), np.int64),
         type=draw(hnp.arrays(np.int8, count, elements=st.integers(0, 4))),
         size=draw(_floats((count, 3), 20, np.float32, low=0.125)),
-        position=draw(_floats((count, steps, 3), 1e5)) * valid[..., None],
+        position=(draw(_floats((3,), 1e5)) + draw(_floats((count, steps, 3), 700))) * valid[..., None],
         heading=draw(_floats((count, steps), math.pi, np.float32)) * valid,
         velocity=draw(_floats((count, steps, 2), 40, np.float32)) * valid[..., None],
         valid=valid,

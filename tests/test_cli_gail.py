@@ -28,9 +28,9 @@ def progress_of(folder):
     return torch.load(folder / CHECKPOINT, weights_only=True)["progress"]
 
 
-def refusal(result):
+def refusal(result, code=1):
     """The one sentence on stderr of a command that could not be done."""
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (code, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
     return line
@@ -98,16 +98,27 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
         ("seed: much", [], "config.yaml: seed: Input should be a valid integer"),
         ("", ["--set", "reward.from=gail"], "unknown key reward.from; did you mean reward.form?"),
         ("", ["--set", "reward"], "--set reward: must look like section.key=value"),
-        ("", ["--seed", -1], "seed and total_timesteps must not be negative"),
-        ("", ["--set", "worlds.num_worlds=99"], "2 scene(s), but the run wants 99; ask for fewer, or extract more"),
-        ("data: {dynamics: bicycle}", [], "dynamics classic, but the run wants bicycle; set classic in the run's"),
+        ("", ["--set", "ppo.entropy=.nan"], "ppo.entropy is nan; it must be a finite number"),
+        ("", ["--set", "seed=-1"], "seed and total_timesteps must not be negative"),
         ("", ["--set", "sim.selection.max_controlled=0"], "no agent of these scenes has a demo and may be controlled"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence(make_store, tmp_path, text, options, told):
+def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_path, text, options, told):
     (tmp_path / "config.yaml").write_text(text)
     store = make_store(scenes=2).path
     result = run("train", tmp_path / "config.yaml", "--store", store, "--run", tmp_path / "run", *options)
+    assert told in refusal(result, code=2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("worlds.num_worlds=99", "2 scene(s), but the run wants 99; ask for fewer, or extract more"),
+        ("data.dynamics=bicycle", "dynamics classic, but the run wants bicycle; set classic in the run's"),
+    ],
+)
+def test_a_store_that_does_not_fit_is_one_sentence(make_store, tmp_path, setting, told):
+    result = run("train", "--store", make_store(scenes=2).path, "--run", tmp_path / "run", "--set", setting)
     assert told in refusal(result)
 
 

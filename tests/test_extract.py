@@ -190,6 +190,14 @@ def test_what_is_no_store_is_never_touched(scenes, tmp_path, overwrite):
     assert len(list((tmp_path / "zarr").iterdir())) == 6
 
 
+def test_a_store_is_no_url(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StoreError, match="store s3://bucket/store: stores lie in local folders"):
+        run(scenes, "s3://bucket/store")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_scheduler_that_is_not_there(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", "0.5s")
     with pytest.raises(ExtractionError, match=r"scheduler tcp://127.0.0.1:9: cannot be reached"):

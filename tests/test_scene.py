@@ -86,6 +86,15 @@ def test_a_valid_number_that_is_not_finite_is_refused(field):
         scene_from_scenario(logged)
 
 
+def test_a_position_that_is_no_place_in_the_scene_is_refused():
+    logged = scenario(np.zeros((3, 3, 2)))
+    logged.tracks.position[1, 1, 0] = 1499
+    scene_from_scenario(logged)
+    logged.tracks.position[1, 1, 0] = 1e30
+    with pytest.raises(ValueError, match=r"a valid position is 1e\+30 m from the others, more than 1500 m"):
+        scene_from_scenario(logged)
+
+
 def test_numbers_of_invalid_steps_do_not_matter():
     logged = scenario(np.zeros((1, 2, 2)), valid=[[True, False]])
     logged.tracks.position[0, 1] = np.nan

@@ -1,13 +1,14 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from gail.config import ConfigError, config_from_dict
+from gail.config import config_from_dict
 from gail.demos import make_experts
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
 from gail.run import CHECKPOINT, RunError, check_fit, load_run
@@ -196,6 +197,32 @@ def test_a_finished_run_stays_finished(make_store, small, tmp_path):
     assert_equal(checkpoint(tmp_path / "run"), before)
 
 
+def test_a_resumed_run_takes_new_rates(tiny_run, small, make_store, tmp_path):
+    twin = copied(tiny_run[1], tmp_path / "twin")
+    trainer = Trainer(small(ppo={"learning_rate": 0.125}), make_store().path, twin, resume=True)
+    trainer.close()
+    assert [group["lr"] for group in trainer.networks.policy_optimiser.param_groups] == [0.125]
+
+
+def test_a_run_is_resumed_only_where_there_is_one_and_with_its_store(tiny_run, small, make_store, tmp_path):
+    twin = copied(tiny_run[1], tmp_path / "twin")
+    with pytest.raises(RunError, match="resume with that store"):
+        Trainer(small(), make_store(scenes=2).path, twin, resume=True)
+    with pytest.raises(RunError, match="there is no checkpoint to go on from; leave --resume out"):
+        Trainer(small(), make_store().path, tmp_path / "new", resume=True)
+    for place in (make_store().path, make_store().path / "run"):
+        with pytest.raises(RunError, match="it would lie inside the store"):
+            Trainer(small(), make_store().path, place)
+
+
+@pytest.mark.parametrize("horizon", [5, 91, 120])
+def test_episodes_may_be_shorter_or_longer_than_the_log(tiny_run, make_store, horizon):
+    trainer, _ = tiny_run
+    config = replace(trainer.config, sim=replace(trainer.config.sim, horizon=horizon, end_with_log=False))
+    means = evaluate(trainer.networks.policy, config, make_store())["results"]["expert replayed"]
+    assert means["ade"] < 0.1
+
+
 def test_what_a_killed_run_measured_after_its_checkpoint_is_forgotten(tiny_run, make_store, tmp_path):
     trainer, folder = tiny_run
     copy_of = copied(folder, tmp_path / "run")
@@ -306,7 +333,7 @@ def test_folders_that_cannot_be_written(make_store, small, tmp_path):
     ],
 )
 def test_stores_that_do_not_fit(make_store, small, changes, told):
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(RunError, match=told):
         check_fit(small(**changes), make_store())
 
 
@@ -316,7 +343,7 @@ def test_stores_that_fit(make_store, small):
 
 
 def test_absolute_states_can_not_be_learned(make_store, small):
-    with pytest.raises(ConfigError, match="which no policy can choose"):
+    with pytest.raises(RunError, match="which no policy can choose"):
         check_fit(small(worlds={"num_worlds": 1}), make_store("state", "continuous", scenes=1))
 
 
