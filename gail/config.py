@@ -116,9 +116,8 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         _positive("ppo", learning_rate=self.learning_rate, epochs=self.epochs, minibatch_size=self.minibatch_size)
-        _positive(
-            "ppo", critic_learning_rate=self.critic_learning_rate, clip=self.clip, bc_batch_size=self.bc_batch_size
-        )
+        _positive("ppo", critic_learning_rate=self.critic_learning_rate, clip=self.clip)
+        _positive("ppo", max_grad_norm=self.max_grad_norm, bc_batch_size=self.bc_batch_size)
         for name in ("entropy", "weight_decay", "bc_coefficient"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must not be negative")

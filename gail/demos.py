@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -181,11 +182,11 @@ class DemoSampler:
         rng = np.random.default_rng([self._seed, self.drawn])
         self.drawn += 1
         pick = np.sort(rng.integers(sizes.sum(), size=batch_size))
-        bounds = np.searchsorted(pick, np.concatenate([[0], np.cumsum(sizes)]))
-        first = np.concatenate([[0], np.cumsum(sizes)])
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        bounds = pairwise(np.searchsorted(pick, starts))
         parts = [
             source.samples(torch.from_numpy(pick[a:b] - start).to(self._device))
-            for source, a, b, start in zip(self._pool, bounds[:-1], bounds[1:], first[:-1], strict=True)
+            for source, (a, b), start in zip(self._pool, bounds, starts[:-1], strict=True)
             if b > a
         ]
         return Samples(torch.cat([s.observation for s in parts]), torch.cat([s.action for s in parts]))
@@ -222,7 +223,6 @@ class WorldStream:
         start: int = 0,
     ) -> None:
         self._store, self._sim, self._device, self._seed = store, sim, torch.device(device), seed
-        self._places = store.places()
         self.num_worlds = min(num_worlds or DEFAULT_WORLDS, len(store))
         self._prefetch = Prefetch(self._load, start)
 
@@ -237,10 +237,7 @@ class WorldStream:
     def scenes(self, number: int) -> list[int]:
         """Indices of the scenes of batch ``number``."""
         first = number * self.num_worlds
-        return [self._scene(first + k) for k in range(self.num_worlds)]
-
-    def _scene(self, number: int) -> int:
-        return permuted(len(self._places), self._seed, number)
+        return [permuted(len(self._store), self._seed, first + k) for k in range(self.num_worlds)]
 
     def _load(self, number: int) -> Worlds:
         chosen = sorted(self.scenes(number))  # scenes of one part share one read

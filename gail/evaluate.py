@@ -147,13 +147,16 @@ def evaluate(
         ``{"agents", "scenes", "box_scale", "results": {driver: {metric: mean}}}``, ready for JSON.
 
     Raises:
-        RunError: when the store's action space is not the policy's.
+        RunError: when the store's action space is not the policy's, or the box scale is no size.
     """
     if policy.space != store.space:
         raise RunError(f"store {store.path}: its actions are not those of the run; extract with the same settings")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
+    try:
+        config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
+    except ValueError as error:
+        raise RunError(str(error)) from error
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
     parts: dict[str, list[AgentMetrics]] = {}

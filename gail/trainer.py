@@ -252,7 +252,6 @@ class Trainer:
         metrics |= self._update_discriminator(samples)
         reward, reward_metrics = self._reward(rollout)
         metrics |= reward_metrics
-        expert = self.sampler.sample if config.ppo.bc_coefficient > 0 else None
         nets = self.networks
         health = update(
             nets.policy,
@@ -261,7 +260,7 @@ class Trainer:
             rollout,
             reward,
             config.ppo,
-            expert,
+            self.sampler.sample,
             self.advantage_scale,
             self._generator,
             train_policy=config.bc.steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
@@ -281,7 +280,7 @@ class Trainer:
         return self._env
 
     def _update_discriminator(self, policy: Samples) -> dict[str, float]:
-        """Some gradient steps; accuracies are taken before each, on samples it has not learned from in this rollout."""
+        """Some gradient steps; the accuracies told are those before the first, on samples it has not learned from."""
         config, model = self.config.discriminator, self.networks.discriminator
         model.train()
         sums: dict[str, float] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.launch import wp
-from sim.scenario import RoadType, Scenario, TrafficLights
+from sim.scenario import DT, RoadType, Scenario
 
 DEFAULT_STEPS = 91
 """Steps of a WOMD training or validation window (9.1 s), and of a GPUDrive episode."""
@@ -132,10 +132,10 @@ def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify
     log[~valid] = 0.0
     if not (np.isfinite(log).all() and np.isfinite(tracks.size[order]).all()):
         raise ValueError(f"scene {scenario.id!r}: a valid step holds a number that is not finite; leave it out")
-    lights = scenario.lights if len(scenario.lights.lane) else TrafficLights.none(scenario.num_steps)
+    lights = scenario.lights
     light_state = np.full((len(lights.lane), steps), -1, np.int8)
     light_state[:, :kept] = lights.state[:, :kept]
-    timestamp = scenario.timestamps[0] + np.arange(steps) * 0.1
+    timestamp = scenario.timestamps[0] + np.arange(steps) * DT
     timestamp[:kept] = scenario.timestamps[:kept]
     return Scene(
         id=scenario.id,

@@ -109,6 +109,7 @@ def test_a_value_is_no_section(tmp_path):
         ("discriminator.updates=0", "discriminator.updates is 0; it must be positive"),
         ("discriminator.label_smoothing=0.5", "discriminator.label_smoothing must be in [0, 0.5)"),
         ("reward.clip=0", "reward.clip is 0.0; it must be positive"),
+        ("ppo.max_grad_norm=-1", "ppo.max_grad_norm is -1.0; it must be positive"),
         ("sim.goal_radius=0", "simulator: goal_radius is 0.0; it must be positive"),
         ("sim.on_goal=fly", "sim.on_goal"),
         ("observation.partners=0", "partners, road_segments and radius must be positive"),

@@ -223,6 +223,13 @@ def test_episodes_may_be_shorter_or_longer_than_the_log(tiny_run, make_store, ho
     assert means["ade"] < 0.1
 
 
+@pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
+def test_boxes_that_have_no_size_are_refused(tiny_run, make_store, scale):
+    trainer, _ = tiny_run
+    with pytest.raises(RunError, match=r"box_scale is .*; it must be positive"):
+        evaluate(trainer.networks.policy, trainer.config, make_store(), box_scale=scale)
+
+
 def test_what_a_killed_run_measured_after_its_checkpoint_is_forgotten(tiny_run, make_store, tmp_path):
     trainer, folder = tiny_run
     copy_of = copied(folder, tmp_path / "run")
