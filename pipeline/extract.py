@@ -28,7 +28,7 @@ from pipeline.store import Record
 from sim.actions import ActionSpace
 from sim.env import SimConfig
 from sim.scenario import Scenario
-from sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, scene_from_scenario
+from sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, scene_from_scenario
 from sim.worlds import Selection
 
 _PACKAGES = ("gail-cli", "zarr", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
@@ -47,6 +47,8 @@ class ExtractConfig:
     """States a scene: longer logs are cut, shorter ones end early."""
     simplify: float = SIMPLIFY_AREA
     """m^2, see :func:`sim.scene.scene_from_scenario`."""
+    compat: Compat = None
+    """``gpudrive`` places everything to the last bit where GPUDrive has it, likewise."""
     scenes_per_part: int = 64
     selection: Selection = field(default_factory=Selection)
     """Which agents become demos."""
@@ -75,7 +77,7 @@ def build(refs: Sequence[SceneRef], config: ExtractConfig) -> Outcome:
             continue
         outcome.mended += [{"source": str(ref), "mend": mend} for mend in _mends(scenario, config)]
         try:
-            scenes.append((ref, scene_from_scenario(scenario, config.steps, config.simplify)))
+            scenes.append((ref, scene_from_scenario(scenario, config.steps, config.simplify, config.compat)))
         except ValueError as error:
             outcome.dropped.append({"source": str(ref), "reason": str(error)})
     demos = replay_experts([scene for _, scene in scenes], config.space, config.selection) if scenes else []
@@ -240,6 +242,7 @@ def _prepare(path: str, plan: Plan, config: ExtractConfig, overwrite: bool) -> N
     """Make sure that a store of this very plan lies at ``path``, unfinished."""
     settings = {
         "simplify_m2": config.simplify,
+        "compat": config.compat,
         "scenes_per_part": config.scenes_per_part,
         "selection": asdict(config.selection),
     }

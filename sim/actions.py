@@ -6,6 +6,8 @@ Expert and policy are quantised by the same :class:`ActionSpace`, so a discrimin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -114,21 +116,18 @@ class ActionSpace:
         return BOUNDS.get(self.dynamics, ((-np.inf, np.inf),) * self.components)
 
     def decode(self, actions: torch.Tensor) -> torch.Tensor:
-        """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds)."""
+        """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds; NaN is 0)."""
+        table, first = _tables(self, actions.device)
         if self.grid is None:
-            low, high = torch.tensor(self.bounds, dtype=torch.float32, device=actions.device).T
-            return actions.float().clamp(low, high)
-        columns = [torch.tensor(v, device=actions.device)[actions[:, k].long()] for k, v in enumerate(self.grid)]
-        return torch.stack(columns, dim=1)
+            return actions.float().nan_to_num(0.0, torch.inf, -torch.inf).clamp(table[0], table[1])
+        return table[actions.nan_to_num().long() + first]
 
     def encode(self, values: torch.Tensor) -> torch.Tensor:
         """Actions [N, K] nearest to the given values [N, K]: indices (int64), or the values clipped to the bounds."""
         if self.grid is None:
             return self.decode(values)
-        columns = []
-        for k, grid in enumerate(self.grid):
-            table = torch.tensor(grid, dtype=torch.float32, device=values.device)
-            columns.append((values[:, k : k + 1] - table).abs().argmin(dim=1))
+        tables = _tables(self, values.device)[0].split(self.sizes)
+        columns = [(values[:, k : k + 1] - table).abs().argmin(dim=1) for k, table in enumerate(tables)]
         return torch.stack(columns, dim=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -145,3 +144,11 @@ class ActionSpace:
         """The space that :meth:`to_json` described."""
         grid = data["grid"]
         return cls(Dynamics[data["dynamics"].upper()], None if grid is None else tuple(tuple(v) for v in grid))
+
+
+@lru_cache(maxsize=16)
+def _tables(space: ActionSpace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of all components one after the other, and [K] where each begins; without a grid, the bounds [2, K]."""
+    first = torch.tensor([0, *accumulate(space.sizes)][:-1], device=device)
+    values = torch.tensor(space.bounds).T if space.grid is None else torch.tensor(list(chain(*space.grid)))
+    return values.float().to(device), first

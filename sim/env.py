@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
 from sim.actions import ActionSpace
-from sim.kernels import AgentArrays, Rules, Then, move, settle, struct, touch
-from sim.launch import launch, to_warp
+from sim.kernels import AgentArrays, Rules, Then, conclude, move, restart, touch
+from sim.launch import Program, Stage, num_parts, struct, to_warp
 from sim.layout import ObservationConfig
 from sim.observation import Observer
-from sim.scenario import DT
 from sim.worlds import Selection, Worlds
 
 Behaviour = Literal["ignore", "stop", "remove"]
 
 
+RewardType = Literal["sparse_on_goal_achieved", "weighted_combination"]
+
+_GPUDRIVE = {
+    "on_goal": "remove", "box_scale": 0.7, "off_road": "touch", "replay_lag": True, "end_with_log": False,
+    "teleport": True, "horizon": 91,
+}  # fmt: skip
+"""The switches that have no choice in GPUDrive."""
+
+
 @dataclass(frozen=True)
 class SimConfig:
-    """Rules of the simulation. The defaults are the corrected ones that training and evaluation use."""
+    """Rules of the simulation. The defaults are the corrected ones that training uses."""
 
+    compat: Literal["gpudrive"] | None = None
+    """``gpudrive``: the rules are GPUDrive's as they are, quirks included; every switch below that has no choice there
+    takes its value, and another value is refused. ``selection``, ``on_collision``, ``goal_radius`` and the rewards
+    are settings in GPUDrive too and stay free."""
     selection: Selection = field(default_factory=Selection)
     on_collision: Behaviour = "ignore"
     """After a collision an agent drives on (and collides again), stops where it is, or leaves the world."""
@@ -33,6 +45,9 @@ class SimConfig:
     """m."""
     box_scale: float = 0.7
     """Factor on length and width in collisions; 0.7 is GPUDrive's, 1 the true size."""
+    off_road: Literal["touch", "outside"] = "touch"
+    """A vehicle is off the road while it touches a segment of a road edge or a stop sign (GPUDrive), or while a corner
+    of its box lies beyond the nearest road edge (signed distance, as Waymo's metrics have it)."""
     replay_lag: bool = False
     """Agents that follow their log are one step behind, as in GPUDrive."""
     end_with_log: bool = True
@@ -42,41 +57,59 @@ class SimConfig:
     and their flags stay."""
     horizon: int | None = None
     """Steps of an episode; None: as many as the log has (states minus one)."""
+    reward: RewardType = "sparse_on_goal_achieved"
+    """Reward of the environment itself (GAIL does not use it): 1 in every step at the goal, or the weighted sum of the
+    event flags."""
+    collision_weight: float = -0.5
+    """Of every agent type that is hit, in ``weighted_combination``."""
+    goal_achieved_weight: float = 1.0
+    """Of the goal, likewise."""
+    off_road_weight: float = -0.5
+    """Of leaving the road, likewise."""
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            ValueError: for an unknown behaviour or a size that makes no sense.
+            ValueError: for an unknown choice, a size that makes no sense, or a rule that GPUDrive does not have.
         """
+        if self.compat == "gpudrive":
+            self._follow_gpudrive()
         for name in ("on_collision", "on_goal"):
             if getattr(self, name) not in ("ignore", "stop", "remove"):
                 raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use ignore, stop or remove")
+        for name, kind in (("off_road", ("touch", "outside")), ("reward", get_args(RewardType))):
+            if getattr(self, name) not in kind:
+                raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use {' or '.join(kind)}")
         for name in ("goal_radius", "box_scale", "horizon"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"simulator: {name} is {value}; it must be positive")
 
+    def _follow_gpudrive(self) -> None:
+        for one in fields(self):
+            if one.name in _GPUDRIVE:
+                given, theirs = getattr(self, one.name), _GPUDRIVE[one.name]
+                if given not in (one.default, theirs):
+                    raise ValueError(
+                        f"simulator: {one.name} is {given!r}, but with compat=gpudrive it is {theirs!r}; leave it out"
+                    )
+                object.__setattr__(self, one.name, theirs)
+
     @classmethod
     def gpudrive(cls, on_collision: Behaviour = "remove", selection: Selection | None = None) -> SimConfig:
-        """GPUDrive's rules as they are, quirks included."""
-        return cls(
-            selection=selection or Selection(max_agents=64),
-            on_collision=on_collision,
-            on_goal="remove",
-            replay_lag=True,
-            end_with_log=False,
-            teleport=True,
-            horizon=91,
-        )
+        """GPUDrive's rules with its own defaults: agents that collide are removed, 64 agents a world."""
+        return cls(compat="gpudrive", selection=selection or Selection(max_agents=64), on_collision=on_collision)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gave the N controlled agents. Tensors are valid until the next step or reset."""
+    """What one step gave the N controlled agents."""
 
     observation: torch.Tensor
-    """[N, D] float32 after the step."""
+    """[N, D] float32 after the step; the memory is written again by the next step or reset."""
+    reward: torch.Tensor
+    """[N] float32 reward of the environment, see :attr:`SimConfig.reward`."""
     terminated: torch.Tensor
     """[N] bool: the agent's episode ended in this step by what it did; there is no future to value."""
     truncated: torch.Tensor
@@ -91,25 +124,44 @@ class Backend(Protocol):
     """What the embedded simulator and every other backend offer to training and evaluation."""
 
     worlds: Worlds
+    config: SimConfig
     action_space: ActionSpace
     observation_config: ObservationConfig
+    horizon: int
+    """Steps of an episode."""
 
     @property
     def num_agents(self) -> int:
         """N, controlled agents in all worlds."""
 
-    def reset(self, worlds: Sequence[int] | None = None) -> torch.Tensor:
-        """Start the episodes of the given worlds (all when None) anew; observations [N, D] of all agents."""
+    def reset(self, worlds: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
+        """Start the episodes of the given worlds (indices, or [W] bool; all when None) anew; the others stay as they
+        are. Observations [N, D] of all agents."""
 
     def step(self, actions: torch.Tensor) -> Step:
         """Let all agents act: actions [N, K] of the action space."""
 
+    def swap(self, worlds: Worlds) -> torch.Tensor:
+        """Go on in other worlds, from their start; observations [N, D]."""
+
     def states(self) -> torch.Tensor:
-        """[N, 5] x, y, heading, vx, vy of the controlled agents."""
+        """[N, 5] x, y, heading, vx, vy of the controlled agents, in their scene's frame."""
+
+    def alive(self) -> torch.Tensor:
+        """[N] bool: which agents act in the next step."""
+
+    def events(self) -> torch.Tensor:
+        """[N, 4] event flags of the present step, as in :class:`Step`."""
+
+    def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """[M, 5] states of all agents, and [M] whether each is in its world now."""
 
 
 class Env:
     """The embedded simulator: W worlds, N controlled agents, on CPU or CUDA.
+
+    A step is one pass of each kernel over its agents, on a CPU with the worlds split over threads, on CUDA as one graph
+    and without waiting for it.
 
     Args:
         worlds: the scenes on their device.
@@ -125,61 +177,54 @@ class Env:
         config: SimConfig | None = None,
         observation: ObservationConfig | None = None,
     ) -> None:
-        self.worlds = worlds
         self.action_space = action_space
         self.config = config or SimConfig()
         self.observation_config = observation or ObservationConfig()
-        self.horizon = self.config.horizon or worlds.num_steps - 1
-        self._observer = Observer(worlds, self.observation_config)
-        device, m = worlds.device, worlds.num_agents
-        self._state = torch.zeros(m, 5, device=device)
-        self._present = torch.zeros(m, dtype=torch.bool, device=device)
-        self._collided = torch.zeros(m, dtype=torch.bool, device=device)
-        self._done = torch.zeros(m, dtype=torch.bool, device=device)
-        self._events = torch.zeros(m, 4, dtype=torch.bool, device=device)
-        self._hits = torch.zeros(m, 4, dtype=torch.bool, device=device)
-        self._step = torch.zeros(worlds.num_worlds, dtype=torch.int32, device=device)
-        self._action = torch.zeros(m, action_space.components, device=device)
-        self._agents = worlds.controlled.to(torch.int32)
-        self._world = worlds.tensors["world"][worlds.controlled].long()
-        self._end = self._last_step()
-        self._alive = torch.zeros(self.num_agents, dtype=torch.bool, device=device)
-        self._observation = torch.zeros(self.num_agents, self.observation_config.size, device=device)
-        self._world_arrays = worlds.arrays()
-        self._agent_arrays = struct(
-            AgentArrays,
-            state=to_warp(self._state),
-            present=to_warp(self._present),
-            collided=to_warp(self._collided),
-            done=to_warp(self._done),
-            events=to_warp(self._events),
-            step=to_warp(self._step),
-        )
-        self._rules = _rules(self.config, action_space)
-        self.reset()
+        self.swap(worlds)
 
     @property
     def num_agents(self) -> int:
         """N, controlled agents in all worlds."""
         return len(self.worlds.controlled)
 
-    def reset(self, worlds: Sequence[int] | None = None) -> torch.Tensor:
-        """Start the episodes of the given worlds (all when None) anew; observations [N, D] of all agents."""
-        device = self.worlds.device
-        which = torch.zeros(self.worlds.num_worlds, dtype=torch.bool, device=device)
-        which[slice(None) if worlds is None else torch.as_tensor(worlds, dtype=torch.int64, device=device)] = True
-        self._step[which] = 0
-        rows = which[self.worlds.tensors["world"].long()]
-        self._state[rows] = self.worlds.log[rows, 0]
-        parked = rows & self.worlds.tensors["parked"]
-        self._state[parked, 3:] = 0.0
-        self._present[rows] = self.worlds.valid[rows, 0]
-        self._collided[rows] = False
-        self._done[rows] = False
-        self._events[rows] = False
-        self._touch()
-        self._alive = torch.where(which[self._world], self._end > 0, self._alive)
-        return self._observe()
+    def swap(self, worlds: Worlds) -> torch.Tensor:
+        """Go on in other worlds, from their start; observations [N, D]."""
+        self.worlds = worlds
+        self.horizon = self.config.horizon or worlds.num_steps - 1
+        device, m, n = worlds.device, worlds.num_agents, len(worlds.controlled)
+
+        def flags(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.bool, device=device)
+
+        self._state = torch.zeros(m, 5, device=device)
+        self._present, self._done, self._collided = flags(m), flags(m), flags(m)
+        self._events = flags(m, 4)
+        self._reward = torch.zeros(m, device=device)
+        self._alive, self._terminated, self._truncated = flags(n), flags(n), flags(n)
+        self._action = torch.zeros(n, self.action_space.components, device=device)
+        self._observation = torch.zeros(n, self.observation_config.size, device=device)
+        self._which = flags(worlds.num_worlds)
+        self._prepare()
+        return self.reset()
+
+    def reset(self, worlds: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
+        """Start the episodes of the given worlds anew, without waiting for the device.
+
+        Args:
+            worlds: indices, or [W] bool; all when None.
+
+        Returns:
+            Observations [N, D] of all agents, also of those in other worlds, for whom nothing changes.
+        """
+        if worlds is None:
+            self._which.fill_(True)
+        elif isinstance(worlds, torch.Tensor) and worlds.dtype == torch.bool:
+            self._which.copy_(worlds)
+        else:
+            rows = torch.as_tensor(worlds, dtype=torch.int64).to(self.worlds.device)
+            self._which.fill_(False).index_fill_(0, rows, True)
+        self._reset.run()
+        return self._observation
 
     def step(self, actions: torch.Tensor) -> Step:
         """Let all agents act.
@@ -187,17 +232,16 @@ class Env:
         Args:
             actions: [N, K], indices or values as the action space says; of agents not alive they mean nothing.
         """
-        self._action[self.worlds.controlled] = self.action_space.decode(actions)
-        self._step += 1
-        inputs = [self._world_arrays, self._agent_arrays, self._rules, to_warp(self._action)]
-        launch(move, self.worlds.num_agents, inputs, self.worlds.device)
-        self._touch()
-        controlled = self.worlds.controlled
-        ended = self._ended()[controlled]
-        terminated = self._alive & ended
-        truncated = self._alive & ~ended & (self._step[self._world] >= self._end)
-        self._alive = self._alive & ~terminated & ~truncated
-        return Step(self._observe(), terminated, truncated, self._events[controlled], self._alive)
+        self._action.copy_(self.action_space.decode(actions))
+        self._step.run()
+        return Step(
+            observation=self._observation,
+            reward=self._reward[self.worlds.controlled],
+            terminated=self._terminated.clone(),
+            truncated=self._truncated.clone(),
+            events=self.events(),
+            alive=self._alive.clone(),
+        )
 
     def states(self) -> torch.Tensor:
         """[N, 5] x, y, heading, vx, vy of the controlled agents, in their scene's frame."""
@@ -205,39 +249,75 @@ class Env:
 
     def alive(self) -> torch.Tensor:
         """[N] bool: which agents act in the next step."""
-        return self._alive
+        return self._alive.clone()
 
     def events(self) -> torch.Tensor:
         """[N, 4] event flags of the present step, as in :class:`Step`."""
         return self._events[self.worlds.controlled]
 
     def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """[M, 5] states of all agents, and [M] whether each is in its world now."""
+        """[M, 5] states of all agents, and [M] whether each is in its world now; the simulator's own memory."""
         return self._state, self._present
 
-    def _ended(self) -> torch.Tensor:
-        """[M] whether what an agent did ends its episode; GPUDrive learns of a collision only a step later."""
-        if self.config.teleport or self.config.on_collision == "ignore":
-            return self._done
-        return self._done | self._collided
-
-    def _last_step(self) -> torch.Tensor:
-        """[N] step at which each agent's episode is cut off."""
-        horizon = torch.full((self.num_agents,), self.horizon, dtype=torch.int32, device=self.worlds.device)
-        if not self.config.end_with_log:
-            return horizon
-        return torch.minimum(horizon, self.worlds.tensors["last_valid"][self.worlds.controlled])
-
-    def _touch(self) -> None:
-        inputs = [self._world_arrays, self._agent_arrays, self._rules, to_warp(self._hits)]
-        launch(touch, self.worlds.num_agents, inputs, self.worlds.device)
-        launch(settle, self.worlds.num_agents, inputs, self.worlds.device)
-
-    def _observe(self) -> torch.Tensor:
-        left = (self._end - self._step[self._world]).clamp(min=0) * DT
-        return self._observer.observe(
-            self._state, self._present, self._agents, left, collided=self._collided, out=self._observation
+    def _prepare(self) -> None:
+        """Bind the kernels of a step and of a reset to the arrays of these worlds."""
+        worlds, device = self.worlds, self.worlds.device
+        horizon = torch.full((self.num_agents,), self.horizon, dtype=torch.int32, device=device)
+        if self.config.end_with_log:
+            horizon = torch.minimum(horizon, worlds.tensors["last_valid"][worlds.controlled])
+        time_left = torch.zeros(self.num_agents, device=device)
+        agents = worlds.controlled.to(torch.int32)
+        arrays = struct(
+            AgentArrays,
+            state=self._state,
+            present=self._present,
+            collided=self._collided,
+            done=self._done,
+            events=self._events,
+            step=torch.zeros(worlds.num_agents, dtype=torch.int32, device=device),
+            reward=self._reward,
+            end=horizon,
+            alive=self._alive,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            time_left=time_left,
         )
+        rules = _rules(self.config, self.action_space)
+        everywhere = torch.ones_like(self._which)
+        largest = worlds.tensors["radius"].amax().item() if worlds.num_agents else 1.0
+        solid = worlds.grid(self.config.box_scale * largest, solid=True)
+        common = [worlds.arrays(), arrays, rules]
+        all_bounds, own_bounds = _bounds(worlds)
+        observer = Observer(worlds, self.observation_config)
+
+        def program(begin: Any, argument: torch.Tensor, which: torch.Tensor) -> Program:
+            look = observer.stage(
+                own_bounds, self._state, self._present, agents, time_left, self._observation,
+                collided=self._collided, which=which,
+            )  # fmt: skip
+            return Program(
+                [
+                    Stage(begin, all_bounds, [*common, to_warp(argument)]),
+                    Stage(touch, all_bounds, [*common, solid, to_warp(which)]),
+                    Stage(conclude, own_bounds, [*common, to_warp(agents)]),
+                    look,
+                ],
+                device,
+            )
+
+        self._step = program(move, self._action, everywhere)
+        self._reset = program(restart, self._which, self._which)
+
+
+def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
+    """Bounds of parts over all agents [M] and over the controlled ones [N]: whole worlds, about equal work each."""
+    parts = min(worlds.num_worlds, num_parts(len(worlds.controlled), worlds.device))
+    start = worlds.tensors["agent_start"].cpu()
+    own = torch.searchsorted(worlds.controlled.cpu(), start.long())
+    work = own + 0.1 * start  # who looks around has ten times the work of who is only moved
+    share = work[-1] * torch.arange(1, parts) / parts
+    cut = [0, *torch.searchsorted(work, share).tolist(), worlds.num_worlds]
+    return start[cut].tolist(), own[cut].tolist()
 
 
 def _rules(config: SimConfig, action_space: ActionSpace) -> Rules:
@@ -248,7 +328,12 @@ def _rules(config: SimConfig, action_space: ActionSpace) -> Rules:
         on_goal=int(Then[config.on_goal.upper()]),
         goal_radius=config.goal_radius,
         box_scale=config.box_scale,
+        outside=config.off_road == "outside",
         replay_lag=config.replay_lag,
         end_with_log=config.end_with_log,
         teleport=config.teleport,
+        weighted=config.reward == "weighted_combination",
+        collision_weight=config.collision_weight,
+        goal_weight=config.goal_achieved_weight,
+        off_road_weight=config.off_road_weight,
     )

@@ -1,4 +1,4 @@
-"""The two kernels that make a step: every agent moves, then every agent is tested for what it touches.
+"""The kernels that make a step: every agent moves, then every agent is tested for what it touches.
 
 Order and rules are GPUDrive's (src/sim.cpp); where GPUDrive surprises, a switch of :class:`~sim.env.SimConfig` chooses
 between its behaviour and the corrected one.
@@ -6,10 +6,11 @@ between its behaviour and the corrected one.
 
 # Warp reads annotations at run time, so this module must not postpone them.
 from enum import IntEnum
-from typing import Any
 
 from sim.dynamics import Action, State, advance
 from sim.launch import wp
+from sim.roads import RoadGrid, along_segment, cell_at
+from sim.scenario import DT
 from sim.worlds import WorldArrays
 
 
@@ -38,10 +39,12 @@ VEHICLE = wp.constant(int(Event.VEHICLE))
 NON_VEHICLE = wp.constant(int(Event.NON_VEHICLE))
 GOAL = wp.constant(int(Event.GOAL))
 _VEHICLE_TYPE = wp.constant(1)
+_ROAD_EDGE = wp.constant(1)
 _STOP_SIGN = wp.constant(6)
 REMOVED_POSITION = -11000.0
 """Where GPUDrive puts removed agents, m."""
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
+_DT = wp.constant(wp.float32(DT))
 
 
 @wp.struct
@@ -53,14 +56,19 @@ class Rules:
     on_goal: int
     goal_radius: float
     box_scale: float
+    outside: wp.bool
     replay_lag: wp.bool
     end_with_log: wp.bool
     teleport: wp.bool
+    weighted: wp.bool
+    collision_weight: float
+    goal_weight: float
+    off_road_weight: float
 
 
 @wp.struct
 class AgentArrays:
-    """What changes in a step; M agents, W worlds."""
+    """What changes in a step; M agents, of which N are controlled, in W worlds."""
 
     state: wp.array2d(dtype=wp.float32)
     present: wp.array(dtype=wp.bool)
@@ -68,6 +76,13 @@ class AgentArrays:
     done: wp.array(dtype=wp.bool)
     events: wp.array2d(dtype=wp.bool)
     step: wp.array(dtype=wp.int32)
+    reward: wp.array(dtype=wp.float32)
+    end: wp.array(dtype=wp.int32)
+    """[N] step at which the episode is cut off."""
+    alive: wp.array(dtype=wp.bool)
+    terminated: wp.array(dtype=wp.bool)
+    truncated: wp.array(dtype=wp.bool)
+    time_left: wp.array(dtype=wp.float32)
 
 
 @wp.func
@@ -77,13 +92,18 @@ def _set_state(a: AgentArrays, i: int, s: State):
 
 
 @wp.func
+def _logged(w: WorldArrays, row: int) -> State:
+    return State(w.log[row, 0], w.log[row, 1], w.log[row, 2], w.log[row, 3], w.log[row, 4])
+
+
+@wp.func
 def _follow_log(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, step: int):
     index = wp.where(rules.replay_lag, step - 1, step)
     index = wp.min(index, w.steps - 1)
     row = i * w.steps + index
     a.present[i] = w.valid[row]
     if w.valid[row]:
-        _set_state(a, i, State(w.log[row, 0], w.log[row, 1], w.log[row, 2], w.log[row, 3], w.log[row, 4]))
+        _set_state(a, i, _logged(w, row))
 
 
 @wp.func
@@ -92,11 +112,39 @@ def _remove(a: AgentArrays, i: int):
     _set_state(a, i, State(_REMOVED, _REMOVED, a.state[i, 2], 0.0, 0.0))
 
 
+@wp.func
+def _halt(a: AgentArrays, i: int):
+    a.state[i, 3] = 0.0
+    a.state[i, 4] = 0.0
+
+
 @wp.kernel(enable_backward=False)
-def move(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, action: wp.array2d(dtype=wp.float32)):
-    """Move agent ``i`` to the step that its world's counter already shows."""
+def restart(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, which: wp.array(dtype=wp.bool)):
+    """Put agent ``i`` of the worlds ``which`` [W] back to the start of its log."""
     i = first + wp.tid()
-    step = a.step[w.world[i]]
+    if which[w.world[i]]:
+        row = i * w.steps
+        a.step[i] = 0
+        a.present[i] = w.valid[row]
+        a.collided[i] = False
+        a.done[i] = False
+        for k in range(4):
+            a.events[i, k] = False
+        _set_state(a, i, _logged(w, row))
+        if w.parked[i]:
+            _halt(a, i)
+        n = w.slot[i]
+        if n >= 0:
+            a.alive[n] = a.end[n] > 0
+
+
+@wp.kernel(enable_backward=False)
+def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, action: wp.array2d(dtype=wp.float32)):
+    """Move agent ``i`` by one step; action [N, K] of the controlled ones."""
+    i = first + wp.tid()
+    step = a.step[i] + 1
+    a.step[i] = step
+    n = w.slot[i]
     if rules.on_collision == IGNORE:
         a.collided[i] = False
         for k in range(3):
@@ -112,111 +160,196 @@ def move(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, action: wp.ar
         _remove(a, i)
     elif w.parked[i]:
         if hit:
-            a.state[i, 3] = 0.0
-            a.state[i, 4] = 0.0
+            _halt(a, i)
     elif a.done[i] and (rules.teleport or (not hit and rules.on_goal == REMOVE)):
         _remove(a, i)
     elif a.done[i]:
-        a.state[i, 3] = 0.0
-        a.state[i, 4] = 0.0
-    elif w.controlled[i]:
+        _halt(a, i)
+    elif n >= 0:
         s = State(a.state[i, 0], a.state[i, 1], a.state[i, 2], a.state[i, 3], a.state[i, 4])
         u = Action()
         for k in range(action.shape[1]):
-            u[k] = action[i, k]
+            u[k] = action[n, k]
         _set_state(a, i, advance(rules.dynamics, s, u, w.size[i, 0]))
     else:
         _follow_log(w, a, rules, i, step)
 
 
+@wp.struct
+class _Box:
+    """An oriented box: centre, cosine and sine of its heading, half its length and half its width."""
+
+    x: float
+    y: float
+    c: float
+    s: float
+    length: float
+    width: float
+
+
 @wp.func
-def _overlap(
-    ax: float, ay: float, ah: float, al: float, aw: float, bx: float, by: float, bh: float, bl: float, bw: float
-) -> bool:
-    """Whether two oriented boxes (centre, heading, half-length, half-width) touch; separating axis test."""
-    dx = bx - ax
-    dy = by - ay
-    reach = wp.sqrt(al * al + aw * aw) + wp.sqrt(bl * bl + bw * bw)
-    if dx * dx + dy * dy > reach * reach:
-        return False
-    ca = wp.cos(ah)
-    sa = wp.sin(ah)
-    cb = wp.cos(bh)
-    sb = wp.sin(bh)
-    c = wp.abs(ca * cb + sa * sb)
-    s = wp.abs(ca * sb - sa * cb)
+def _box_of(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> _Box:
+    box = _Box()
+    box.x = a.state[i, 0]
+    box.y = a.state[i, 1]
+    box.c = wp.cos(a.state[i, 2])
+    box.s = wp.sin(a.state[i, 2])
+    box.length = 0.5 * scale * w.size[i, 0]
+    box.width = 0.5 * scale * w.size[i, 1]
+    return box
+
+
+@wp.func
+def _overlap(a: _Box, b: _Box) -> bool:
+    """Whether two boxes touch; separating axis test."""
+    dx = b.x - a.x
+    dy = b.y - a.y
+    c = wp.abs(a.c * b.c + a.s * b.s)
+    s = wp.abs(a.c * b.s - a.s * b.c)
     return (
-        wp.abs(dx * ca + dy * sa) <= al + bl * c + bw * s
-        and wp.abs(dy * ca - dx * sa) <= aw + bl * s + bw * c
-        and wp.abs(dx * cb + dy * sb) <= bl + al * c + aw * s
-        and wp.abs(dy * cb - dx * sb) <= bw + al * s + aw * c
+        wp.abs(dx * a.c + dy * a.s) <= a.length + b.length * c + b.width * s
+        and wp.abs(dy * a.c - dx * a.s) <= a.width + b.length * s + b.width * c
+        and wp.abs(dx * b.c + dy * b.s) <= b.length + a.length * c + a.width * s
+        and wp.abs(dy * b.c - dx * b.s) <= b.width + a.length * s + a.width * c
     )
 
 
 @wp.func
-def _touches_agent(w: WorldArrays, a: AgentArrays, scale: float, i: int, j: int) -> bool:
-    half = 0.5 * scale
-    return _overlap(
-        a.state[i, 0], a.state[i, 1], a.state[i, 2], half * w.size[i, 0], half * w.size[i, 1],
-        a.state[j, 0], a.state[j, 1], a.state[j, 2], half * w.size[j, 0], half * w.size[j, 1],
-    )  # fmt: skip
+def _touch_agents(w: WorldArrays, a: AgentArrays, scale: float, i: int, me: _Box):
+    """Flags of agent ``i`` for the agents that its box touches."""
+    world = w.world[i]
+    for j in range(w.agent_start[world], w.agent_start[world + 1]):
+        if j != i and a.present[j] and not (w.parked[i] and w.parked[j]):
+            dx = a.state[j, 0] - me.x
+            dy = a.state[j, 1] - me.y
+            reach = scale * (w.radius[i] + w.radius[j]) + 1.0e-3
+            if dx * dx + dy * dy <= reach * reach:
+                if _overlap(me, _box_of(w, a, scale, j)):
+                    a.events[i, wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)] = True
+                    a.collided[i] = True
 
 
 @wp.func
-def _touches_road(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> bool:
-    """Whether agent ``i`` touches a road edge (vehicles) or a stop sign."""
-    half = 0.5 * scale
-    world = w.world[i]
-    for k in range(w.solid_start[world], w.solid_start[world + 1]):
-        s = w.solid[k]
-        if w.type[i] == _VEHICLE_TYPE or w.segment_type[s] == _STOP_SIGN:
-            touches = _overlap(
-                a.state[i, 0], a.state[i, 1], a.state[i, 2], half * w.size[i, 0], half * w.size[i, 1],
-                w.segment[s, 0], w.segment[s, 1], w.segment[s, 4], w.segment[s, 2], w.segment[s, 3],
-            )  # fmt: skip
-            if touches:
-                return True
-    return False
+def _touches_road(w: WorldArrays, solid: RoadGrid, i: int, me: _Box, edges: bool) -> bool:
+    """Whether the box of agent ``i`` touches a road edge (vehicles, when ``edges``) or a stop sign."""
+    touches = bool(False)
+    map = w.map[w.world[i]]
+    cell = cell_at(solid, map, me.x, me.y)
+    if cell >= 0:
+        for k in range(solid.start[cell], solid.start[cell + 1]):
+            if not touches:
+                id = solid.item[k]
+                if edges or w.segment_type[id] == _STOP_SIGN:
+                    s = w.segment[id]
+                    other = _Box()
+                    other.x = s[0]
+                    other.y = s[1]
+                    other.c = s[5]
+                    other.s = s[6]
+                    other.length = s[2]
+                    other.width = s[3]
+                    touches = _overlap(me, other)
+    return touches
+
+
+@wp.func
+def _edge_distance(w: WorldArrays, map: int, x: float, y: float) -> float:
+    """Signed distance (m) of a point to the nearest road edge, positive on its right, where there is no road.
+
+    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py). Where two segments
+    meet in the nearest point, the one decides from whose line the point is farther away.
+    """
+    nearest = float(1.0e30)
+    side = float(-1.0)
+    for k in range(w.map_start[map], w.map_start[map + 1]):
+        if w.segment_type[k] == _ROAD_EDGE:
+            s = w.segment[k]
+            along = along_segment(s, x, y)
+            dx = x - s[0] - along * s[5]
+            dy = y - s[1] - along * s[6]
+            d = dx * dx + dy * dy
+            right = (x - s[0]) * s[6] - (y - s[1]) * s[5]
+            slack = 1.0e-4 * d + 1.0e-6
+            if d < nearest - slack or (d < nearest + slack and wp.abs(right) > wp.abs(side)):
+                nearest = wp.min(d, nearest)
+                side = right
+    return wp.where(side > 0.0, wp.sqrt(nearest), -wp.sqrt(nearest))
+
+
+@wp.func
+def _leaves_road(w: WorldArrays, i: int, me: _Box) -> bool:
+    """Whether a corner of the box lies beyond the nearest road edge."""
+    map = w.map[w.world[i]]
+    leaves = bool(False)
+    for corner in range(4):
+        ahead = wp.where(corner < 2, me.length, -me.length)
+        left = wp.where(corner % 2 == 0, me.width, -me.width)
+        if not leaves:
+            x = me.x + ahead * me.c - left * me.s
+            y = me.y + ahead * me.s + left * me.c
+            leaves = _edge_distance(w, map, x, y) > 0.0
+    return leaves
+
+
+@wp.func
+def _reward(a: AgentArrays, rules: Rules, i: int, at_goal: bool) -> float:
+    if rules.weighted:
+        hits = wp.where(a.events[i, VEHICLE], 1.0, 0.0) + wp.where(a.events[i, NON_VEHICLE], 1.0, 0.0)
+        goal = wp.where(a.events[i, GOAL], 1.0, 0.0)
+        off = wp.where(a.events[i, OFF_ROAD], 1.0, 0.0)
+        return rules.collision_weight * hits + rules.goal_weight * goal + rules.off_road_weight * off
+    return wp.where(at_goal, 1.0, 0.0)
 
 
 @wp.kernel(enable_backward=False)
-def touch(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, hits: wp.array2d(dtype=wp.bool)):
-    """What agent ``i`` touches now, into ``hits``; the flags of the step before stay readable for its neighbours."""
+def touch(
+    first: int,
+    part: int,
+    w: WorldArrays,
+    a: AgentArrays,
+    rules: Rules,
+    solid: RoadGrid,
+    which: wp.array(dtype=wp.bool),
+):
+    """Set the flags of agent ``i`` of the worlds ``which`` [W] by what it touches now, and its reward."""
     i = first + wp.tid()
-    for k in range(4):
-        hits[i, k] = False
+    if not which[w.world[i]]:
+        return
     if a.present[i]:
-        world = w.world[i]
-        for j in range(w.agent_start[world], w.agent_start[world + 1]):
-            if j != i and a.present[j] and not (w.parked[i] and w.parked[j]):
-                column = wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)
-                if not hits[i, column]:
-                    hits[i, column] = _touches_agent(w, a, rules.box_scale, i, j)
+        me = _box_of(w, a, rules.box_scale, i)
+        _touch_agents(w, a, rules.box_scale, i, me)
         if not w.parked[i]:
-            hits[i, OFF_ROAD] = _touches_road(w, a, rules.box_scale, i)
+            edges = w.type[i] == _VEHICLE_TYPE
+            off = bool(False)
+            if not rules.outside:
+                off = _touches_road(w, solid, i, me, edges)
+            elif edges:
+                off = _leaves_road(w, i, me)
+            if off:
+                a.events[i, OFF_ROAD] = True
+                a.collided[i] = True
     dx = a.state[i, 0] - w.goal[i, 0]
     dy = a.state[i, 1] - w.goal[i, 1]
+    at_goal = a.present[i] and dx * dx + dy * dy < rules.goal_radius * rules.goal_radius
     # As in GPUDrive, an agent that starts at its goal reaches it in the first step, not by being there.
-    moved = a.step[w.world[i]] > 0
-    hits[i, GOAL] = moved and a.present[i] and dx * dx + dy * dy < rules.goal_radius * rules.goal_radius
+    n = w.slot[i]
+    if at_goal and a.step[i] > 0:
+        a.events[i, GOAL] = True
+        if rules.on_goal != IGNORE and (n >= 0 or rules.teleport):
+            a.done[i] = True
+    a.reward[i] = _reward(a, rules, i, at_goal)
 
 
 @wp.kernel(enable_backward=False)
-def settle(first: int, w: WorldArrays, a: AgentArrays, rules: Rules, hits: wp.array2d(dtype=wp.bool)):
-    """Turn what agent ``i`` touches into its flags."""
-    i = first + wp.tid()
-    for k in range(4):
-        if hits[i, k]:
-            a.events[i, k] = True
-            if k != GOAL:
-                a.collided[i] = True
-    if hits[i, GOAL] and rules.on_goal != IGNORE and (w.controlled[i] or rules.teleport):
-        a.done[i] = True
-
-
-def struct(kind: Any, **values: Any) -> Any:
-    """A Warp struct filled by name."""
-    result = kind()
-    for name, value in values.items():
-        setattr(result, name, value)
-    return result
+def conclude(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, agents: wp.array(dtype=wp.int32)):
+    """Tell whether the episode of controlled agent ``n`` ended in this step, and by what."""
+    n = first + wp.tid()
+    i = agents[n]
+    # GPUDrive learns of a collision only a step later
+    ended = a.done[i] or (a.collided[i] and rules.on_collision != IGNORE and not rules.teleport)
+    alive = a.alive[n]
+    started = a.step[i] > 0
+    a.terminated[n] = started and alive and ended
+    a.truncated[n] = started and alive and not ended and a.step[i] >= a.end[n]
+    a.alive[n] = alive and not a.terminated[n] and not a.truncated[n]
+    a.time_left[n] = float(wp.max(a.end[n] - a.step[i], 0)) * _DT

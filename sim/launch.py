@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ wp: Any = warp
 wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
 
-_MIN_ITEMS_PER_THREAD = 64
+_MIN_ITEMS_PER_THREAD = 16
+_PARTS_PER_THREAD = 4
+"""More parts than threads, so that a thread that got the light worlds takes over work from the others."""
 
 
 def _init() -> None:
@@ -41,37 +45,116 @@ def cpu_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def num_parts(items: int, device: torch.device) -> int:
+    """Into how many parts work on this many items is best split: several a thread on a CPU, one on CUDA."""
+    if device.type == "cuda" or cpu_threads() == 1:
+        return 1
+    return max(1, min(_PARTS_PER_THREAD * cpu_threads(), items // _MIN_ITEMS_PER_THREAD))
+
+
+def split_evenly(items: int, parts: int) -> list[int]:
+    """Bounds [parts + 1] of ranges of about the same length."""
+    return [items * p // parts for p in range(parts + 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One kernel over items 0 .. bounds[-1] - 1, whose items do not depend on each other.
+
+    The kernel's first two parameters are the first item of its launch (``i = first + wp.tid()``) and the number of
+    the part that it belongs to.
+    """
+
+    kernel: Any
+    bounds: Sequence[int]
+    """Part p has the items bounds[p] .. bounds[p + 1] - 1."""
+    inputs: Sequence[Any]
+
+
+class Program:
+    """Kernels that run one after the other on fixed arrays: prepared once, run many times.
+
+    On a CPU, where Warp runs a launch on one core but releases the GIL, each part goes through all stages on one
+    thread; a stage must therefore read of the stages before it only what its own part wrote. On CUDA the stages are
+    whole launches on torch's current stream, recorded into a CUDA graph at their second run.
+
+    Args:
+        stages: all with the same number of parts.
+        device: where the arrays are.
+    """
+
+    def __init__(self, stages: Sequence[Stage], device: torch.device) -> None:
+        self._stages = stages  # keeps the arrays alive
+        self._device = device
+        self._graph: Any = None
+        self._warm = False
+        on = f"cuda:{device.index or 0}" if device.type == "cuda" else "cpu"
+        parts = len(stages[0].bounds) - 1
+        self._parts: list[list[Any]] = [[] for _ in range(parts)]
+        for stage in stages:
+            for part, (first, last) in enumerate(pairwise(stage.bounds)):
+                if last > first:
+                    inputs = [first, part, *stage.inputs]
+                    launch = wp.launch(stage.kernel, dim=last - first, inputs=inputs, device=on, record_cmd=True)
+                    self._parts[part].append(launch)
+
+    def run(self) -> None:
+        """Run all stages; on CUDA without waiting for them."""
+        if self._device.type == "cuda":
+            self._run_on_cuda()
+            return
+        parts = [part for part in self._parts if part]
+        if len(parts) > 1:
+            list(_pool(os.getpid()).map(_run_part, parts))
+        else:
+            for part in parts:
+                _run_part(part)
+
+    def _run_on_cuda(self) -> None:
+        stream = wp.stream_from_torch(torch.cuda.current_stream(self._device))
+        with wp.ScopedStream(stream, sync_enter=False):
+            if self._graph is not None:
+                wp.capture_launch(self._graph, stream=stream)
+            elif not self._warm or torch.cuda.is_current_stream_capturing():
+                for launch in self._parts[0]:
+                    launch.launch(stream)
+                self._warm = True
+            else:
+                with wp.ScopedCapture(stream=stream, force_module_load=False) as capture:
+                    for launch in self._parts[0]:
+                        launch.launch(stream)
+                self._graph = capture.graph
+                wp.capture_launch(self._graph, stream=stream)
+
+
+def launch(kernel: Any, items: int, inputs: Sequence[Any], device: torch.device) -> None:
+    """Run one kernel once over items 0 .. items-1, with the parameters of :class:`Stage`."""
+    if items:
+        bounds = split_evenly(items, num_parts(items, device))
+        Program([Stage(kernel, bounds, inputs)], device).run()
+
+
 @cache
 def _pool(_pid: int) -> ThreadPoolExecutor:
     """Threads of this process (a forked child must not inherit them: hence the process id as key)."""
     return ThreadPoolExecutor(cpu_threads(), thread_name_prefix="warp")
 
 
-def launch(kernel: Any, items: int, inputs: Sequence[Any], device: torch.device) -> None:
-    """Run ``kernel`` for items 0 .. items-1.
-
-    The kernel's first parameter is the first item of its launch (``i = first + wp.tid()``). On a CPU, where Warp runs
-    a launch on one core but releases the GIL, the items are split over threads; items must not depend on each other.
-    """
-    if items == 0:
-        return
-    if device.type == "cuda":
-        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-        wp.launch(kernel, dim=items, inputs=[0, *inputs], device=f"cuda:{device.index or 0}", stream=stream)
-        return
-    parts = max(1, min(cpu_threads(), items // _MIN_ITEMS_PER_THREAD))
-    bounds = [items * p // parts for p in range(parts + 1)]
-
-    def run(part: int) -> None:
-        first, last = bounds[part], bounds[part + 1]
-        wp.launch(kernel, dim=last - first, inputs=[first, *inputs], device="cpu")
-
-    if parts == 1:
-        run(0)
-    else:
-        list(_pool(os.getpid()).map(run, range(parts)))
+def _run_part(launches: Sequence[Any]) -> None:
+    for launch in launches:
+        launch.launch()
 
 
 def to_warp(tensor: torch.Tensor, dtype: Any = None) -> Any:
     """A Warp array over the memory of a contiguous tensor (no copy)."""
+    if dtype and not tensor.numel():
+        return wp.empty(0, dtype=dtype, device=wp.device_from_torch(tensor.device))
     return wp.from_torch(tensor.detach(), dtype=dtype) if dtype else wp.from_torch(tensor.detach())
+
+
+def struct(kind: Any, **values: Any) -> Any:
+    """A Warp struct filled by name; tensors become arrays over their memory."""
+    result = kind()
+    for name, value in values.items():
+        setattr(result, name, to_warp(value) if isinstance(value, torch.Tensor) else value)
+    return result

@@ -40,9 +40,10 @@ class ObservationConfig:
     """Road segments seen (GPUDrive: 200)."""
     radius: float = 50.0
     """How far an agent sees, m."""
-    road_order: Literal["nearest", "first"] = "nearest"
-    """``nearest`` by the nearest point of the segment, sorted; ``first``: GPUDrive's first segments in map order by
-    their midpoint, which often are not the nearest."""
+    road_order: Literal["nearest", "nearest_midpoint", "first"] = "nearest"
+    """``nearest`` by the nearest point of the segment, sorted; ``nearest_midpoint`` by its midpoint (GPUDrive's
+    ``k_nearest_roadpoints``, which leaves them unsorted); ``first``: the first segments in map order by their midpoint
+    (GPUDrive's default, ``linear``), which often are not the nearest."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -52,13 +53,15 @@ class ObservationConfig:
         """
         if self.partners < 1 or self.road_segments < 1 or not self.radius > 0:
             raise ValueError("observation: partners, road_segments and radius must be positive")
-        if self.layout not in ("entity", "gpudrive") or self.road_order not in ("nearest", "first"):
-            raise ValueError("observation: layout is entity or gpudrive, road_order is nearest or first")
+        if self.layout not in ("entity", "gpudrive"):
+            raise ValueError(f"observation: layout is {self.layout!r}; use entity or gpudrive")
+        if self.road_order not in ("nearest", "nearest_midpoint", "first"):
+            raise ValueError(f"observation: road_order is {self.road_order!r}; use nearest, nearest_midpoint or first")
 
     @classmethod
-    def gpudrive(cls) -> ObservationConfig:
-        """GPUDrive's default observation of 2,984 floats."""
-        return cls("gpudrive", partners=63, road_segments=200, road_order="first")
+    def gpudrive(cls, road_order: Literal["nearest_midpoint", "first"] = "first") -> ObservationConfig:
+        """GPUDrive's observation of 2,984 floats; ``nearest_midpoint`` is its ``k_nearest_roadpoints``."""
+        return cls("gpudrive", partners=63, road_segments=200, road_order=road_order)
 
     @property
     def ego_fields(self) -> tuple[str, ...]:

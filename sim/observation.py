@@ -4,13 +4,20 @@ The layouts are in :mod:`sim.layout`.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
-from sim.dynamics import wrap
-from sim.launch import launch, to_warp, wp
+from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from sim.layout import ObservationConfig
+from sim.roads import RoadGrid, Segment, along_segment, cell_at
 from sim.scenario import DT
 from sim.worlds import WorldArrays, Worlds
+
+_FIRST, _NEAREST, _NEAREST_MIDPOINT = wp.constant(0), wp.constant(1), wp.constant(2)
+_ORDERS = {"first": 0, "nearest": 1, "nearest_midpoint": 2}
+_TURN = wp.constant(wp.float32(6.283185307179586))
 
 
 @wp.struct
@@ -21,10 +28,13 @@ class _Layout:
     partners: int
     roads: int
     radius: float
-    nearest: wp.bool
+    order: int
     ego_fields: int
     partner_fields: int
     road_fields: int
+    first_road: int
+    scratch_a_part: wp.bool
+    """The agents of a part look one by one on a CPU and share scratch memory; on CUDA each has its own."""
 
 
 @wp.struct
@@ -38,76 +48,67 @@ class States:
 
 
 @wp.func
-def _sift_down(distance: wp.array2d(dtype=wp.float32), index: wp.array2d(dtype=wp.int32), q: int, n: int):
-    """Restore the max-heap of row ``q``, n entries, whose root was replaced."""
-    i = int(0)
-    while True:
-        child = 2 * i + 1
-        if child >= n:
-            break
-        if child + 1 < n and distance[q, child + 1] > distance[q, child]:
-            child += 1
-        if distance[q, child] <= distance[q, i]:
-            break
-        d = distance[q, i]
-        k = index[q, i]
-        distance[q, i] = distance[q, child]
-        index[q, i] = index[q, child]
-        distance[q, child] = d
-        index[q, child] = k
-        i = int(child)
-
-
-@wp.func
-def _offer(
-    distance: wp.array2d(dtype=wp.float32),
-    index: wp.array2d(dtype=wp.int32),
-    q: int,
-    n: int,
-    limit: int,
-    d: float,
-    k: int,
+def _rank(
+    distance: wp.array(dtype=wp.float32), index: wp.array(dtype=wp.int32), n: int, limit: int, most: float
 ) -> int:
-    """Offer an entry to the max-heap of the ``limit`` nearest in row ``q``; the new number of entries."""
-    if n < limit:
-        i = int(n)
-        while i > 0:
-            parent = (i - 1) / 2
-            if distance[q, parent] >= d:
+    """Sort the ``limit`` nearest of entries 0 .. n-1 by squared distances up to ``most``; the place (n) of the first.
+
+    A bucket sort in which equal ones stay in order: n buckets, rings of equal area that so hold about one entry each.
+    """
+    start = 2 * n  # here the buckets' bounds are kept
+    scale = float(n) / most
+    for bucket in range(n + 1):
+        index[start + bucket] = 0
+    for k in range(n):
+        place = start + wp.min(int(distance[k] * scale), n - 1) + 1
+        index[place] = index[place] + 1
+    for bucket in range(n):
+        index[start + bucket + 1] = index[start + bucket + 1] + index[start + bucket]
+    for k in range(n):
+        place = start + wp.min(int(distance[k] * scale), n - 1)
+        to = n + index[place]
+        index[place] = index[place] + 1
+        distance[to] = distance[k]
+        index[to] = index[k]
+    last = int(start)  # bucket with the entry number ``limit``; a bucket's bound is its end now
+    while index[last] < limit and index[last] < n:
+        last += 1
+    for k in range(n + 1, n + index[last]):
+        d = distance[k]
+        id = index[k]
+        j = int(k)
+        while j > n:
+            if distance[j - 1] <= d:
                 break
-            distance[q, i] = distance[q, parent]
-            index[q, i] = index[q, parent]
-            i = int(parent)
-        distance[q, i] = d
-        index[q, i] = k
-        return n + 1
-    if d < distance[q, 0]:
-        distance[q, 0] = d
-        index[q, 0] = k
-        _sift_down(distance, index, q, n)
+            distance[j] = distance[j - 1]
+            index[j] = index[j - 1]
+            j -= 1
+        distance[j] = d
+        index[j] = id
     return n
 
 
-@wp.func
-def _sort(distance: wp.array2d(dtype=wp.float32), index: wp.array2d(dtype=wp.int32), q: int, n: int):
-    """Turn the max-heap of row ``q`` into ascending order."""
-    last = int(n - 1)
-    while last > 0:
-        d = distance[q, 0]
-        k = index[q, 0]
-        distance[q, 0] = distance[q, last]
-        index[q, 0] = index[q, last]
-        distance[q, last] = d
-        index[q, last] = k
-        _sift_down(distance, index, q, last)
-        last -= 1
+@wp.struct
+class _Eye:
+    """Where an agent looks from, and which way."""
+
+    x: float
+    y: float
+    heading: float
+    c: float
+    s: float
 
 
 @wp.func
-def _nearest_on_segment(w: WorldArrays, s: int, x: float, y: float) -> float:
-    """Signed arc length from the segment's midpoint to its point nearest to (x, y)."""
-    along = (x - w.segment[s, 0]) * w.segment[s, 5] + (y - w.segment[s, 1]) * w.segment[s, 6]
-    return wp.clamp(along, -w.segment[s, 2], w.segment[s, 2])
+def _part_of_turn(angle: float) -> float:
+    """A difference of headings (rad) as a part of a turn, in [-0.5, 0.5]."""
+    turns = angle / _TURN
+    return turns - wp.rint(turns)
+
+
+@wp.func
+def _speed(v: States, row: int) -> float:
+    return wp.sqrt(v.state[row, 3] * v.state[row, 3] + v.state[row, 4] * v.state[row, 4])
 
 
 @wp.func
@@ -115,36 +116,34 @@ def _write_ego(
     w: WorldArrays,
     v: States,
     layout: _Layout,
+    eye: _Eye,
     agent: int,
     row: int,
     time_left: float,
-    out: wp.array2d(dtype=wp.float32),
-    q: int,
+    out: wp.array(dtype=wp.float32),
 ):
-    dx = w.goal[agent, 0] - v.state[row, 0]
-    dy = w.goal[agent, 1] - v.state[row, 1]
-    c = wp.cos(v.state[row, 2])
-    s = wp.sin(v.state[row, 2])
-    speed = wp.sqrt(v.state[row, 3] * v.state[row, 3] + v.state[row, 4] * v.state[row, 4])
-    goal_x = c * dx + s * dy
-    goal_y = c * dy - s * dx
+    dx = w.goal[agent, 0] - eye.x
+    dy = w.goal[agent, 1] - eye.y
+    speed = _speed(v, row)
+    goal_x = eye.c * dx + eye.s * dy
+    goal_y = eye.c * dy - eye.s * dx
     if layout.gpudrive:
-        out[q, 0] = speed / 100.0
-        out[q, 1] = 0.7 * w.size[agent, 0] / 30.0
-        out[q, 2] = 0.7 * w.size[agent, 1] / 15.0
-        out[q, 3] = goal_x / 1000.0
-        out[q, 4] = goal_y / 1000.0
-        out[q, 5] = wp.where(v.collided[agent], 1.0, 0.0)
+        out[0] = speed / 100.0
+        out[1] = 0.7 * w.size[agent, 0] / 30.0
+        out[2] = 0.7 * w.size[agent, 1] / 15.0
+        out[3] = goal_x / 1000.0
+        out[4] = goal_y / 1000.0
+        out[5] = wp.where(v.collided[agent], 1.0, 0.0)
     else:
         distance = wp.sqrt(dx * dx + dy * dy)
-        out[q, 0] = speed / 20.0
-        out[q, 1] = w.size[agent, 0] / 10.0
-        out[q, 2] = w.size[agent, 1] / 5.0
-        out[q, 3] = goal_x / 50.0
-        out[q, 4] = goal_y / 50.0
-        out[q, 5] = distance / 50.0
-        out[q, 6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
-        out[q, 7] = time_left / 9.0
+        out[0] = speed / 20.0
+        out[1] = w.size[agent, 0] / 10.0
+        out[2] = w.size[agent, 1] / 5.0
+        out[3] = goal_x / 50.0
+        out[4] = goal_y / 50.0
+        out[5] = distance / 50.0
+        out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
+        out[7] = time_left / 9.0
 
 
 @wp.func
@@ -152,90 +151,163 @@ def _write_partner(
     w: WorldArrays,
     v: States,
     layout: _Layout,
+    eye: _Eye,
     me: int,
     other: int,
     row: int,
-    out: wp.array2d(dtype=wp.float32),
-    q: int,
+    out: wp.array(dtype=wp.float32),
     col: int,
 ):
-    dx = v.state[row, 0] - v.state[me, 0]
-    dy = v.state[row, 1] - v.state[me, 1]
-    c = wp.cos(v.state[me, 2])
-    s = wp.sin(v.state[me, 2])
-    x = c * dx + s * dy
-    y = c * dy - s * dx
-    turn = v.state[row, 2] - v.state[me, 2]
+    dx = v.state[row, 0] - eye.x
+    dy = v.state[row, 1] - eye.y
+    x = eye.c * dx + eye.s * dy
+    y = eye.c * dy - eye.s * dx
+    turn = v.state[row, 2] - eye.heading
     if layout.gpudrive:
-        vx = v.state[row, 3]
-        vy = v.state[row, 4]
-        out[q, col] = wp.sqrt(vx * vx + vy * vy) / 100.0
-        out[q, col + 1] = x / 1000.0
-        out[q, col + 2] = y / 1000.0
-        out[q, col + 3] = wrap(turn) / (2.0 * wp.pi)
-        out[q, col + 4] = 0.7 * w.size[other, 0] / 30.0
-        out[q, col + 5] = 0.7 * w.size[other, 1] / 15.0
+        out[col] = _speed(v, row) / 100.0
+        out[col + 1] = x / 1000.0
+        out[col + 2] = y / 1000.0
+        out[col + 3] = _part_of_turn(turn)
+        out[col + 4] = 0.7 * w.size[other, 0] / 30.0
+        out[col + 5] = 0.7 * w.size[other, 1] / 15.0
     else:
         vx = v.state[row, 3] - v.state[me, 3]
         vy = v.state[row, 4] - v.state[me, 4]
-        out[q, col] = w.size[other, 0] / 10.0
-        out[q, col + 1] = w.size[other, 1] / 5.0
-        out[q, col + 2] = x / layout.radius
-        out[q, col + 3] = y / layout.radius
-        out[q, col + 4] = wp.cos(turn)
-        out[q, col + 5] = wp.sin(turn)
-        out[q, col + 6] = (c * vx + s * vy) / 20.0
-        out[q, col + 7] = (c * vy - s * vx) / 20.0
+        out[col] = w.size[other, 0] / 10.0
+        out[col + 1] = w.size[other, 1] / 5.0
+        out[col + 2] = x / layout.radius
+        out[col + 3] = y / layout.radius
+        out[col + 4] = wp.cos(turn)
+        out[col + 5] = wp.sin(turn)
+        out[col + 6] = (eye.c * vx + eye.s * vy) / 20.0
+        out[col + 7] = (eye.c * vy - eye.s * vx) / 20.0
 
 
 @wp.func
-def _write_road(
+def _write_road(layout: _Layout, eye: _Eye, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
+    along = float(0.0)
+    if not layout.gpudrive:
+        along = along_segment(s, eye.x, eye.y)
+    dx = s[0] + along * s[5] - eye.x
+    dy = s[1] + along * s[6] - eye.y
+    x = eye.c * dx + eye.s * dy
+    y = eye.c * dy - eye.s * dx
+    if layout.gpudrive:
+        out[col] = x * 0.001
+        out[col + 1] = y * 0.001
+        out[col + 2] = s[2] * 0.01
+        out[col + 3] = s[3] * 0.01
+        out[col + 4] = wp.where(kind == 6, 0.01, 0.001)  # half-heights of 1 m and 0.1 m
+        out[col + 5] = _part_of_turn(s[4] - eye.heading)
+    else:
+        scale = 1.0 / layout.radius
+        out[col] = x * scale
+        out[col + 1] = y * scale
+        out[col + 2] = eye.c * s[5] + eye.s * s[6]
+        out[col + 3] = eye.c * s[6] - eye.s * s[5]
+        out[col + 4] = (s[2] - along) * scale
+        out[col + 5] = (s[2] + along) * scale
+    for k in range(7):
+        out[col + 6 + k] = wp.where(k == kind, 1.0, 0.0)
+
+
+@wp.func
+def _see_partners(
     w: WorldArrays,
     v: States,
     layout: _Layout,
-    me: int,
-    segment: int,
-    out: wp.array2d(dtype=wp.float32),
-    q: int,
-    col: int,
+    eye: _Eye,
+    agent: int,
+    base: int,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
 ):
-    along = float(0.0)
+    """The partners' block: in agent order (GPUDrive), or the nearest first."""
+    world = w.world[agent]
+    me = base + agent * v.stride
+    reach = layout.radius * layout.radius
+    n = int(0)
+    for other in range(w.agent_start[world], w.agent_start[world + 1]):
+        row = base + other * v.stride
+        if other != agent and v.present[row]:
+            dx = v.state[row, 0] - eye.x
+            dy = v.state[row, 1] - eye.y
+            d = dx * dx + dy * dy
+            if d <= reach:
+                distance[n] = d
+                index[n] = other
+                n += 1
+    begin = int(0)
     if not layout.gpudrive:
-        along = _nearest_on_segment(w, segment, v.state[me, 0], v.state[me, 1])
-    dx = w.segment[segment, 0] + along * w.segment[segment, 5] - v.state[me, 0]
-    dy = w.segment[segment, 1] + along * w.segment[segment, 6] - v.state[me, 1]
-    c = wp.cos(v.state[me, 2])
-    s = wp.sin(v.state[me, 2])
-    x = c * dx + s * dy
-    y = c * dy - s * dx
-    turn = w.segment[segment, 4] - v.state[me, 2]
-    if layout.gpudrive:
-        half_height = wp.where(w.segment_type[segment] == 6, 1.0, 0.1)
-        out[q, col] = x / 1000.0
-        out[q, col + 1] = y / 1000.0
-        out[q, col + 2] = w.segment[segment, 2] / 100.0
-        out[q, col + 3] = w.segment[segment, 3] / 100.0
-        out[q, col + 4] = half_height / 100.0
-        out[q, col + 5] = wrap(turn) / (2.0 * wp.pi)
-    else:
-        out[q, col] = x / layout.radius
-        out[q, col + 1] = y / layout.radius
-        out[q, col + 2] = wp.cos(turn)
-        out[q, col + 3] = wp.sin(turn)
-        out[q, col + 4] = (w.segment[segment, 2] - along) / layout.radius
-        out[q, col + 5] = (w.segment[segment, 2] + along) / layout.radius
-    out[q, col + 6 + w.segment_type[segment]] = 1.0
+        begin = _rank(distance, index, n, layout.partners, reach)
+    n = wp.min(n, layout.partners)
+    for k in range(n):
+        other = index[begin + k]
+        col = layout.ego_fields + k * layout.partner_fields
+        _write_partner(w, v, layout, eye, me, other, base + other * v.stride, out, col)
+    for col in range(layout.ego_fields + n * layout.partner_fields, layout.first_road):
+        out[col] = 0.0
+
+
+@wp.func
+def _see_roads(
+    w: WorldArrays,
+    g: RoadGrid,
+    layout: _Layout,
+    eye: _Eye,
+    map: int,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
+):
+    """The roads' block."""
+    reach = layout.radius * layout.radius
+    n = int(0)
+    cell = cell_at(g, map, eye.x, eye.y)
+    if cell >= 0:
+        for k in range(g.start[cell], g.start[cell + 1]):
+            id = g.item[k]
+            s = w.segment[id]
+            along = float(0.0)
+            if layout.order == _NEAREST:
+                along = along_segment(s, eye.x, eye.y)
+            dx = s[0] + along * s[5] - eye.x
+            dy = s[1] + along * s[6] - eye.y
+            d = dx * dx + dy * dy
+            if d <= reach:
+                if layout.order != _FIRST:
+                    distance[n] = d
+                    index[n] = id
+                    n += 1
+                elif n < layout.roads:
+                    _write_road(layout, eye, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
+                    n += 1
+    if layout.order != _FIRST:
+        begin = _rank(distance, index, n, layout.roads, reach)
+        n = wp.min(n, layout.roads)
+        for k in range(n):
+            id = index[begin + k]
+            col = layout.first_road + k * layout.road_fields
+            _write_road(layout, eye, w.segment[id], w.segment_type[id], out, col)
+    for k in range(n, layout.roads):
+        col = layout.first_road + k * layout.road_fields
+        for field in range(layout.road_fields):
+            out[col + field] = wp.where(field == 6, 1.0, 0.0)  # type none
 
 
 @wp.kernel(enable_backward=False)
 def _observe(
     first: int,
+    part: int,
     w: WorldArrays,
+    g: RoadGrid,
     v: States,
     layout: _Layout,
     agents: wp.array(dtype=wp.int32),
     base: wp.array(dtype=wp.int32),
     time_left: wp.array(dtype=wp.float32),
+    which: wp.array(dtype=wp.bool),
     distance: wp.array2d(dtype=wp.float32),
     index: wp.array2d(dtype=wp.int32),
     out: wp.array2d(dtype=wp.float32),
@@ -243,54 +315,19 @@ def _observe(
     q = first + wp.tid()
     agent = agents[q]
     world = w.world[agent]
-    me = base[q] + agent * v.stride
-    for col in range(out.shape[1]):
-        out[q, col] = 0.0
-    _write_ego(w, v, layout, agent, me, time_left[q], out, q)
-    x = v.state[me, 0]
-    y = v.state[me, 1]
-    reach = layout.radius * layout.radius
-
-    n = int(0)
-    for other in range(w.agent_start[world], w.agent_start[world + 1]):
-        row = base[q] + other * v.stride
-        if other != agent and v.present[row]:
-            dx = v.state[row, 0] - x
-            dy = v.state[row, 1] - y
-            d = dx * dx + dy * dy
-            if d <= reach:
-                if not layout.gpudrive:
-                    n = _offer(distance, index, q, n, layout.partners, d, other)
-                elif n < layout.partners:
-                    index[q, n] = other
-                    n += 1
-    if not layout.gpudrive:
-        _sort(distance, index, q, n)
-    for k in range(n):
-        col = layout.ego_fields + k * layout.partner_fields
-        _write_partner(w, v, layout, me, index[q, k], base[q] + index[q, k] * v.stride, out, q, col)
-
-    n = int(0)
-    for segment in range(w.segment_start[world], w.segment_start[world + 1]):
-        along = float(0.0)
-        if layout.nearest:
-            along = _nearest_on_segment(w, segment, x, y)
-        dx = w.segment[segment, 0] + along * w.segment[segment, 5] - x
-        dy = w.segment[segment, 1] + along * w.segment[segment, 6] - y
-        d = dx * dx + dy * dy
-        if d <= reach:
-            if layout.nearest:
-                n = _offer(distance, index, q, n, layout.roads, d, segment)
-            elif n < layout.roads:
-                index[q, n] = segment
-                n += 1
-    if layout.nearest:
-        _sort(distance, index, q, n)
-    first_road = layout.ego_fields + layout.partners * layout.partner_fields
-    for k in range(n):
-        _write_road(w, v, layout, me, index[q, k], out, q, first_road + k * layout.road_fields)
-    for k in range(n, layout.roads):
-        out[q, first_road + k * layout.road_fields + 6] = 1.0
+    if which[world]:
+        me = base[q] + agent * v.stride
+        eye = _Eye()
+        eye.x = v.state[me, 0]
+        eye.y = v.state[me, 1]
+        eye.heading = v.state[me, 2]
+        eye.c = wp.cos(eye.heading)
+        eye.s = wp.sin(eye.heading)
+        h = wp.where(layout.scratch_a_part, part, q)
+        row = out[q]
+        _write_ego(w, v, layout, eye, agent, me, time_left[q], row)
+        _see_partners(w, v, layout, eye, agent, base[q], distance[h], index[h], row)
+        _see_roads(w, g, layout, eye, w.map[world], distance[h], index[h], row)
 
 
 class Observer:
@@ -299,23 +336,31 @@ class Observer:
     Args:
         worlds: where the agents live.
         config: the layout.
-        horizon: steps of an episode, for the time that is left.
     """
 
     def __init__(self, worlds: Worlds, config: ObservationConfig) -> None:
         self.worlds = worlds
         self.config = config
+        self._layout = struct(
+            _Layout,
+            gpudrive=config.layout == "gpudrive",
+            partners=config.partners,
+            roads=config.road_segments,
+            radius=config.radius,
+            order=_ORDERS[config.road_order],
+            ego_fields=len(config.ego_fields),
+            partner_fields=len(config.partner_fields),
+            road_fields=len(config.road_fields),
+            first_road=len(config.ego_fields) + config.partners * len(config.partner_fields),
+            scratch_a_part=worlds.device.type == "cpu",
+        )
         self._arrays = worlds.arrays()
-        self._layout = _Layout()
-        self._layout.gpudrive = config.layout == "gpudrive"
-        self._layout.partners = config.partners
-        self._layout.roads = config.road_segments
-        self._layout.radius = config.radius
-        self._layout.nearest = config.road_order == "nearest"
-        self._layout.ego_fields = len(config.ego_fields)
-        self._layout.partner_fields = len(config.partner_fields)
-        self._layout.road_fields = len(config.road_fields)
-        self._scratch: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._grid = worlds.grid(config.radius)
+        agents = worlds.tensors["agent_start"].diff().amax()
+        listed = np.diff(self._grid.start.numpy()).max(initial=0)
+        self._scratch = 3 * max(int(agents), int(listed)) + 1
+        self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
+        self._nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
 
     def observe(
         self,
@@ -325,7 +370,6 @@ class Observer:
         time_left: torch.Tensor,
         step: torch.Tensor | None = None,
         collided: torch.Tensor | None = None,
-        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Observations of Q agents.
 
@@ -336,31 +380,46 @@ class Observer:
             time_left: [Q] seconds until the agent's episode ends.
             step: [Q] int32 step at which each looks; needed with tracks.
             collided: [M] bool, for the field of that name in the ``gpudrive`` layout; false when None.
-            out: [Q, D] float32 to write into.
 
         Returns:
             [Q, D] float32.
         """
-        queries, device = len(agents), self.worlds.device
-        stride = state.shape[1] if state.dim() == 3 else 1
-        views = States()
-        views.state = to_warp(state.reshape(-1, 5))
-        views.present = to_warp(present.reshape(-1))
-        if collided is None:
-            collided = torch.zeros(len(state), dtype=torch.bool, device=device)
-        views.collided = to_warp(collided)
-        views.stride = stride
-        base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
-        if out is None:
-            out = torch.empty(queries, self.config.size, device=device)
-        distance, index = self._heaps(queries)
-        inputs = [self._arrays, views, self._layout, *map(to_warp, (agents, base, time_left, distance, index, out))]
-        launch(_observe, queries, inputs, self.worlds.device)
+        out = torch.empty(len(agents), self.config.size, device=self.worlds.device)
+        bounds = split_evenly(len(agents), num_parts(len(agents), self.worlds.device))
+        Program([self.stage(bounds, state, present, agents, time_left, out, step, collided)], self.worlds.device).run()
         return out
 
-    def _heaps(self, queries: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._scratch is None or len(self._scratch[0]) < queries:
-            shape = (queries, max(self.config.partners, self.config.road_segments))
-            device = self.worlds.device
-            self._scratch = (torch.empty(shape, device=device), torch.empty(shape, dtype=torch.int32, device=device))
-        return self._scratch
+    def stage(
+        self,
+        bounds: Sequence[int],
+        state: torch.Tensor,
+        present: torch.Tensor,
+        agents: torch.Tensor,
+        time_left: torch.Tensor,
+        out: torch.Tensor,
+        step: torch.Tensor | None = None,
+        collided: torch.Tensor | None = None,
+        which: torch.Tensor | None = None,
+    ) -> Stage:
+        """The same as a stage of a program over fixed arrays.
+
+        Args:
+            bounds: of the parts, over Q.
+            state, present, agents, time_left, step, collided: see :meth:`observe`.
+            out: [Q, D] float32 where observations go.
+            which: [W] bool, worlds whose agents look; the rows of others stay as they are. All when None.
+        """
+        queries, device = len(agents), self.worlds.device
+        views = struct(
+            States,
+            state=state.reshape(-1, 5),
+            present=present.reshape(-1),
+            collided=self._nobody if collided is None else collided,
+            stride=state.shape[1] if state.dim() == 3 else 1,
+        )
+        base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
+        scratch = (len(bounds) - 1 if device.type == "cpu" else queries, self._scratch)
+        distance, index = torch.empty(scratch, device=device), torch.empty(scratch, dtype=torch.int32, device=device)
+        which = self._everywhere if which is None else which
+        arrays = map(to_warp, (agents, base, time_left, which, distance, index, out))
+        return Stage(_observe, bounds, [self._arrays, self._grid, views, self._layout, *arrays])

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, fields
 from enum import IntFlag
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Scene:
 
     id: str
     origin: NDArray[np.float64]
-    """[2] what was subtracted from every x and y of the log."""
+    """[2] what was subtracted from every x and y of the log: the mean of the valid positions, or GPUDrive's own."""
     agent_id: NDArray[np.int64]
     """[A] the log's object ids, in GPUDrive's order: SDC, tracks to predict, objects of interest, the rest."""
     agent_type: NDArray[np.int8]
@@ -98,13 +98,21 @@ class Scene:
         return np.asarray(steps, np.int64)
 
 
-def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify: float = SIMPLIFY_AREA) -> Scene:
+Compat = Literal["gpudrive"] | None
+
+
+def scene_from_scenario(
+    scenario: Scenario, steps: int = DEFAULT_STEPS, simplify: float = SIMPLIFY_AREA, compat: Compat = None
+) -> Scene:
     """Prepare a scenario for the simulator.
 
     Args:
         scenario: the logged scene.
         steps: T of the result; a longer log is cut, a shorter one ends with invalid steps.
         simplify: triangle area (m^2) below which a polyline point is left out; 0 keeps all points.
+        compat: ``gpudrive`` places everything where GPUDrive has it, to the last bit: coordinates are rounded to
+            float32 before GPUDrive's float32 mean of agents and roads is subtracted. That costs up to 1e-3 m where
+            the log's coordinates are large, but tips the same close calls.
 
     Raises:
         ValueError: when no track is valid at any kept step, or a number is not finite or no place in a scene.
@@ -124,9 +132,10 @@ def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify
             f"scene {scenario.id!r}: a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m; "
             "mend the file or leave it out"
         )
-    origin = there.mean(axis=0)
+    origin = there.mean(axis=0) if compat is None else _gpudrive_mean(scenario)
+    frame = _Frame(origin, np.float64 if compat is None else np.float32)
     log = np.zeros((scenario.num_agents, steps, 5), np.float32)
-    log[:, :kept, :2] = positions - origin
+    log[:, :kept, :2] = frame.local(positions)
     log[:, :kept, 2] = tracks.heading[order, :kept]
     log[:, :kept, 3:] = tracks.velocity[order, :kept]
     log[~valid] = 0.0
@@ -146,12 +155,44 @@ def scene_from_scenario(scenario: Scenario, steps: int = DEFAULT_STEPS, simplify
         agent_size=tracks.size[order],
         log=log,
         valid=valid,
-        **_segments(scenario, origin, simplify),
+        **_segments(scenario, frame, simplify),
         light_lane=lights.lane,
         light_state=light_state,
-        light_stop_point=(lights.stop_point[:, :2] - origin).astype(np.float32),
+        light_stop_point=frame.local(lights.stop_point[:, :2]),
         timestamp=timestamp,
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A local frame: its origin in the log's world, and the precision in which that is subtracted."""
+
+    origin: NDArray[np.float64]
+    precision: type[np.floating]
+
+    def local(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Points [..., 2] of the log in this frame."""
+        return (points.astype(self.precision) - self.origin.astype(self.precision)).astype(np.float32)
+
+
+@wp.kernel(enable_backward=False)
+def _running_mean(points: wp.array2d(dtype=wp.float32), mean: wp.array(dtype=wp.float32)):
+    axis = wp.tid()
+    m = float(0.0)
+    for k in range(points.shape[0]):
+        m += (points[k, axis] - m) / float(k + 1)
+    mean[axis] = m
+
+
+def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
+    """GPUDrive's origin (src/json_serialization.hpp): a float32 running mean over all valid positions, then all road
+    points, in the order of the file. Rounding moves it by centimetres from the exact mean."""
+    tracks = scenario.tracks
+    points = [tracks.position[tracks.valid][:, :2], *(road.points[:, :2] for road in scenario.roads)]
+    mean = wp.zeros(2, dtype=wp.float32, device="cpu")
+    inputs = [wp.array(np.concatenate(points).astype(np.float32), device="cpu"), mean]
+    wp.launch(_running_mean, dim=2, inputs=inputs, device="cpu")
+    return np.asarray(mean.numpy(), np.float64)
 
 
 def scenes_equal(a: Scene, b: Scene) -> bool:
@@ -221,7 +262,7 @@ def _kept(polylines: list[NDArray[np.float32]], area: float) -> list[NDArray[np.
     return [kept[a:b] for a, b in pairwise(starts)]
 
 
-def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) -> dict[str, Any]:
+def _segments(scenario: Scenario, frame: _Frame, simplify: float) -> dict[str, Any]:
     """The four segment arrays of a scene, in the order of the map features."""
     roads = [r for r in scenario.roads if RoadType.NONE < r.type < RoadType.DRIVEWAY and np.isfinite(r.points).all()]
     points = [r.points[:, :2] for r in roads]
@@ -229,7 +270,7 @@ def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) 
     # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
     for i, kept in zip(long, _kept([points[i].astype(np.float32) for i in long], simplify), strict=True):
         points[i] = points[i][kept]
-    tables = [_feature_segments(r.type, p, origin) for r, p in zip(roads, points, strict=True)]
+    tables = [_feature_segments(r.type, p, frame) for r, p in zip(roads, points, strict=True)]
     counts = [len(t) for t in tables]
     return {
         "segment": np.concatenate([*tables, np.zeros((0, 5), np.float32)]),
@@ -239,16 +280,14 @@ def _segments(scenario: Scenario, origin: NDArray[np.float64], simplify: float) 
     }
 
 
-def _feature_segments(
-    road_type: RoadType, logged: NDArray[np.float64], origin: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _feature_segments(road_type: RoadType, logged: NDArray[np.float64], frame: _Frame) -> NDArray[np.float32]:
     """[n, 5] segments of one map feature, given by its points in the log; none when it has too few."""
-    points = (logged - origin).astype(np.float32)
+    points = frame.local(logged)
     if road_type == RoadType.STOP_SIGN and len(points):
         half = _STOP_SIGN_HALF_SIZE
         return np.array([[*points[0], half, half, 0.0]], np.float32)
     if road_type in _BOXES:
-        return _box(points[:4], logged[:4].astype(np.float32)) if len(points) >= 4 else np.zeros((0, 5), np.float32)
+        return _box(logged[:4], frame) if len(points) >= 4 else np.zeros((0, 5), np.float32)
     middle, reach = (points[1:] + points[:-1]) / 2, (points[1:] - points[:-1]) / 2
     length = np.hypot(reach[:, 0], reach[:, 1])
     heading = np.arctan2(reach[:, 1], reach[:, 0])
@@ -256,17 +295,16 @@ def _feature_segments(
     return table.astype(np.float32)
 
 
-def _box(corners: NDArray[np.float32], logged: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One box around four corners: the longest side gives length and heading, the shortest the width.
+def _box(logged: NDArray[np.float64], frame: _Frame) -> NDArray[np.float32]:
+    """[1, 5] one box around four corners: the longest side gives length and heading, the shortest the width.
 
-    Of the two opposite sides the longer one wins as the rounded coordinates of the log have it, as in GPUDrive: what
-    hangs on it is which way the heading points.
+    As in GPUDrive the middle is found before the frame's origin is subtracted; and of the two opposite sides the longer
+    one wins as the rounded coordinates of the log have it: what hangs on it is which way the heading points.
     """
-    sides, lengths = _sides(corners)
-    longest = sides[_sides(logged)[1].argmax()]
-    heading = np.arctan2(longest[1], longest[0])
-    centre = corners.mean(axis=0)
-    return np.array([[centre[0], centre[1], lengths.max() / 2, lengths.min() / 2, heading]], np.float32)
+    sides, lengths = _sides(frame.local(logged))
+    longest = sides[_sides(logged.astype(np.float32))[1].argmax()]
+    x, y = frame.local(logged.astype(frame.precision).mean(axis=0))
+    return np.array([[x, y, lengths.max() / 2, lengths.min() / 2, np.arctan2(longest[1], longest[0])]], np.float32)
 
 
 def _sides(corners: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,13 +1,14 @@
 """Scenes on a device: ragged tensors of many worlds that simulator, sampler and expert search all read.
 
-Agents of all worlds stand one after the other, and so do their segments; ``agent_start`` and ``segment_start`` say
-where a world begins. There is no limit on agents or segments a world, and no padding.
+Agents of all worlds stand one after the other, and so do the segments of all maps; ``agent_start`` and ``map_start``
+say where a world or a map begins. Worlds of one scene share its map. There is no limit on agents or segments a world,
+and no padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from sim.launch import to_warp, wp
+from sim.roads import Roads, Segment, road_grid
 from sim.scenario import AgentType, RoadType
 from sim.scene import Role, Scene
 
-InitMode = Literal["all_non_trivial", "all_valid", "all_objects"]
+InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
 PARKED_DISTANCE = 0.2
 """An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
+_SMALLEST_CELL = 8.0
+"""Side of the cells of road grids with a short reach, m."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Selection:
 
     init_mode: InitMode = "all_non_trivial"
     """``all_non_trivial``: moving agents valid at step 0 are controlled; ``all_valid``: parked ones too;
-    ``all_objects``: as ``all_valid``, and agents of every type exist, also those that appear later."""
+    ``all_objects``: as ``all_valid``, and agents of every type exist, also those that appear later;
+    ``womd_tracks_to_predict``: exactly Waymo's tracks to predict are controlled, of whatever type, parked or not
+    (GPUDrive means this but controls every object)."""
     remove_non_vehicles: bool = True
     """Leave out pedestrians and cyclists; ``all_objects`` keeps them whatever stands here, as in GPUDrive."""
     max_agents: int | None = None
@@ -50,16 +56,23 @@ class SelectedAgents:
 def select_agents(scene: Scene, selection: Selection) -> SelectedAgents:
     """Apply GPUDrive's rules (src/level_gen.cpp; see docs/simulator.md) to one scene."""
     at_start = scene.valid[:, 0]
+    wanted = np.zeros(scene.num_agents, np.bool_)
+    if selection.init_mode == "womd_tracks_to_predict":
+        wanted = at_start & (scene.agent_role & Role.TRACK_TO_PREDICT > 0)
     exists = scene.valid.any(axis=1)
     if selection.init_mode != "all_objects":
         exists &= at_start
-    if selection.remove_non_vehicles and selection.init_mode != "all_objects":
-        exists &= ~np.isin(scene.agent_type, (AgentType.PEDESTRIAN, AgentType.CYCLIST))
+        if selection.remove_non_vehicles:
+            exists &= wanted | ~np.isin(scene.agent_type, (AgentType.PEDESTRIAN, AgentType.CYCLIST))
     if selection.max_agents is not None:
         exists &= np.cumsum(exists) <= selection.max_agents
     distance = np.linalg.norm(scene.goal - scene.log[:, 0, :2], axis=1)
-    parked = at_start & (distance < PARKED_DISTANCE) & (selection.init_mode == "all_non_trivial")
+    parked = at_start & (distance < PARKED_DISTANCE) & ~wanted
+    if selection.init_mode in ("all_valid", "all_objects"):
+        parked[:] = False
     controlled = exists & at_start & ~parked & (scene.agent_role & Role.MARK_AS_EXPERT == 0)
+    if selection.init_mode == "womd_tracks_to_predict":
+        controlled = exists & wanted
     if selection.max_controlled is not None:
         controlled &= np.cumsum(controlled) <= selection.max_controlled
     row = np.flatnonzero(exists)
@@ -76,16 +89,16 @@ class WorldArrays:
     agent_start: wp.array(dtype=wp.int32)
     world: wp.array(dtype=wp.int32)
     size: wp.array2d(dtype=wp.float32)
+    radius: wp.array(dtype=wp.float32)
     goal: wp.array2d(dtype=wp.float32)
     type: wp.array(dtype=wp.int32)
     parked: wp.array(dtype=wp.bool)
-    controlled: wp.array(dtype=wp.bool)
+    slot: wp.array(dtype=wp.int32)
     last_valid: wp.array(dtype=wp.int32)
-    segment_start: wp.array(dtype=wp.int32)
-    segment: wp.array2d(dtype=wp.float32)
+    map: wp.array(dtype=wp.int32)
+    map_start: wp.array(dtype=wp.int32)
+    segment: wp.array(dtype=Segment)
     segment_type: wp.array(dtype=wp.int32)
-    solid_start: wp.array(dtype=wp.int32)
-    solid: wp.array(dtype=wp.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +110,9 @@ class Worlds:
     tensors: dict[str, torch.Tensor]
     """By the names of :class:`WorldArrays`."""
     controlled: torch.Tensor
-    """[N] agent rows (0 .. M-1) of the controlled agents."""
+    """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
+    _grids: dict[tuple[float, bool], Any] = field(default_factory=dict, repr=False)
 
     @property
     def num_worlds(self) -> int:
@@ -125,13 +139,32 @@ class Worlds:
         """[M, T] whether the log has a state there."""
         return self.tensors["valid"].view(self.num_agents, self.num_steps)
 
+    @property
+    def roads(self) -> Roads:
+        """The maps."""
+        return Roads(*(self.tensors[name] for name in ("map_start", "segment", "segment_type")))
+
     def arrays(self) -> Any:
         """The struct that kernels take; holds views, so keep this object alive as long as it is in use."""
         struct = WorldArrays()
         struct.steps = self.num_steps
         for name, tensor in self.tensors.items():
-            setattr(struct, name, to_warp(tensor))
+            setattr(struct, name, to_warp(tensor, Segment if name == "segment" else None))
         return struct
+
+    def grid(self, reach: float, solid: bool = False) -> Any:
+        """The :class:`~sim.roads.RoadGrid` of the segments within ``reach`` (m), made once and kept.
+
+        Args:
+            reach: how near a listed segment is to its cell, m.
+            solid: list only what an agent can hit: road edges and stop signs.
+        """
+        if (reach, solid) not in self._grids:
+            kind = self.roads.type
+            hit = (kind == RoadType.ROAD_EDGE) | (kind == RoadType.STOP_SIGN)
+            listed = hit if solid else torch.ones_like(hit)
+            self._grids[reach, solid] = road_grid(self.roads, reach, max(reach / 2, _SMALLEST_CELL), listed)
+        return self._grids[reach, solid]
 
     def controlled_agents(self) -> list[tuple[int, int]]:
         """(world, row in the scene's agents) of the N controlled agents, in order."""
@@ -165,35 +198,38 @@ def make_worlds(
     def gather(per_scene: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate(per_scene), dtype)
 
-    solid = [np.flatnonzero(np.isin(s.segment_type, (RoadType.ROAD_EDGE, RoadType.STOP_SIGN))) for s in scenes]
-    segment_start = _starts([len(s.segment) for s in scenes])
+    maps = {id(s): s for s in scenes}  # in the order of their first world
+    place = {key: k for k, key in enumerate(maps)}
     counts = [len(c.row) for c in chosen]
+    size = gather([s.agent_size[c.row] for s, c in pairs], np.float32)
+    controlled = gather([c.controlled for c in chosen], np.bool_)
     arrays: dict[str, NDArray[Any]] = {
         "log": gather([s.log[c.row].reshape(-1, 5) for s, c in pairs], np.float32),
         "valid": gather([s.valid[c.row].reshape(-1) for s, c in pairs], np.bool_),
         "agent_start": _starts(counts),
         "world": np.repeat(np.arange(len(scenes), dtype=np.int32), counts),
-        "size": gather([s.agent_size[c.row] for s, c in pairs], np.float32),
+        "size": size,
+        "radius": np.hypot(size[:, 0], size[:, 1]) / 2,
         "goal": gather([s.goal[c.row] for s, c in pairs], np.float32),
         "type": gather([s.agent_type[c.row] for s, c in pairs], np.int32),
         "parked": gather([c.parked for c in chosen], np.bool_),
-        "controlled": gather([c.controlled for c in chosen], np.bool_),
+        "slot": np.where(controlled, np.cumsum(controlled) - 1, -1).astype(np.int32),
         "last_valid": gather([s.last_valid[c.row] for s, c in pairs], np.int32),
-        "segment_start": segment_start,
-        "segment": gather([_with_direction(s.segment) for s in scenes], np.float32),
-        "segment_type": gather([s.segment_type for s in scenes], np.int32),
-        "solid_start": _starts([len(s) for s in solid]),
-        "solid": gather([s + first for s, first in zip(solid, segment_start[:-1], strict=True)], np.int32),
+        "map": np.array([place[id(s)] for s in scenes], np.int32),
+        "map_start": _starts([len(s.segment) for s in maps.values()]),
+        "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
+        "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
     }
     on = torch.device(device)
     tensors = {name: torch.from_numpy(array).to(on) for name, array in arrays.items()}
-    return Worlds(tuple(scenes), chosen, tensors, tensors["controlled"].nonzero().flatten(), on)
+    rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
+    return Worlds(tuple(scenes), chosen, tensors, rows, on)
 
 
-def _with_direction(segment: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[S, 7] segments with the cosine and sine of their heading, which every query would compute again."""
+def _segment_table(segment: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[S, 8] rows of :data:`~sim.roads.Segment`."""
     heading = segment[:, 4:5]
-    return np.concatenate([segment, np.cos(heading), np.sin(heading)], axis=1)
+    return np.concatenate([segment, np.cos(heading), np.sin(heading), np.zeros_like(heading)], axis=1)
 
 
 def _starts(counts: Sequence[int]) -> NDArray[np.int32]:

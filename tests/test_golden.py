@@ -1,7 +1,6 @@
 """The embedded simulator against episodes recorded from GPUDrive itself (../shared/golden)."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
 from sim.env import Env, SimConfig
 from sim.observation import ObservationConfig
-from sim.scene import scene_from_scenario
+from sim.scene import Role, scene_from_scenario
 from sim.worlds import Selection, make_worlds
 
 GOLDEN = SHARED / "golden"
@@ -29,28 +28,16 @@ class Unbounded(ActionSpace):
         return ((-np.inf, np.inf),) * self.components
 
 
-def scene_as_recorded(run, recording):
-    """The scene in GPUDrive's frame to the last bit: its float32 means, and the map as it stood in the simulator.
-
-    A frame that is off by 1e-4 m, which is what GPUDrive's float32 coordinates cost, tips events that hang on a hair.
-    """
-    logged = real_scenario(run["scene_file"] + ".gz")
-    scene = scene_from_scenario(logged)
-    row = [logged.tracks.id.tolist().index(number) for number in scene.agent_id]
-    log = scene.log.copy()
-    log[..., :2] = logged.tracks.position[row, :, :2].astype(np.float32) - recording["world_mean"][:2]
-    log[~scene.valid] = 0.0
-    return replace(scene, log=log, segment=recording["roadgraph"][:, [0, 1, 2, 3, 5]])
-
-
-def simulator(run, recording):
+def simulator(run):
     config = run["config"]
     selection = Selection(config["init_mode"], config["remove_non_vehicles"], max_agents=64)
+    order = {"linear": "first", "k_nearest_roadpoints": "nearest_midpoint"}[config["road_obs_algorithm"]]
+    scene = scene_from_scenario(real_scenario(run["scene_file"] + ".gz"), compat="gpudrive")
     return Env(
-        make_worlds([scene_as_recorded(run, recording)], selection=selection),
+        make_worlds([scene], selection=selection),
         Unbounded(Dynamics[config["dynamics_model"].upper()]),
-        SimConfig.gpudrive(config["collision_behavior"]),
-        ObservationConfig.gpudrive(),
+        SimConfig.gpudrive(config["collision_behavior"], selection),
+        ObservationConfig.gpudrive(order),
     )
 
 
@@ -65,19 +52,49 @@ def recording(run):
         return dict(arrays)
 
 
-def test_episode_is_gpudrives(run, recording):
-    """Every agent, controlled or not, at every step: presence, motion, events, done; and what controlled ones see."""
-    env = simulator(run, recording)
-    controlled = recording["cont_agent_mask"]
-    agents = env.worlds.selected[0]
-    np.testing.assert_array_equal(agents.controlled, controlled)
-    np.testing.assert_array_equal(agents.parked, recording["response_type"] == 2)
+def assert_headings_close(actual, expected, atol):
+    assert np.abs(wrapped(actual - expected)).max(initial=0) < atol
 
+
+def test_scene_is_gpudrives(run, recording):
+    """Origin, agents and their parts, goals, and the table of segments."""
+    env = simulator(run)
+    scene, agents = env.worlds.scenes[0], env.worlds.selected[0]
+    np.testing.assert_array_equal(scene.origin, recording["world_mean"][:2])
+    np.testing.assert_array_equal(agents.controlled, recording["cont_agent_mask"])
+    np.testing.assert_array_equal(agents.parked, recording["response_type"] == 2)
+    np.testing.assert_array_equal(scene.agent_id[agents.row], recording["self_obs"][0, :, 7])
+    roles = scene.agent_role[agents.row, None] & [Role.SDC, Role.OBJECT_OF_INTEREST, Role.TRACK_TO_PREDICT] > 0
+    np.testing.assert_array_equal(roles, recording["metadata"][:, :3] > 0)
+    assert [len(agents.row), len(scene.segment)] == recording["shape"].tolist()
+
+    table = recording["roadgraph"]
+    np.testing.assert_array_equal(scene.segment[:, :2], table[:, :2])
+    np.testing.assert_allclose(scene.segment[:, 2:4], table[:, 2:4], atol=1e-5)
+    assert_headings_close(scene.segment[:, 4], table[:, 5], 1e-6)
+    for ours, column in ((scene.segment_type, 6), (scene.segment_road, 7), (scene.segment_map_type, 8)):
+        np.testing.assert_array_equal(ours, table[:, column])
+
+    valid = scene.valid[agents.row]
+    np.testing.assert_array_equal(valid, recording["expert_valid"])
+    np.testing.assert_array_equal(scene.log[agents.row][valid][:, :2], recording["expert_pos"][valid])
+
+
+def rows_as_set(observation, config):
+    """The roads' block with its rows in an order of their own; ego and partners as they are."""
+    ego, partners, roads = config.split(torch.as_tensor(observation))
+    keys = roads.double().numpy().round(4)
+    return np.concatenate([ego, partners.flatten(), roads.numpy()[np.lexsort(keys.T)].ravel()])
+
+
+def test_episode_is_gpudrives(run, recording):
+    """Every agent, controlled or not, at every step: presence, motion, events, done, reward; and what they see."""
+    env = simulator(run)
+    controlled = recording["cont_agent_mask"]
     columns = [0, 1, 3, 4, 5] if env.action_space.dynamics == Dynamics.STATE else range(env.action_space.components)
     actions = torch.from_numpy(recording["actions"][:, controlled][..., columns])
     rows = np.flatnonzero(controlled)
-    # GPUDrive's 200 nearest come in the order of a heap and by midpoints, so only the default order is compared
-    obs_steps = recording["obs_steps"] if run["config"]["road_obs_algorithm"] == "linear" else []
+    unsorted = env.observation_config.road_order == "nearest_midpoint"
     compared = 0
     for step in range(92):
         observation = env.step(actions[step - 1]).observation if step else env.reset()
@@ -85,15 +102,18 @@ def test_episode_is_gpudrives(run, recording):
         expected = recording["state"][step]
         np.testing.assert_array_equal(present, expected[:, 0] > -5000)  # removed and absent ones are kilometres away
         np.testing.assert_allclose(states[present, :2], expected[present, :2], atol=1e-4)
-        assert np.abs(wrapped(states[present, 2] - expected[present, 2])).max(initial=0) < 1e-4
+        assert_headings_close(states[present, 2], expected[present, 2], 1e-4)
         np.testing.assert_allclose(np.hypot(*states[present, 3:].T), expected[present, 5], atol=1e-4)
         np.testing.assert_array_equal(env._events.numpy(), recording["info_raw"][step, :, :4] > 0)
+        np.testing.assert_array_equal(env._reward.numpy(), recording["reward"][step])
         if step < 91:  # at the end GPUDrive calls everyone done
             np.testing.assert_array_equal(env._done.numpy(), recording["done"][step] > 0)
-        for i in np.flatnonzero(np.equal(obs_steps, step)):
+        for i in np.flatnonzero(recording["obs_steps"] == step):
             for j, row in enumerate(recording["obs_agents"]):
                 if present[row] and controlled[row]:
-                    seen = observation[np.searchsorted(rows, row)]
-                    np.testing.assert_allclose(seen, recording["obs"][i, j], atol=1e-5)
+                    seen, gold = observation[np.searchsorted(rows, row)], recording["obs"][i, j]
+                    if unsorted:
+                        seen, gold = (rows_as_set(x, env.observation_config) for x in (seen, gold))
+                    np.testing.assert_allclose(seen, gold, atol=1e-5)
                     compared += 1
-    assert compared > 20 or not len(obs_steps)
+    assert compared > 20
