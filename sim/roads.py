@@ -67,7 +67,6 @@ def _list(
     first: int,
     part: int,
     g: RoadGrid,
-    map_of: wp.array(dtype=wp.int32),
     map_start: wp.array(dtype=wp.int32),
     segment: wp.array(dtype=Segment),
     listed: wp.array(dtype=wp.bool),
@@ -75,26 +74,34 @@ def _list(
     count: wp.array(dtype=wp.int32),
     fill: wp.bool,
 ):
-    """Count, or list, the segments within reach of a cell."""
-    cell = first + wp.tid()
-    map = map_of[cell]
-    place = cell - g.first[map]
-    row = place / g.columns[map]
-    x = g.x[map] + (float(place - row * g.columns[map]) + 0.5) * g.size[map]
-    y = g.y[map] + (float(row) + 0.5) * g.size[map]
-    n = int(0)
+    """Count, or list, the segments of a map in all cells that are within reach of them."""
+    map = first + wp.tid()
+    size = g.size[map]
+    columns = g.columns[map]
+    rows = g.rows[map]
     for k in range(map_start[map], map_start[map + 1]):
-        if listed[k]:
+        if listed[k] and columns > 0:
             s = segment[k]
-            along = along_segment(s, x, y)
-            dx = s[0] + along * s[5] - x
-            dy = s[1] + along * s[6] - y
-            limit = reach + s[3] + 0.708 * g.size[map] + 0.01  # half a diagonal, and room for rounding
-            if dx * dx + dy * dy <= limit * limit:
-                if fill:
-                    g.item[g.start[cell] + n] = k
-                n += 1
-    count[cell] = n
+            limit = reach + s[3] + 0.01  # room for rounding
+            span_x = s[2] * wp.abs(s[5]) + limit
+            span_y = s[2] * wp.abs(s[6]) + limit
+            left = wp.clamp(int((s[0] - span_x - g.x[map]) / size), 0, columns - 1)
+            right = wp.clamp(int((s[0] + span_x - g.x[map]) / size), 0, columns - 1)
+            low = wp.clamp(int((s[1] - span_y - g.y[map]) / size), 0, rows - 1)
+            high = wp.clamp(int((s[1] + span_y - g.y[map]) / size), 0, rows - 1)
+            limit += 0.708 * size  # half a diagonal
+            for row in range(low, high + 1):
+                for column in range(left, right + 1):
+                    x = g.x[map] + (float(column) + 0.5) * size
+                    y = g.y[map] + (float(row) + 0.5) * size
+                    along = along_segment(s, x, y)
+                    dx = s[0] + along * s[5] - x
+                    dy = s[1] + along * s[6] - y
+                    if dx * dx + dy * dy <= limit * limit:
+                        cell = g.first[map] + row * columns + column
+                        if fill:
+                            g.item[g.start[cell] + count[cell]] = k
+                        count[cell] = count[cell] + 1
 
 
 def road_grid(roads: Roads, reach: float, cell_size: float, listed: torch.Tensor) -> Any:
@@ -117,21 +124,23 @@ def road_grid(roads: Roads, reach: float, cell_size: float, listed: torch.Tensor
     size = (extent.amax(dim=1) / _MOST_CELLS).clamp(min=cell_size)
     shape = (extent / size[:, None]).ceil().int()
     shape *= shape.amin(dim=1, keepdim=True) > 0
-    cells = shape.prod(dim=1)
-    first = _starts(cells)
-    map_of = torch.repeat_interleave(torch.arange(maps, dtype=torch.int32, device=device), cells.long())
-    count = torch.zeros(len(map_of), dtype=torch.int32, device=device)
+    first = _starts(shape.prod(dim=1))
+    count = torch.zeros(int(first[-1]), dtype=torch.int32, device=device)
     grid = {
         "x": low[:, 0].contiguous(), "y": low[:, 1].contiguous(), "size": size, "first": first,
         "columns": shape[:, 0].contiguous(), "rows": shape[:, 1].contiguous(),
         "start": _starts(count), "item": torch.zeros(1, dtype=torch.int32, device=device),
     }  # fmt: skip
-    segments = [to_warp(map_of), to_warp(roads.start), to_warp(roads.segment, Segment), to_warp(listed), reach]
-    for fill in (False, True):
-        if fill:
-            grid["start"] = _starts(count)
-            grid["item"] = torch.zeros(max(1, int(grid["start"][-1])), dtype=torch.int32, device=device)
-        launch(_list, len(map_of), [struct(RoadGrid, **grid), *segments, to_warp(count), fill], device)
+    segments = [to_warp(roads.start), to_warp(roads.segment, Segment), to_warp(listed), reach]
+
+    def pass_over(fill: bool) -> None:
+        launch(_list, maps, [struct(RoadGrid, **grid), *segments, to_warp(count), fill], device)
+
+    pass_over(fill=False)
+    grid["start"] = _starts(count)
+    grid["item"] = torch.zeros(max(1, int(grid["start"][-1])), dtype=torch.int32, device=device)
+    count.zero_()
+    pass_over(fill=True)
     return struct(RoadGrid, **grid)
 
 

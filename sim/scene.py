@@ -188,7 +188,9 @@ def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
     """GPUDrive's origin (src/json_serialization.hpp): a float32 running mean over all valid positions, then all road
     points, in the order of the file. Rounding moves it by centimetres from the exact mean."""
     tracks = scenario.tracks
-    points = [tracks.position[tracks.valid][:, :2], *(road.points[:, :2] for road in scenario.roads)]
+    valid = tracks.valid[:, :DEFAULT_STEPS]  # GPUDrive reads no further
+    agents = tracks.position[:, :DEFAULT_STEPS][valid][:, :2]
+    points = [agents, *(road.points[:, :2] for road in scenario.roads)]
     mean = wp.zeros(2, dtype=wp.float32, device="cpu")
     inputs = [wp.array(np.concatenate(points).astype(np.float32), device="cpu"), mean]
     wp.launch(_running_mean, dim=2, inputs=inputs, device="cpu")

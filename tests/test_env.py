@@ -226,6 +226,33 @@ def test_the_goal_radius_counts():
     assert reached == {0.5: 1, 5.5: 6}
 
 
+# Rewards
+
+
+def test_the_sparse_reward_is_paid_in_every_step_at_the_goal():
+    """Also at the start, where the goal does not yet count as reached; a removed car gets none."""
+    env = simulator(scene(car(speed=10), car(0, 30)), on_goal="remove")
+    paid = [env._reward.tolist()] + [coast(env).reward.tolist() for _ in range(10)]
+    assert paid == [[0, 1]] + [[0, 1]] + [[0, 0]] * 7 + [[1, 0], [0, 0]]
+
+
+def test_the_weighted_reward_adds_up_the_flags():
+    edge = (RoadType.ROAD_EDGE, 0, 0, 1, 0.1, 0)
+    cars = [car(speed=1), car(0.5, speed=1), car(-0.5, type=AgentType.CYCLIST, speed=1), car(99, speed=1)]
+    env = simulator(scene(*cars, segments=[edge]), reward="weighted_combination", goal_radius=1.05)
+    assert coast(env).reward.tolist() == pytest.approx([-0.5 - 0.5 - 0.5 + 1, -0.5, -0.5 + 1, 1])
+
+
+@pytest.mark.parametrize(
+    "weights", [{"collision_weight": -2.0}, {"off_road_weight": -3.0}, {"goal_achieved_weight": 7.0}]
+)
+def test_the_weights_of_the_reward_count(weights):
+    edge = (RoadType.ROAD_EDGE, 0, 0, 1, 0.1, 0)
+    env = simulator(scene(car(), car(1), segments=[edge]), reward="weighted_combination", **weights)
+    names = ("collision_weight", "goal_achieved_weight", "off_road_weight")
+    assert coast(env).reward[0].item() == sum(weights.get(n, w) for n, w in zip(names, (-0.5, 1, -0.5), strict=True))
+
+
 # When episodes end
 
 
@@ -405,6 +432,34 @@ def test_worlds_are_reset_one_by_one(rules):
         assert_same_history([[x[rows[w]] for x in expected]], [[x[rows[w]] for x in now]])
 
 
+def test_a_mask_resets_as_a_list_does():
+    a, b = (simulator(*SCENES, selection=EVERYONE) for _ in range(2))
+    for action in actions_for(a)[:3]:
+        a.step(action)
+        b.step(action)
+    assert torch.equal(a.reset([0, 2]), b.reset(torch.tensor([True, False, True, False])))
+    assert torch.equal(a.everyone()[0], b.everyone()[0])
+    assert torch.equal(a.alive(), b.alive())
+
+
+def test_swapped_worlds_are_as_in_a_new_environment():
+    env = simulator(*SCENES[:2], selection=EVERYONE)
+    coast(env)
+    new = simulator(*SCENES[1:], selection=EVERYONE)
+    assert torch.equal(env.swap(make_worlds(SCENES[1:], selection=EVERYONE)), new.reset())
+    actions = actions_for(new)
+    assert_same_history(roll(env, actions), roll(new, actions))
+
+
+def test_results_of_a_step_stay_when_the_next_one_is_taken():
+    """All but the observation, whose memory is used again."""
+    env = simulator(HEAD_ON, on_collision="remove")
+    steps = [coast(env) for _ in range(10)]
+    assert [s.terminated.tolist() for s in steps] == [[False] * 2] * 8 + [[True] * 2, [False] * 2]
+    assert [s.alive.any().item() for s in steps] == [True] * 8 + [False] * 2
+    assert [s.events[:, VEHICLE].any().item() for s in steps] == [False] * 8 + [True] * 2
+
+
 SPARSE = random_scene(0, segments=12, extent=40.0)
 """Too few segments and agents for two of them to be so equally far from an agent that rounding swaps them."""
 
@@ -487,8 +542,24 @@ def test_a_scene_without_controlled_agents_runs():
         ({"goal_radius": 0.0}, "must be positive"),
         ({"box_scale": -1.0}, "must be positive"),
         ({"horizon": 0}, "must be positive"),
+        ({"off_road": "over"}, "off_road is 'over'; use touch or outside"),
+        ({"reward": "distance_to_logs"}, "reward is 'distance_to_logs'; use sparse_on_goal_achieved or weighted"),
+        ({"compat": "gpudrive", "on_goal": "stop"}, "on_goal is 'stop', but with compat=gpudrive it is 'remove'"),
+        ({"compat": "gpudrive", "box_scale": 1.0}, "box_scale is 1.0, but with compat=gpudrive it is 0.7; leave it"),
+        ({"compat": "gpudrive", "horizon": 40}, "horizon is 40, but with compat=gpudrive it is 91"),
     ],
 )
 def test_rules_without_sense_are_refused(rules, words):
     with pytest.raises(ValueError, match=f"^simulator: .*{words}"):
         SimConfig(**rules)
+
+
+def test_compat_brings_gpudrives_rules_and_leaves_its_settings_free():
+    rules = SimConfig(compat="gpudrive", on_collision="stop", goal_radius=3.0)
+    assert rules.on_goal == "remove"
+    assert (rules.replay_lag, rules.teleport, rules.end_with_log, rules.horizon) == (True, True, False, 91)
+    assert (rules.on_collision, rules.goal_radius) == ("stop", 3.0)
+    assert (
+        replace(rules, on_collision="remove", goal_radius=2.0, selection=Selection(max_agents=64))
+        == SimConfig.gpudrive()
+    )

@@ -50,6 +50,26 @@ def test_positions_are_relative_to_the_mean_of_valid_ones():
     assert result.last_valid.tolist() == [1, 0]
 
 
+def test_gpudrives_frame_is_rounded_before_its_float32_mean_is_subtracted():
+    """At 4,096 m float32 numbers lie 2^-11 m apart (0.49 mm): what is less is lost, in the mean too."""
+    far, step = 4096.0, 2.0**-11
+    position = far + np.array([[[0, 0], [10 * step, 0.4 * step], [3 * step, 0]]])
+    driveway = road(RoadType.DRIVEWAY, far + np.array([[7 * step, 8 * step]]))  # counts, though it makes no segment
+    crosswalk = road(RoadType.CROSSWALK, far + np.array([[0, 0], [4, 0], [4, 2], [0.6 * step, 2]]))
+    logged = scenario(position, [driveway, crosswalk])
+    mean = np.zeros(2, np.float32)
+    points = [*position[0], *driveway.points[:, :2], *crosswalk.points[:, :2]]
+    for n, point in enumerate(points, start=1):
+        mean = mean + (np.float32(point) - mean) / np.float32(n)
+    result = scene_from_scenario(logged, compat="gpudrive")
+    assert result.origin.tolist() == mean.astype(float).tolist()
+    rounded = far + np.array([[0, 0], [10 * step, 0], [3 * step, 0]])
+    assert result.log[0, :3, :2].tolist() == (rounded - result.origin).tolist()
+    assert result.segment[0, :2].tolist() == (far + np.array([2, 1]) - result.origin).tolist()
+    plain = scene_from_scenario(logged)
+    assert plain.log[0, 1, 1] - plain.log[0, 0, 1] == pytest.approx(0.4 * step, rel=1e-3)
+
+
 def test_a_long_log_is_cut_and_roles_and_origin_follow():
     position = np.stack([np.arange(6.0), np.zeros(6)], axis=-1)[None]
     lights = TrafficLights(np.array([7]), np.full((1, 6), LightState.GO, np.int8), np.array([[4.0, 1.0, 9.0]]))
@@ -237,13 +257,13 @@ def test_segments_of_real_scenes_are_gpudrives(name, recording):
 MIXED = scene(
     car(0, 0, speed=10),
     car(0, 10),  # parked
-    car(0, 20, speed=10, role=Role.MARK_AS_EXPERT),
-    car(0, 30, speed=10, type=AgentType.PEDESTRIAN),
+    car(0, 20, speed=10, role=Role.MARK_AS_EXPERT | Role.TRACK_TO_PREDICT),
+    car(0, 30, speed=10, type=AgentType.PEDESTRIAN, role=Role.TRACK_TO_PREDICT),
     car(0, 40, speed=10, type=AgentType.CYCLIST),
-    car(0, 50, speed=10, valid=valid_only(5, 6)),  # appears later
+    car(0, 50, speed=10, valid=valid_only(5, 6), role=Role.TRACK_TO_PREDICT),  # appears later
     car(0, 60, speed=10, type=AgentType.OTHER),
-    car(0, 70, speed=0.19),  # 0.19 m in a second: parked
-    car(0, 80, speed=0.21),
+    car(0, 70, speed=0.19, role=Role.TRACK_TO_PREDICT),  # 0.19 m in a second: parked
+    car(0, 80, speed=0.21, role=Role.TRACK_TO_PREDICT),
     car(0, 90, valid=valid_only()),  # never there
 )
 
@@ -256,6 +276,8 @@ MIXED = scene(
         (Selection(remove_non_vehicles=False), [0, 1, 2, 3, 4, 6, 7, 8], [0, 3, 4, 6, 8], [1, 7]),
         # as recorded from GPUDrive: every type, parked ones too, whatever remove_non_vehicles says
         (Selection(init_mode="all_objects"), [0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 3, 4, 6, 7, 8], []),
+        # exactly the tracks to predict that are there at the start, of whatever type, parked, or marked as expert
+        (Selection(init_mode="womd_tracks_to_predict"), [0, 1, 2, 3, 6, 7, 8], [2, 3, 7, 8], [1]),
         (Selection(max_agents=4), [0, 1, 2, 6], [0, 6], [1]),
         (Selection(max_controlled=2), [0, 1, 2, 6, 7, 8], [0, 6], [1, 7]),
     ],
