@@ -18,6 +18,7 @@ from sim.worlds import Selection, Worlds
 Behaviour = Literal["ignore", "stop", "remove"]
 
 
+OffRoad = Literal["touch", "outside"]
 RewardType = Literal["sparse_on_goal_achieved", "weighted_combination"]
 
 _GPUDRIVE = {
@@ -45,7 +46,7 @@ class SimConfig:
     """m."""
     box_scale: float = 0.7
     """Factor on length and width in collisions; 0.7 is GPUDrive's, 1 the true size."""
-    off_road: Literal["touch", "outside"] = "touch"
+    off_road: OffRoad = "touch"
     """A vehicle is off the road while it touches a segment of a road edge or a stop sign (GPUDrive), or while a corner
     of its box lies beyond the nearest road edge (signed distance, as Waymo's metrics have it)."""
     replay_lag: bool = False
@@ -78,7 +79,7 @@ class SimConfig:
         for name in ("on_collision", "on_goal"):
             if getattr(self, name) not in ("ignore", "stop", "remove"):
                 raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use ignore, stop or remove")
-        for name, kind in (("off_road", ("touch", "outside")), ("reward", get_args(RewardType))):
+        for name, kind in (("off_road", get_args(OffRoad)), ("reward", get_args(RewardType))):
             if getattr(self, name) not in kind:
                 raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use {' or '.join(kind)}")
         for name in ("goal_radius", "box_scale", "horizon"):
@@ -282,10 +283,9 @@ class Env:
             truncated=self._truncated,
             time_left=time_left,
         )
-        rules = _rules(self.config, self.action_space)
+        rules = rules_struct(self.config, int(self.action_space.dynamics))
         everywhere = torch.ones_like(self._which)
-        largest = worlds.tensors["radius"].amax().item() if worlds.num_agents else 1.0
-        solid = worlds.grid(self.config.box_scale * largest, solid=True)
+        solid = solid_grid(worlds, self.config)
         common = [worlds.arrays(), arrays, rules]
         all_bounds, own_bounds = _bounds(worlds)
         observer = Observer(worlds, self.observation_config)
@@ -309,6 +309,19 @@ class Env:
         self._reset = program(restart, self._which, self._which)
 
 
+def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:
+    """The worlds, with what an environment will look up in their maps made already: for another thread to do."""
+    worlds.grid(observation.radius)
+    solid_grid(worlds, config)
+    return worlds
+
+
+def solid_grid(worlds: Worlds, config: SimConfig) -> Any:
+    """The grid of what the largest agent's box can hit from its middle."""
+    largest = worlds.tensors["radius"].amax().item() if worlds.num_agents else 1.0
+    return worlds.grid(config.box_scale * largest, solid=True)
+
+
 def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
     """Bounds of parts over all agents [M] and over the controlled ones [N]: whole worlds, about equal work each."""
     parts = min(worlds.num_worlds, num_parts(len(worlds.controlled), worlds.device))
@@ -320,10 +333,11 @@ def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
     return start[cut].tolist(), own[cut].tolist()
 
 
-def _rules(config: SimConfig, action_space: ActionSpace) -> Rules:
+def rules_struct(config: SimConfig, dynamics: int = 0) -> Rules:
+    """The rules as kernels see them."""
     return struct(  # type: ignore[no-any-return]
         Rules,
-        dynamics=int(action_space.dynamics),
+        dynamics=dynamics,
         on_collision=int(Then[config.on_collision.upper()]),
         on_goal=int(Then[config.on_goal.upper()]),
         goal_radius=config.goal_radius,

@@ -88,7 +88,7 @@ class Program:
         self._device = device
         self._graph: Any = None
         self._warm = False
-        on = f"cuda:{device.index or 0}" if device.type == "cuda" else "cpu"
+        on = wp.device_from_torch(device)
         parts = len(stages[0].bounds) - 1
         self._parts: list[list[Any]] = [[] for _ in range(parts)]
         for stage in stages:
@@ -111,20 +111,20 @@ class Program:
                 _run_part(part)
 
     def _run_on_cuda(self) -> None:
+        launches = self._parts[0]
         stream = wp.stream_from_torch(torch.cuda.current_stream(self._device))
-        with wp.ScopedStream(stream, sync_enter=False):
-            if self._graph is not None:
-                wp.capture_launch(self._graph, stream=stream)
-            elif not self._warm or torch.cuda.is_current_stream_capturing():
-                for launch in self._parts[0]:
-                    launch.launch(stream)
-                self._warm = True
-            else:
-                with wp.ScopedCapture(stream=stream, force_module_load=False) as capture:
-                    for launch in self._parts[0]:
-                        launch.launch(stream)
-                self._graph = capture.graph
-                wp.capture_launch(self._graph, stream=stream)
+        if torch.cuda.is_current_stream_capturing() or not self._warm:
+            for launch in launches:
+                launch.launch(stream)
+            self._warm = True
+            return
+        if self._graph is None:
+            # on Warp's own stream, as torch's default one can not be captured
+            with wp.ScopedCapture(device=wp.device_from_torch(self._device), force_module_load=False) as capture:
+                for launch in launches:
+                    launch.launch()
+            self._graph = capture.graph
+        wp.capture_launch(self._graph, stream=stream)
 
 
 def launch(kernel: Any, items: int, inputs: Sequence[Any], device: torch.device) -> None:
