@@ -5,12 +5,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scenes import Agent, car, moved, random_scene, scene, valid_only
+from scenes import Agent, car, scene, valid_only
 
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
 from sim.kernels import REMOVED_POSITION, Event
-from sim.observation import ObservationConfig
 from sim.scenario import AgentType, RoadType
 from sim.scene import Role
 from sim.worlds import Selection, make_worlds
@@ -341,114 +340,7 @@ def test_parked_cars_stay_where_they_are():
     assert env.everyone()[0][0].tolist() == [0, 0, 0, 0, 0]
 
 
-# Worlds
-
-
-SCENES = [random_scene(seed, extent=40.0) for seed in range(4)]
-RULES = [
-    {"on_collision": "ignore"},
-    {"on_collision": "stop", "on_goal": "stop"},
-    {"on_collision": "remove", "on_goal": "remove", "replay_lag": True},
-    {"on_collision": "stop", "on_goal": "remove", "teleport": True, "end_with_log": False},
-]
-
-
-def roll(env, actions):
-    """All that happens in an episode, with NaN for the actions of agents that are not alive."""
-    history = [(env.reset().clone(), env.states(), env.events(), env.alive())]
-    for action in actions:
-        step = env.step(torch.where(env.alive()[:, None], action, torch.nan))
-        history.append((step.observation.clone(), env.states(), step.events, step.alive))
-    return history
-
-
-def actions_for(env, seed=0, steps=10):
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.tensor([8.0, 0.6])
-    return [(torch.rand(env.num_agents, 2, generator=generator) - 0.5) * scale for _ in range(steps)]
-
-
-def assert_same_history(a, b):
-    assert all(torch.equal(x, y) for now, then in zip(a, b, strict=True) for x, y in zip(now, then, strict=True))
-
-
-def rows_of(env):
-    """The controlled agents of each world."""
-    of = env.worlds.tensors["world"][env.worlds.controlled]
-    return [(of == w).nonzero().flatten() for w in range(env.worlds.num_worlds)]
-
-
-@pytest.mark.parametrize("rules", RULES, ids=str)
-def test_a_world_does_not_depend_on_its_batch(rules):
-    """The same bits again, in another order of worlds, and alone; actions of agents not alive play no part."""
-    env = simulator(*SCENES, selection=EVERYONE, **rules)
-    actions = actions_for(env)
-    history = roll(env, actions)
-    assert not history[-1][3].all()
-    assert_same_history(history, roll(env, actions))
-
-    backwards = torch.cat(rows_of(env)[::-1])
-    reordered = simulator(*SCENES[::-1], selection=EVERYONE, **rules)
-    expected = [[x[backwards] for x in now] for now in history]
-    assert_same_history(expected, roll(reordered, [a[backwards] for a in actions]))
-
-    for s, rows in zip(SCENES, rows_of(env), strict=True):
-        alone = simulator(s, selection=EVERYONE, **rules)
-        assert_same_history([[x[rows] for x in now] for now in history], roll(alone, [a[rows] for a in actions]))
-
-
-@pytest.mark.parametrize("rules", RULES, ids=str)
-def test_what_dead_agents_are_told_does_not_matter(rules):
-    env = simulator(*SCENES, selection=EVERYONE, **rules)
-    actions = actions_for(env)
-    history = roll(env, actions)
-    env.reset()
-    for action, expected in zip(actions, history[1:], strict=True):
-        step = env.step(action)
-        assert_same_history([expected], [(step.observation, env.states(), step.events, step.alive)])
-
-
-@pytest.mark.parametrize("rules", RULES, ids=str)
-def test_worlds_are_reset_one_by_one(rules):
-    env = simulator(*SCENES, selection=EVERYONE, **rules)
-    actions, rows = actions_for(env), rows_of(env)
-    history = roll(env, actions)
-    env.reset()
-    for action in actions[:4]:
-        env.step(action)
-    env.reset([])
-    observation = env.reset([1, 3])
-    for w in range(4):
-        expected = history[0 if w in (1, 3) else 4]
-        now = (observation, env.states(), env.events(), env.alive())
-        assert_same_history([[x[rows[w]] for x in expected]], [[x[rows[w]] for x in now]])
-    again = torch.cat([rows[1], rows[3]])
-    action = actions[4].clone()
-    action[again] = actions[0][again]
-    step = env.step(action)
-    for w in range(4):
-        expected = history[1 if w in (1, 3) else 5]
-        now = (step.observation, env.states(), step.events, step.alive)
-        assert_same_history([[x[rows[w]] for x in expected]], [[x[rows[w]] for x in now]])
-
-
-def test_a_mask_resets_as_a_list_does():
-    a, b = (simulator(*SCENES, selection=EVERYONE) for _ in range(2))
-    for action in actions_for(a)[:3]:
-        a.step(action)
-        b.step(action)
-    assert torch.equal(a.reset([0, 2]), b.reset(torch.tensor([True, False, True, False])))
-    assert torch.equal(a.everyone()[0], b.everyone()[0])
-    assert torch.equal(a.alive(), b.alive())
-
-
-def test_swapped_worlds_are_as_in_a_new_environment():
-    env = simulator(*SCENES[:2], selection=EVERYONE)
-    coast(env)
-    new = simulator(*SCENES[1:], selection=EVERYONE)
-    assert torch.equal(env.swap(make_worlds(SCENES[1:], selection=EVERYONE)), new.reset())
-    actions = actions_for(new)
-    assert_same_history(roll(env, actions), roll(new, actions))
+# Worlds and rules
 
 
 def test_results_of_a_step_stay_when_the_next_one_is_taken():
@@ -458,73 +350,6 @@ def test_results_of_a_step_stay_when_the_next_one_is_taken():
     assert [s.terminated.tolist() for s in steps] == [[False] * 2] * 8 + [[True] * 2, [False] * 2]
     assert [s.alive.any().item() for s in steps] == [True] * 8 + [False] * 2
     assert [s.events[:, VEHICLE].any().item() for s in steps] == [False] * 8 + [True] * 2
-
-
-SPARSE = random_scene(0, segments=12, extent=40.0)
-"""Too few segments and agents for two of them to be so equally far from an agent that rounding swaps them."""
-
-
-@settings(max_examples=30)
-@given(angle=st.floats(-3.14, 3.14), x=st.floats(-300, 300), y=st.floats(-300, 300), layout=st.sampled_from([0, 1]))
-def test_a_rigid_motion_of_the_scene_changes_nothing(angle, x, y, layout):
-    """Agents see, and meet, the same wherever their scene lies and however it is turned."""
-    config = [ObservationConfig(), ObservationConfig.gpudrive()][layout]
-    original, turned = (
-        simulator(s, selection=EVERYONE, observation=config) for s in (SPARSE, moved(SPARSE, angle, np.array([x, y])))
-    )
-    actions = actions_for(original, steps=5)
-    for before, after in zip(roll(original, actions), roll(turned, actions), strict=True):
-        alive = before[3]
-        seen, seen_after = (as_directions(h[0][alive], config) for h in (before, after))
-        torch.testing.assert_close(seen_after, seen, atol=5e-4, rtol=0)
-        assert torch.equal(before[2], after[2])
-
-
-def as_directions(observation, config):
-    """Headings of GPUDrive's layout jump by a turn at pi, which no rigid motion spares: compare their sines."""
-    if config.layout == "entity":
-        return observation
-    ego, *entities = config.split(observation)
-    for block, names in zip(entities, (config.partner_fields, config.road_fields), strict=True):
-        column = names.index("relative heading/2pi")
-        block[..., column] = torch.sin(2 * torch.pi * block[..., column])
-    return torch.cat([ego, *(block.flatten(1) for block in entities)], dim=1)
-
-
-# Odd scenes
-
-
-def crowd(count):
-    """Cars 1 m apart in pairs, pairs 20 m apart: everyone touches one other."""
-    return scene(*(car(20 * (i // 2) + i % 2, speed=1) for i in range(count)))
-
-
-def test_hundreds_of_agents_each_meet_their_neighbour():
-    env = simulator(crowd(401))  # the last one is alone
-    assert env.events()[:, VEHICLE].tolist() == [True] * 400 + [False]
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        scene(car()),
-        scene(car(speed=1), segments=[(RoadType.ROAD_EDGE, 0, 0, 0, 0.1, 0), (RoadType.LANE, 0, 0, 0, 0, 0)]),
-        scene(car(speed=1), car(speed=1), car()),
-        scene(car(type=AgentType.UNSET), car(5, role=LOGGED)),
-        scene(car(speed=0.0), car(1e-30, speed=3), car(1e5, 1e5, speed=40)),
-        crowd(300),
-    ],
-    ids=["alone", "points as segments", "coincident boxes", "unknown type", "far apart", "crowd"],
-)
-@pytest.mark.parametrize("dynamics", ["classic", "bicycle", "delta_local", "state"])
-@pytest.mark.parametrize("layout", ["entity", "gpudrive"])
-def test_odd_scenes_give_finite_numbers(odd, dynamics, layout):
-    env = simulator(odd, dynamics=dynamics, observation=ObservationConfig(layout), on_collision="remove")
-    assert env.reset().isfinite().all()
-    for k in range(12):  # one more than the episode has
-        step = env.step(torch.full((env.num_agents, env.action_space.components), (-1.0) ** k))
-        assert step.observation.isfinite().all()
-        assert env.everyone()[0].isfinite().all()
 
 
 def test_a_scene_without_controlled_agents_runs():

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from strategies import gpudrive_scene, womd_message
 
 from data import SAMPLE
-from pipeline import cluster, store
+from pipeline import cluster, gpudrive_json, store
 from pipeline import extract as module
 from pipeline.cluster import ExtractionError
 from pipeline.extract import ExtractConfig, extract
@@ -15,6 +16,7 @@ from pipeline.sources import SourceError
 from pipeline.store import DemoStore, StoreError
 from pipeline.tfrecord import write_records
 from sim.actions import ActionSpace
+from sim.scene import scene_from_scenario, scenes_equal
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
 
@@ -75,6 +77,20 @@ def test_what_is_written_and_reported(scenes, tmp_path):
     assert report["bytes_per_scene"] == sum(map(len, contents(tmp_path / "store").values())) / 5
     assert calls == [(0, 5), (2, 5), (4, 5), (5, 5)]
     json.dumps(report, allow_nan=False)
+
+
+def test_a_store_can_hold_gpudrives_coordinates(scenes, tmp_path):
+    """To the last bit, and with a plan of its own, so that the two kinds are never mixed in one store."""
+    extract([str(scenes)], str(tmp_path / "store"), replace(CONFIG, compat="gpudrive"), workers=1)
+    opened = DemoStore(tmp_path / "store")
+    assert opened.attributes["settings"]["compat"] == "gpudrive"
+    logged = gpudrive_json.read(str(scenes / "c.json"))
+    kept = next(iter(opened.read([opened.find("c")]))).scene
+    assert scenes_equal(kept, scene_from_scenario(logged, CONFIG.steps, compat="gpudrive"))
+    assert not scenes_equal(kept, scene_from_scenario(logged, CONFIG.steps))
+    store._write_root(tmp_path / "store", {**opened.attributes, "complete": False})
+    with pytest.raises(ExtractionError, match="begun with other sources, settings"):
+        run(scenes, tmp_path / "store")
 
 
 def test_a_limit(scenes, tmp_path):
