@@ -1,342 +1,19 @@
-"""What an agent sees: one kernel that makes observations from absolute states, for expert and policy alike.
+"""What an agent sees: observations from absolute states, for expert and policy alike.
 
-The layouts are in :mod:`sim.layout`.
+The layouts are in :mod:`sim.layout`, the kernel in :mod:`sim.sight`.
 """
 
-# Warp reads annotations at run time, so this module must not postpone them.
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
+from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp
 from sim.layout import ObservationConfig
-from sim.roads import RoadGrid, Segment, along_segment, cell_at
-from sim.scenario import DT
-from sim.worlds import WorldArrays, Worlds
-
-_FIRST, _NEAREST, _NEAREST_MIDPOINT = wp.constant(0), wp.constant(1), wp.constant(2)
-_ORDERS = {"first": 0, "nearest": 1, "nearest_midpoint": 2}
-_TURNS_A_RADIAN = wp.constant(wp.float32(0.15915494309189535))
-
-
-@wp.struct
-class _Layout:
-    """:class:`ObservationConfig` as a kernel sees it."""
-
-    gpudrive: wp.bool
-    partners: int
-    roads: int
-    radius: float
-    order: int
-    ego_fields: int
-    partner_fields: int
-    road_fields: int
-    first_road: int
-    scratch_a_part: wp.bool
-    """The agents of a part look one by one on a CPU and share scratch memory; on CUDA each has its own."""
-
-
-@wp.struct
-class States:
-    """Absolute states of agents, addressed as ``row = base + agent * stride``; also tracks, with the step in base."""
-
-    state: wp.array2d(dtype=wp.float32)
-    present: wp.array(dtype=wp.bool)
-    collided: wp.array(dtype=wp.bool)
-    stride: int
-
-
-@wp.func
-def _rank(
-    distance: wp.array(dtype=wp.float32), index: wp.array(dtype=wp.int32), n: int, limit: int, most: float
-) -> int:
-    """Sort the ``limit`` nearest of entries 0 .. n-1 by squared distances up to ``most``; the place (n) of the first.
-
-    A bucket sort in which equal ones stay in order: n buckets, rings of equal area that so hold about one entry each.
-    """
-    start = 2 * n  # here the buckets' bounds are kept
-    scale = float(n) / most
-    for bucket in range(n + 1):
-        index[start + bucket] = 0
-    for k in range(n):
-        place = start + wp.min(int(distance[k] * scale), n - 1) + 1
-        index[place] = index[place] + 1
-    full = int(0)  # buckets that the ``limit`` nearest lie in
-    for bucket in range(n):
-        if index[start + bucket] < limit:
-            full = bucket + 1
-        index[start + bucket + 1] = index[start + bucket + 1] + index[start + bucket]
-    kept = index[start + full]
-    for k in range(n):
-        bucket = wp.min(int(distance[k] * scale), n - 1)
-        if bucket < full:
-            to = n + index[start + bucket]
-            index[start + bucket] = index[start + bucket] + 1
-            distance[to] = distance[k]
-            index[to] = index[k]
-    for k in range(n + 1, n + kept):
-        d = distance[k]
-        id = index[k]
-        j = int(k)
-        while j > n:
-            if distance[j - 1] <= d:
-                break
-            distance[j] = distance[j - 1]
-            index[j] = index[j - 1]
-            j -= 1
-        distance[j] = d
-        index[j] = id
-    return n
-
-
-@wp.struct
-class _Eye:
-    """Where an agent looks from, and which way."""
-
-    x: float
-    y: float
-    heading: float
-    c: float
-    s: float
-
-
-@wp.func
-def _part_of_turn(angle: float) -> float:
-    """A difference of headings (rad) as a part of a turn, in [-0.5, 0.5]."""
-    turns = angle * _TURNS_A_RADIAN
-    return turns - wp.floor(turns + 0.5)
-
-
-@wp.func
-def _speed(v: States, row: int) -> float:
-    return wp.sqrt(v.state[row, 3] * v.state[row, 3] + v.state[row, 4] * v.state[row, 4])
-
-
-@wp.func
-def _write_ego(
-    w: WorldArrays,
-    v: States,
-    layout: _Layout,
-    eye: _Eye,
-    agent: int,
-    row: int,
-    time_left: float,
-    out: wp.array(dtype=wp.float32),
-):
-    dx = w.goal[agent, 0] - eye.x
-    dy = w.goal[agent, 1] - eye.y
-    speed = _speed(v, row)
-    goal_x = eye.c * dx + eye.s * dy
-    goal_y = eye.c * dy - eye.s * dx
-    if layout.gpudrive:
-        out[0] = speed / 100.0
-        out[1] = 0.7 * w.size[agent, 0] / 30.0
-        out[2] = 0.7 * w.size[agent, 1] / 15.0
-        out[3] = goal_x / 1000.0
-        out[4] = goal_y / 1000.0
-        out[5] = wp.where(v.collided[agent], 1.0, 0.0)
-    else:
-        distance = wp.sqrt(dx * dx + dy * dy)
-        out[0] = speed / 20.0
-        out[1] = w.size[agent, 0] / 10.0
-        out[2] = w.size[agent, 1] / 5.0
-        out[3] = goal_x / 50.0
-        out[4] = goal_y / 50.0
-        out[5] = distance / 50.0
-        out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
-        out[7] = time_left / 9.0
-
-
-@wp.func
-def _write_partner(
-    w: WorldArrays,
-    v: States,
-    layout: _Layout,
-    eye: _Eye,
-    me: int,
-    other: int,
-    row: int,
-    out: wp.array(dtype=wp.float32),
-    col: int,
-):
-    dx = v.state[row, 0] - eye.x
-    dy = v.state[row, 1] - eye.y
-    x = eye.c * dx + eye.s * dy
-    y = eye.c * dy - eye.s * dx
-    turn = v.state[row, 2] - eye.heading
-    if layout.gpudrive:
-        out[col] = _speed(v, row) / 100.0
-        out[col + 1] = x / 1000.0
-        out[col + 2] = y / 1000.0
-        out[col + 3] = _part_of_turn(turn)
-        out[col + 4] = 0.7 * w.size[other, 0] / 30.0
-        out[col + 5] = 0.7 * w.size[other, 1] / 15.0
-    else:
-        vx = v.state[row, 3] - v.state[me, 3]
-        vy = v.state[row, 4] - v.state[me, 4]
-        out[col] = w.size[other, 0] / 10.0
-        out[col + 1] = w.size[other, 1] / 5.0
-        out[col + 2] = x / layout.radius
-        out[col + 3] = y / layout.radius
-        out[col + 4] = wp.cos(turn)
-        out[col + 5] = wp.sin(turn)
-        out[col + 6] = (eye.c * vx + eye.s * vy) / 20.0
-        out[col + 7] = (eye.c * vy - eye.s * vx) / 20.0
-
-
-# Written in C++, since plain stores to consecutive floats take half the time of Warp's strided ones, and most of an
-# observation is road rows. A row is six numbers and the one-hot of the type.
-@wp.func_native("""
-    float* p = out.data + col;
-    p[0] = x; p[1] = y; p[2] = a; p[3] = b; p[4] = c; p[5] = d;
-    for (int k = 0; k < 7; ++k) p[6 + k] = 0.0f;
-    p[6 + kind] = 1.0f;
-""")
-def _store_road(
-    out: wp.array(dtype=wp.float32), col: int, x: float, y: float, a: float, b: float, c: float, d: float, kind: int
-): ...
-
-
-@wp.func_native("for (float* p = out.data + first; p < out.data + last; ++p) *p = 0.0f;")
-def _store_zeros(out: wp.array(dtype=wp.float32), first: int, last: int): ...
-
-
-@wp.func
-def _write_road(layout: _Layout, eye: _Eye, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
-    along = float(0.0)
-    if not layout.gpudrive:
-        along = along_segment(s, eye.x, eye.y)
-    dx = s[0] + along * s[5] - eye.x
-    dy = s[1] + along * s[6] - eye.y
-    x = eye.c * dx + eye.s * dy
-    y = eye.c * dy - eye.s * dx
-    if layout.gpudrive:
-        half_height = wp.where(kind == 6, 1.0, 0.1)
-        turn = _part_of_turn(s[4] - eye.heading)
-        _store_road(out, col, x * 0.001, y * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
-    else:
-        k = 1.0 / layout.radius
-        c = eye.c * s[5] + eye.s * s[6]
-        si = eye.c * s[6] - eye.s * s[5]
-        _store_road(out, col, x * k, y * k, c, si, (s[2] - along) * k, (s[2] + along) * k, kind)
-
-
-@wp.func
-def _see_partners(
-    w: WorldArrays,
-    v: States,
-    layout: _Layout,
-    eye: _Eye,
-    agent: int,
-    base: int,
-    distance: wp.array(dtype=wp.float32),
-    index: wp.array(dtype=wp.int32),
-    out: wp.array(dtype=wp.float32),
-):
-    """The partners' block: in agent order (GPUDrive), or the nearest first."""
-    world = w.world[agent]
-    me = base + agent * v.stride
-    reach = layout.radius * layout.radius
-    n = int(0)
-    for other in range(w.agent_start[world], w.agent_start[world + 1]):
-        row = base + other * v.stride
-        if other != agent and v.present[row]:
-            dx = v.state[row, 0] - eye.x
-            dy = v.state[row, 1] - eye.y
-            d = dx * dx + dy * dy
-            if d <= reach:
-                distance[n] = d
-                index[n] = other
-                n += 1
-    begin = int(0)
-    if not layout.gpudrive:
-        begin = _rank(distance, index, n, layout.partners, reach)
-    n = wp.min(n, layout.partners)
-    for k in range(n):
-        other = index[begin + k]
-        col = layout.ego_fields + k * layout.partner_fields
-        _write_partner(w, v, layout, eye, me, other, base + other * v.stride, out, col)
-    _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
-
-
-@wp.func
-def _see_roads(
-    w: WorldArrays,
-    g: RoadGrid,
-    layout: _Layout,
-    eye: _Eye,
-    map: int,
-    distance: wp.array(dtype=wp.float32),
-    index: wp.array(dtype=wp.int32),
-    out: wp.array(dtype=wp.float32),
-):
-    """The roads' block."""
-    reach = layout.radius * layout.radius
-    n = int(0)
-    cell = cell_at(g, map, eye.x, eye.y)
-    if cell >= 0:
-        for k in range(g.start[cell], g.start[cell + 1]):
-            id = g.item[k]
-            s = w.segment[id]
-            along = float(0.0)
-            if layout.order == _NEAREST:
-                along = along_segment(s, eye.x, eye.y)
-            dx = s[0] + along * s[5] - eye.x
-            dy = s[1] + along * s[6] - eye.y
-            d = dx * dx + dy * dy
-            if d <= reach:
-                if layout.order != _FIRST:
-                    distance[n] = d
-                    index[n] = id
-                    n += 1
-                elif n < layout.roads:
-                    _write_road(layout, eye, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
-                    n += 1
-    if layout.order != _FIRST:
-        begin = _rank(distance, index, n, layout.roads, reach)
-        n = wp.min(n, layout.roads)
-        for k in range(n):
-            id = index[begin + k]
-            col = layout.first_road + k * layout.road_fields
-            _write_road(layout, eye, w.segment[id], w.segment_type[id], out, col)
-    _store_zeros(out, layout.first_road + n * layout.road_fields, layout.first_road + layout.roads * layout.road_fields)
-    for k in range(n, layout.roads):
-        out[layout.first_road + k * layout.road_fields + 6] = 1.0  # type none
-
-
-@wp.kernel(enable_backward=False)
-def _observe(
-    first: int,
-    part: int,
-    w: WorldArrays,
-    g: RoadGrid,
-    v: States,
-    layout: _Layout,
-    agents: wp.array(dtype=wp.int32),
-    base: wp.array(dtype=wp.int32),
-    time_left: wp.array(dtype=wp.float32),
-    which: wp.array(dtype=wp.bool),
-    distance: wp.array2d(dtype=wp.float32),
-    index: wp.array2d(dtype=wp.int32),
-    out: wp.array2d(dtype=wp.float32),
-):
-    q = first + wp.tid()
-    agent = agents[q]
-    world = w.world[agent]
-    if which[world]:
-        me = base[q] + agent * v.stride
-        eye = _Eye()
-        eye.x = v.state[me, 0]
-        eye.y = v.state[me, 1]
-        eye.heading = v.state[me, 2]
-        eye.c = wp.cos(eye.heading)
-        eye.s = wp.sin(eye.heading)
-        h = wp.where(layout.scratch_a_part, part, q)
-        row = out[q]
-        _write_ego(w, v, layout, eye, agent, me, time_left[q], row)
-        _see_partners(w, v, layout, eye, agent, base[q], distance[h], index[h], row)
-        _see_roads(w, g, layout, eye, w.map[world], distance[h], index[h], row)
+from sim.sight import Layout, RoadOrder, States, observe
+from sim.worlds import Worlds
 
 
 class Observer:
@@ -351,12 +28,12 @@ class Observer:
         self.worlds = worlds
         self.config = config
         self._layout = struct(
-            _Layout,
+            Layout,
             gpudrive=config.layout == "gpudrive",
             partners=config.partners,
             roads=config.road_segments,
             radius=config.radius,
-            order=_ORDERS[config.road_order],
+            order=int(RoadOrder[config.road_order.upper()]),
             ego_fields=len(config.ego_fields),
             partner_fields=len(config.partner_fields),
             road_fields=len(config.road_fields),
@@ -431,4 +108,4 @@ class Observer:
         distance, index = torch.empty(scratch, device=device), torch.empty(scratch, dtype=torch.int32, device=device)
         which = self._everywhere if which is None else which
         arrays = map(to_warp, (agents, base, time_left, which, distance, index, out))
-        return Stage(_observe, bounds, [self._arrays, self._grid, views, self._layout, *arrays])
+        return Stage(observe, bounds, [self._arrays, self._grid, views, self._layout, *arrays])

@@ -220,7 +220,7 @@ def make_worlds(
         "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
         "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
     }
-    on = torch.device(device)
+    on = torch.empty(0, device=device).device  # with its number, which "cuda" alone does not have
     tensors = {name: torch.from_numpy(array).to(on) for name, array in arrays.items()}
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, rows, on)

@@ -10,7 +10,7 @@ from scenes import SHARED, real_scenario, wrapped
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
 from sim.env import Env, SimConfig
-from sim.observation import ObservationConfig
+from sim.layout import ObservationConfig
 from sim.scene import Role, scene_from_scenario
 from sim.worlds import Selection, make_worlds
 

@@ -5,8 +5,8 @@ import torch
 from scenes import random_scene
 
 import sim.kernels
-import sim.observation
 import sim.roads
+import sim.sight
 from sim import launch as launching
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
@@ -72,7 +72,7 @@ def test_a_struct_is_filled_by_name():
     assert grid.x.numpy().tolist() == [1.5, 2.5]
 
 
-@pytest.mark.parametrize("module", [sim.kernels, sim.observation, sim.roads], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [sim.kernels, sim.sight, sim.roads], ids=lambda m: m.__name__)
 def test_kernels_compile_for_cuda(module, tmp_path):
     """Without a GPU at hand: NVIDIA's run-time compiler comes with Warp."""
     if not wp.get_cuda_supported_archs():

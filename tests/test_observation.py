@@ -7,7 +7,8 @@ from scenes import car, random_scene, scene, valid_only, wrapped
 
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
-from sim.observation import ObservationConfig, Observer
+from sim.layout import ObservationConfig
+from sim.observation import Observer
 from sim.scenario import RoadType
 from sim.worlds import Selection, make_worlds
 
