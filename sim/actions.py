@@ -116,11 +116,20 @@ class ActionSpace:
         return BOUNDS.get(self.dynamics, ((-np.inf, np.inf),) * self.components)
 
     def decode(self, actions: torch.Tensor) -> torch.Tensor:
-        """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds; NaN is 0)."""
-        table, first = _tables(self, actions.device)
+        """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds); NaN is 0.
+
+        Raises:
+            ValueError: for an index beyond the grid. Not on CUDA, where asking would wait for the device: there the
+                nearest is taken.
+        """
+        table, first, last = _tables(self, actions.device)
         if self.grid is None:
             return actions.float().nan_to_num(0.0, torch.inf, -torch.inf).clamp(table[0], table[1])
-        return table[actions.nan_to_num().long() + first]
+        index = actions.nan_to_num().long()
+        kept = index.clamp(torch.zeros_like(last), last)
+        if actions.device.type == "cpu" and not torch.equal(index, kept):
+            raise ValueError(f"an action index is beyond the grid, whose sizes are {self.sizes}; give 0 to size - 1")
+        return table[kept + first]
 
     def encode(self, values: torch.Tensor) -> torch.Tensor:
         """Actions [N, K] nearest to the given values [N, K]: indices (int64), or the values clipped to the bounds."""
@@ -147,8 +156,11 @@ class ActionSpace:
 
 
 @lru_cache(maxsize=16)
-def _tables(space: ActionSpace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values of all components one after the other, and [K] where each begins; without a grid, the bounds [2, K]."""
-    first = torch.tensor([0, *accumulate(space.sizes)][:-1], device=device)
+def _tables(space: ActionSpace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values of all components one after the other, [K] where each begins, [K] the last index of each.
+
+    Without a grid: the bounds [2, K], and nothing.
+    """
+    first, last = torch.tensor([0, *accumulate(space.sizes)][:-1]), torch.tensor(space.sizes) - 1
     values = torch.tensor(space.bounds).T if space.grid is None else torch.tensor(list(chain(*space.grid)))
-    return values.float().to(device), first
+    return values.float().to(device), first.to(device), last.to(device)

@@ -21,6 +21,15 @@ SIMPLIFY_AREA = 0.1
 MAX_EXTENT = 1500.0
 """How far from the middle of its scene an agent can be, m; beyond is no place but a fault of the file."""
 
+MAX_SPEED = 200.0
+"""What no road user reaches, m/s."""
+
+MAX_SIZE = 100.0
+"""Length and width that no road user has, m."""
+
+_FARTHEST = 1e7
+"""Beyond this float32 tells no metres apart any more, m."""
+
 HALF_WIDTH = 0.1
 """GPUDrive's half-width of a segment, m."""
 
@@ -115,7 +124,7 @@ def scene_from_scenario(
             the log's coordinates are large, but tips the same close calls.
 
     Raises:
-        ValueError: when no track is valid at any kept step, or a number is not finite or no place in a scene.
+        ValueError: when no track is valid at any kept step, or a number is none that a scene can hold.
     """
     tracks = scenario.tracks
     kept = min(steps, scenario.num_steps)
@@ -139,14 +148,12 @@ def scene_from_scenario(
     log[:, :kept, 2] = tracks.heading[order, :kept]
     log[:, :kept, 3:] = tracks.velocity[order, :kept]
     log[~valid] = 0.0
-    if not (np.isfinite(log).all() and np.isfinite(tracks.size[order]).all()):
-        raise ValueError(f"scene {scenario.id!r}: a valid step holds a number that is not finite; leave it out")
     lights = scenario.lights
     light_state = np.full((len(lights.lane), steps), -1, np.int8)
     light_state[:, :kept] = lights.state[:, :kept]
     timestamp = scenario.timestamps[0] + np.arange(steps) * DT
     timestamp[:kept] = scenario.timestamps[:kept]
-    return Scene(
+    scene = Scene(
         id=scenario.id,
         origin=origin,
         agent_id=tracks.id[order],
@@ -161,6 +168,31 @@ def scene_from_scenario(
         light_stop_point=frame.local(lights.stop_point[:, :2]),
         timestamp=timestamp,
     )
+    check_scene(scene)
+    return scene
+
+
+def check_scene(scene: Scene) -> None:
+    """Whether a scene holds numbers that can be simulated.
+
+    Raises:
+        ValueError: one sentence on the first that can not.
+    """
+    log, size, segment = scene.log[scene.valid], scene.agent_size[:, :2], scene.segment
+    speed = np.hypot(log[:, 3].astype(np.float64), log[:, 4])
+    problems = {
+        "a valid step holds a number that is not finite": not np.isfinite(log).all(),
+        "an agent's size is not finite": not np.isfinite(scene.agent_size).all(),
+        f"an agent's length or width is not between 0 and {MAX_SIZE:g} m": not ((size > 0) & (size <= MAX_SIZE)).all(),
+        f"an agent is faster than {MAX_SPEED:g} m/s": (speed > MAX_SPEED).any(),
+        "a road segment holds a number that is not finite": not np.isfinite(segment).all(),
+        "a road segment's half-length or half-width is negative": (segment[:, 2:4] < 0).any(),
+        f"a position is more than {_FARTHEST:g} m away": (np.abs(log[:, :2]) > _FARTHEST).any()
+        or (np.abs(segment[:, :4]) > _FARTHEST).any(),
+    }
+    for what, holds in problems.items():
+        if holds:
+            raise ValueError(f"scene {scene.id!r}: {what}; mend the file or leave the scene out")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim.launch import to_warp, wp
 from sim.roads import Roads, Segment, road_grid
 from sim.scenario import AgentType, RoadType
-from sim.scene import Role, Scene
+from sim.scene import Role, Scene, check_scene
 
 InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
 PARKED_DISTANCE = 0.2
@@ -186,7 +186,7 @@ def make_worlds(
         selected: the choice itself, a world each, instead of a rule.
 
     Raises:
-        ValueError: when there is no scene, or their step counts differ.
+        ValueError: when there is no scene, their step counts differ, or one holds a number that can not be simulated.
     """
     if not scenes:
         raise ValueError("no scene to simulate; pass at least one")
@@ -199,6 +199,8 @@ def make_worlds(
         return np.ascontiguousarray(np.concatenate(per_scene), dtype)
 
     maps = {id(s): s for s in scenes}  # in the order of their first world
+    for scene in maps.values():
+        check_scene(scene)
     place = {key: k for k, key in enumerate(maps)}
     counts = [len(c.row) for c in chosen]
     size = gather([s.agent_size[c.row] for s, c in pairs], np.float32)
