@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from sim.env import SimConfig
 from sim.layout import ObservationConfig
 
+_GPUDRIVE_AGENTS = 64
 _LONGEST_ECHO = 60
 """Characters of a bad value that an error repeats; a whole section is longer."""
 
@@ -186,6 +187,9 @@ class TrainConfig:
     total_timesteps: int = 1_000_000
     """Steps of controlled agents."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["embedded", "gpudrive"] = "embedded"
+    """The simulator that policies drive in: this project's own, or the real GPUDrive, which has to be installed, needs
+    ``sim.compat: gpudrive``, and takes ``sim.selection.max_agents`` null for its 64."""
     checkpoint_every: int = 10
     """Rollouts."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -201,6 +205,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.seed < 0 or self.total_timesteps < 0 or self.checkpoint_every < 1:
             raise ValueError("seed and total_timesteps must not be negative, checkpoint_every must be positive")
+        if self.backend == "gpudrive":
+            object.__setattr__(self, "sim", _held_by_gpudrive(self.sim))
+
+
+def _held_by_gpudrive(sim: SimConfig) -> SimConfig:
+    """The rules with as many agents as GPUDrive holds.
+
+    Raises:
+        ValueError: when the rules are not GPUDrive's, or ask for more.
+    """
+    if sim.compat != "gpudrive":
+        raise ValueError("backend gpudrive drives by GPUDrive's own rules; set sim.compat to gpudrive too")
+    most = sim.selection.max_agents
+    if most is not None and most > _GPUDRIVE_AGENTS:
+        raise ValueError(f"GPUDrive holds {_GPUDRIVE_AGENTS} agents a world; lower sim.selection.max_agents ({most})")
+    return replace(sim, selection=replace(sim.selection, max_agents=most or _GPUDRIVE_AGENTS))
 
 
 def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) -> TrainConfig:

@@ -22,7 +22,7 @@ from gail.config import ConfigError
 from gail.discriminator import Samples
 from pipeline.expert import ABSENT
 from pipeline.store import DemoStore, Record
-from sim.env import SimConfig
+from sim.env import SimConfig, warm
 from sim.layout import ObservationConfig
 from sim.observation import Observer
 from sim.scenario import DT
@@ -61,7 +61,8 @@ class Experts:
 
     worlds: Worlds
     track: Tensor
-    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked at rest, others logged."""
+    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a
+    step late where the simulator has them so)."""
     present: Tensor
     """[M, T] who is in the world when."""
     action: Tensor
@@ -78,7 +79,10 @@ class Experts:
 
 
 def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu") -> Experts:
-    """Lay the demos of some scenes out on a device."""
+    """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
+
+    What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything.
+    """
     worlds = demo_worlds(records, sim.selection, device)
     rows = demo_rows(records, worlds)
 
@@ -87,18 +91,39 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
 
     mark = gather("mark") != ABSENT
     steps = torch.arange(worlds.num_steps, device=device)
-    horizon = min(sim.horizon or worlds.num_steps - 1, worlds.num_steps - 1)
+    horizon = sim.horizon or worlds.num_steps - 1
     last = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
     end = last if sim.end_with_log else torch.full_like(last, horizon)
     track, present = worlds.log.clone(), worlds.valid.clone()
     parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
+    if sim.replay_lag:
+        track, present = _a_step_late(track), _a_step_late(present)
+        present &= (steps <= last_valid[:, None]) | (not sim.end_with_log)
     track[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
     track[parked, :, 3:] = 0.0
     present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
     track[worlds.controlled] = gather("state")
     present[worlds.controlled] = mark
     acts = mark & (steps < last[:, None])
+    if sim.on_goal != "ignore":
+        arrived = _arrived(track, present, worlds.tensors["goal"], sim.goal_radius)
+        acts &= ~arrived[worlds.controlled]
+        if sim.on_goal == "remove":
+            leaves = ~parked if sim.teleport else worlds.tensors["slot"] >= 0
+            present &= ~(_a_step_late(arrived) & leaves[:, None])
     return Experts(worlds, track, present, gather("action"), end, acts.nonzero())
+
+
+def _a_step_late(values: Tensor) -> Tensor:
+    """[M, T, ...] at each step what was one step before; at the first what is."""
+    return torch.cat([values[:, :1], values[:, :-1]], dim=1)
+
+
+def _arrived(track: Tensor, present: Tensor, goal: Tensor, radius: float) -> Tensor:
+    """[M, T] whether each agent has been at its goal [M, 2], which counts from the first step on, not at the start."""
+    near = present & ((track[..., :2] - goal[:, None]).square().sum(dim=-1) < radius * radius)
+    near[:, 0] = False
+    return near.cumsum(dim=1) > 0
 
 
 class ExpertObserver:
@@ -206,7 +231,8 @@ class WorldStream:
 
     Args:
         store: where the scenes are.
-        sim: which agents are controlled.
+        sim: which agents are controlled, and how large their boxes are.
+        observation: how far agents see; all that an environment looks up in a map is made ahead.
         num_worlds: scenes a batch, no more than the store has; None: 32, or as many as there are.
         device: where the worlds live.
         seed: of the order.
@@ -217,12 +243,14 @@ class WorldStream:
         self,
         store: DemoStore,
         sim: SimConfig,
+        observation: ObservationConfig,
         num_worlds: int | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
         start: int = 0,
     ) -> None:
-        self._store, self._sim, self._device, self._seed = store, sim, torch.device(device), seed
+        self._store, self._sim, self._observation = store, sim, observation
+        self._device, self._seed = torch.device(device), seed
         self.num_worlds = min(num_worlds or DEFAULT_WORLDS, len(store))
         self._prefetch = Prefetch(self._load, start)
 
@@ -241,4 +269,5 @@ class WorldStream:
 
     def _load(self, number: int) -> Worlds:
         chosen = sorted(self.scenes(number))  # scenes of one part share one read
-        return demo_worlds(list(self._store.read(chosen)), self._sim.selection, self._device)
+        worlds = demo_worlds(list(self._store.read(chosen)), self._sim.selection, self._device)
+        return warm(worlds, self._sim, self._observation)

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from gail.backends import check_backend, make_backend, renew
 from gail.config import TrainConfig
 from gail.demos import Experts, make_experts
 from gail.metrics import AgentMetrics, agent_metrics, concatenate, means
@@ -19,13 +20,14 @@ from gail.report import scene_figure
 from gail.run import RunError
 from pipeline.store import DemoStore, Record
 from sim.actions import ActionSpace
+from sim.contacts import Contacts
 from sim.dynamics import Dynamics
-from sim.env import Env
+from sim.env import Backend
 from sim.scenario import DT
 
 SCENES_AT_ONCE = 32
 
-Driver = Callable[[Env, Tensor, int], Tensor]
+Driver = Callable[[Backend, Tensor, int], Tensor]
 """Chooses actions [N, K] from the environment, the observations [N, D] and the step."""
 
 
@@ -39,22 +41,26 @@ class Drive:
     """[N, T] bool: the agent was in its world."""
     events: Tensor
     """[N, 4] bool: what ever happened to it."""
+    full_events: Tensor
+    """[N, 4] bool: the same with boxes of true size, and off-road by signed distance."""
 
 
 @torch.no_grad()
-def drive(env: Env, driver: Driver) -> Drive:
+def drive(env: Backend, driver: Driver) -> Drive:
     """Let a driver drive one episode of every world."""
     observation = env.reset()
     alive = env.alive().clone()
     track, driven = [env.states().clone()], [torch.ones_like(alive)]
     events = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
+    full_events, contacts = events.clone(), Contacts(env.worlds)
     for k in range(env.horizon):
         step = env.step(driver(env, observation, k))
         events |= step.events & alive[:, None]
+        full_events |= contacts.events(*env.everyone()) & alive[:, None]
         track.append(env.states().clone())
         driven.append(alive)
         observation, alive = step.observation, step.alive.clone()
-    return Drive(torch.stack(track, dim=1), torch.stack(driven, dim=1), events)
+    return Drive(torch.stack(track, dim=1), torch.stack(driven, dim=1), events, full_events)
 
 
 def policy_driver(policy: Policy, deterministic: bool) -> Driver:
@@ -71,7 +77,7 @@ def expert_driver(experts: Experts) -> Driver:
 def constant_velocity_driver() -> Driver:
     """Straight on at the present speed, as nearly as the action space allows."""
 
-    def act(env: Env, observation: Tensor, step: int) -> Tensor:
+    def act(env: Backend, observation: Tensor, step: int) -> Tensor:
         values = torch.zeros(env.num_agents, env.action_space.components, device=observation.device)
         if env.action_space.dynamics == Dynamics.DELTA_LOCAL:
             values[:, 0] = env.states()[:, 3:].norm(dim=1) * DT
@@ -83,7 +89,7 @@ def constant_velocity_driver() -> Driver:
 def random_driver(generator: torch.Generator) -> Driver:
     """Uniform over the grid, or within the bounds."""
 
-    def act(env: Env, observation: Tensor, step: int) -> Tensor:
+    def act(env: Backend, observation: Tensor, step: int) -> Tensor:
         space = env.action_space
         draws = torch.rand(env.num_agents, space.components, generator=generator).to(observation.device)
         if space.discrete:
@@ -99,15 +105,16 @@ def score(result: Drive, experts: Experts) -> AgentMetrics:
     rows = experts.worlds.controlled
     steps = min(result.track.shape[1], experts.worlds.num_steps)  # an episode may be shorter or longer than the log
     log, valid = experts.worlds.log[rows, :steps], experts.worlds.valid[rows, :steps]
-    return agent_metrics(result.track[:, :steps, :2], log[..., :2], valid & result.driven[:, :steps], result.events)
+    compared = valid & result.driven[:, :steps]
+    return agent_metrics(result.track[:, :steps, :2], log[..., :2], compared, result.events, result.full_events)
 
 
 def make_env(
     records: Sequence[Record], config: TrainConfig, space: ActionSpace, device: torch.device
-) -> tuple[Env, Experts]:
+) -> tuple[Backend, Experts]:
     """Worlds of some scenes, with their experts."""
     experts = make_experts(records, config.sim, device)
-    return Env(experts.worlds, space, config.sim, config.observation), experts
+    return make_backend(config, experts.worlds, space), experts
 
 
 def drivers(policy: Policy, experts: Experts, deterministic: bool, generator: torch.Generator) -> dict[str, Driver]:
@@ -147,7 +154,9 @@ def evaluate(
         ``{"agents", "scenes", "box_scale", "results": {driver: {metric: mean}}}``, ready for JSON.
 
     Raises:
-        RunError: when the store's action space is not the policy's, or the box scale is no size.
+        RunError: when the store's action space is not the policy's, the box scale is no size or not GPUDrive's where
+            its rules hold, or GPUDrive is to drive and cannot hold a scene.
+        ImportError: in one sentence, when it is to drive and is not installed.
     """
     if policy.space != store.space:
         raise RunError(f"store {store.path}: its actions are not those of the run; extract with the same settings")
@@ -159,10 +168,13 @@ def evaluate(
         raise RunError(str(error)) from error
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
+    check_backend(config, store, chosen)
+    env: Backend | None = None
     parts: dict[str, list[AgentMetrics]] = {}
     for first in range(0, len(chosen), SCENES_AT_ONCE):
         batch = chosen[first : first + SCENES_AT_ONCE]
-        env, experts = make_env(list(store.read(batch)), config, store.space, device)
+        experts = make_experts(list(store.read(batch)), config.sim, device)
+        env = renew(env, config, experts.worlds, store.space)
         for name, driver in drivers(policy, experts, deterministic, generator).items():
             parts.setdefault(name, []).append(score(drive(env, driver), experts))
         progress(first + len(batch), len(chosen))
@@ -170,6 +182,7 @@ def evaluate(
     return {
         "scenes": len(chosen),
         "agents": len(joined["policy"].goal),
+        "backend": config.backend,
         "box_scale": config.sim.box_scale,
         "goal_radius_m": config.sim.goal_radius,
         "deterministic": deterministic,

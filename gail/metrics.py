@@ -28,6 +28,12 @@ class AgentMetrics:
     """Mean distance from the log over logged steps after the first, m."""
     fde: NDArray[np.float32]
     """Distance from the log at its last logged step, m."""
+    full_collision: NDArray[np.bool_]
+    """As ``collision``, with boxes of true size whatever those of the rules."""
+    full_off_road: NDArray[np.bool_]
+    """A corner of its box of true size lay beyond the nearest road edge (Waymo's measure) at some step."""
+    full_safe_success: NDArray[np.bool_]
+    """At its goal, and neither of these two."""
 
 
 def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +51,7 @@ def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[T
     return ade, distance.gather(1, last[:, None]).squeeze(1)
 
 
-def agent_metrics(position: Tensor, log: Tensor, valid: Tensor, events: Tensor) -> AgentMetrics:
+def agent_metrics(position: Tensor, log: Tensor, valid: Tensor, events: Tensor, full_events: Tensor) -> AgentMetrics:
     """All metrics of N agents over T steps.
 
     Args:
@@ -53,14 +59,15 @@ def agent_metrics(position: Tensor, log: Tensor, valid: Tensor, events: Tensor) 
         log: [N, T, 2] logged.
         valid: [N, T] bool, logged steps that the agent also drove; the first step is left out.
         events: [N, 4] bool, what ever happened to each agent while it drove.
+        full_events: [N, 4] bool, the same as :class:`~sim.contacts.Contacts` has it; its goal is not read.
     """
     counted = valid.clone()
     counted[:, 0] = False
     ade, fde = displacement_errors(position, log, counted)
     goal = events[:, Event.GOAL]
-    collision = events[:, Event.VEHICLE] | events[:, Event.NON_VEHICLE]
-    off_road = events[:, Event.OFF_ROAD]
-    values = (goal, collision, off_road, goal & ~collision & ~off_road, ade, fde)
+    own, full = ((e[:, Event.VEHICLE] | e[:, Event.NON_VEHICLE], e[:, Event.OFF_ROAD]) for e in (events, full_events))
+    safe, full_safe = (goal & ~collision & ~off_road for collision, off_road in (own, full))
+    values = (goal, *own, safe, ade, fde, *full, full_safe)
     return AgentMetrics(*(x.cpu().numpy() for x in values))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gail import rewards
 from gail.config import RewardConfig
 from gail.policy import Policy
-from sim.env import Env
+from sim.env import Backend
 from sim.kernels import Event
 
 
@@ -42,7 +42,7 @@ class Rollout:
 
 
 @torch.no_grad()
-def collect(env: Env, policy: Policy, reward: RewardConfig) -> tuple[Rollout, dict[str, float]]:
+def collect(env: Backend, policy: Policy, reward: RewardConfig) -> tuple[Rollout, dict[str, float]]:
     """Drive one episode of every world; the rollout, and how it went as metrics."""
     policy.eval()
     observation, alive = env.reset().clone(), env.alive().clone()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gail import rewards
+from gail.backends import check_backend, renew
 from gail.config import TrainConfig, config_to_dict
 from gail.demos import DemoSampler, WorldStream
 from gail.discriminator import Accuracy, Samples, accuracy, discriminator_loss
@@ -24,7 +25,7 @@ from gail.ppo import AdvantageScale, cloning_loss, discounted_returns, update
 from gail.rollout import Rollout, collect
 from gail.run import CHECKPOINT, RunError, check_fit, choose_device, read_checkpoint
 from pipeline.store import DemoStore
-from sim.env import Env
+from sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
 
@@ -82,6 +83,7 @@ class Trainer:
         self.device = choose_device(config.device)
         self.store = DemoStore(store_path)
         check_fit(config, self.store)
+        check_backend(config, self.store)
         self.progress = Progress()
         self.reward_scale = RewardScale()
         self.advantage_scale = AdvantageScale()
@@ -109,12 +111,13 @@ class Trainer:
         self.stream = WorldStream(
             self.store,
             config.sim,
+            config.observation,
             config.worlds.num_worlds,
             self.device,
             config.seed,
             start=self.progress.iteration // config.worlds.rollouts_per_batch,
         )
-        self._env: Env | None = None
+        self._env: Backend | None = None
         self._writer = SummaryWriter(self.folder / "tensorboard")
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
@@ -273,10 +276,10 @@ class Trainer:
         metrics["time/steps_per_s"] = rollout.num_steps / seconds
         self._log(metrics, self.progress.timesteps)
 
-    def _next_env(self) -> Env:
+    def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            self._env = Env(self.stream.next(), self.store.space, self.config.sim, self.config.observation)
+            self._env = renew(self._env, self.config, self.stream.next(), self.store.space)
         return self._env
 
     def _update_discriminator(self, policy: Samples) -> dict[str, float]:

@@ -236,11 +236,14 @@ def test_evaluation(finished, tmp_path):
     assert (told["run"], told["store"], told["scenes"], told["box_scale"]) == (str(folder), str(store), 2, 1.0)
     assert list(told["results"]) == ["policy", "expert replayed", "constant velocity", "random"]
     for driver, means in told["results"].items():
-        assert list(means) == ["goal", "collision", "off_road", "safe_success", "ade", "fde"]
-        (row,) = [line for line in result.stdout.splitlines() if line.strip().startswith(driver)]
-        assert f"{means['goal']:.1%}" in row
-        assert f"{means['ade']:.2f}" in row
-        assert f"{means['fde']:.2f}" in row
+        assert list(means) == [
+            "goal", "collision", "off_road", "safe_success", "ade", "fde",
+            "full_collision", "full_off_road", "full_safe_success",
+        ]  # fmt: skip
+        row, full = [line.split()[-6:] for line in result.stdout.splitlines() if line.strip().startswith(driver)]
+        shares = [f"{means[name]:.1%}" for name in list(means)[:4]]
+        assert row == [*shares, f"{means['ade']:.2f}", f"{means['fde']:.2f}"]
+        assert full[-4:] == [shares[0], *(f"{means[name]:.1%}" for name in list(means)[6:])]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert result.stderr.splitlines() == ["evaluating: 2 of 2 scenes"]
 

@@ -212,24 +212,34 @@ def scenes_of(worlds):
 def test_worlds_come_in_an_order_of_the_seed_alone(make_store):
     store = make_store()
     ids = store.scene_ids()
-    stream, later = WorldStream(store, RULES, 2, seed=3), WorldStream(store, RULES, 2, seed=3, start=4)
+    stream, later = WorldStream(store, RULES, LAYOUT, 2, seed=3), WorldStream(store, RULES, LAYOUT, 2, seed=3, start=4)
     batches = [scenes_of(stream.next()) for _ in range(5)]
     assert scenes_of(later.next()) == batches[4]
     for number, batch in enumerate(batches):
         assert sorted(batch) == sorted(ids[k] for k in stream.scenes(number))
         assert [stream.scenes(number)] == [[permuted(5, 3, 2 * number + k) for k in range(2)]]
     assert Counter(x for batch in batches for x in batch) == dict.fromkeys(ids, 2)  # ten are two epochs of five
-    other = WorldStream(store, RULES, 2, seed=4)
+    other = WorldStream(store, RULES, LAYOUT, 2, seed=4)
     assert [other.scenes(k) for k in range(5)] != [stream.scenes(k) for k in range(5)]
     for each in (stream, later, other):
         each.close()
 
 
 def test_no_more_worlds_than_there_are(make_store):
-    stream = WorldStream(make_store(), RULES)
+    stream = WorldStream(make_store(), RULES, LAYOUT)
     assert stream.num_worlds == 5
     assert sorted(scenes_of(stream.next())) == sorted(make_store().scene_ids())
     stream.close()
+
+
+def test_worlds_come_with_all_that_is_made_of_their_maps(make_store, monkeypatch):
+    """So that the thread that steps has nothing to make when it goes on in them."""
+    stream = WorldStream(make_store(), RULES, LAYOUT, 2)
+    first, second = stream.next(), stream.next()
+    stream.close()
+    monkeypatch.setattr("sim.worlds.road_grid", None)
+    env = Env(first, make_store().space, RULES, LAYOUT)
+    assert env.swap(second).shape == (len(second.controlled), LAYOUT.size)
 
 
 # In the background
@@ -245,7 +255,7 @@ def test_errors_of_the_background_surface(make_store, monkeypatch):
         raise StoreError(f"part {part}: damaged")
 
     monkeypatch.setattr(store, "read_part", damaged)
-    broken = WorldStream(store, RULES, 2)
+    broken = WorldStream(store, RULES, LAYOUT, 2)
     with pytest.raises(StoreError, match="damaged"):
         broken.next()
     broken.close()

@@ -1,0 +1,189 @@
+"""Which simulator a run drives in, and experts beside agents as GPUDrive has them.
+
+GPUDrive's compiled module is a stand-in (gpudrive_standin.py).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import gpudrive_standin as standin
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from scenes import car, random_scene, real_scenes, scene
+from test_demos import assert_experts_see_what_the_simulator_shows, records
+
+import cli
+from gail.backends import check_backend, make_backend, with_backend
+from gail.config import ConfigError, config_to_dict, load_config
+from gail.demos import make_experts
+from gail.evaluate import evaluate
+from gail.run import RunError, load_run
+from pipeline.extract import ExtractConfig, extract
+from pipeline.store import DemoStore
+from sim.actions import ActionSpace
+from sim.env import Env, SimConfig
+from sim.gpudrive import MODULE
+from sim.scene import Role
+from sim.worlds import Selection, make_worlds
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SMALL = [random_scene(seed, steps=91) for seed in range(3)]
+CLASSIC = ActionSpace.create("classic", "continuous")
+
+
+@pytest.fixture
+def gpudrive(monkeypatch):
+    """Puts a stand-in where GPUDrive's module is imported from."""
+
+    def install(recordings=None, **options):
+        module = standin.module(recordings, **options)
+        monkeypatch.setitem(sys.modules, MODULE, module)
+        return module
+
+    return install
+
+
+# --- training and evaluation ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAIL_CLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gpudrive"
+
+
+def rules(**more):
+    return {"backend": "gpudrive", "sim": {"compat": "gpudrive", **more}}
+
+
+def test_configurations(small):
+    config = load_config(None, ["backend=gpudrive", "sim.compat=gpudrive"])
+    assert (config.sim.selection.max_agents, config.sim.horizon, config.sim.replay_lag) == (64, 91, True)
+    assert load_config(None, ["sim.compat=gpudrive"]).sim.selection.max_agents is None
+    few = load_config(None, ["backend=gpudrive", "sim.compat=gpudrive", "sim.selection.max_agents=8"])
+    assert few.sim.selection.max_agents == 8
+    with pytest.raises(ConfigError, match=r"set sim\.compat to gpudrive too"):
+        load_config(None, ["backend=gpudrive"])
+    with pytest.raises(ConfigError, match=r"holds 64 agents a world; lower sim\.selection\.max_agents \(65\)"):
+        load_config(None, ["backend=gpudrive", "sim.compat=gpudrive", "sim.selection.max_agents=65"])
+    assert with_backend(load_config(), "gpudrive") == config
+    assert with_backend(config, "embedded").sim == config.sim
+    with pytest.raises(RunError, match="--backend gpudrive: simulator: horizon is 20, but"):
+        with_backend(small(), "gpudrive")
+
+
+def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, in_cache, tmp_path):
+    gpudrive()
+    settings = config_to_dict(small(total_timesteps=300, sim={"horizon": None}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    store, folder = make_store(scenes=2), tmp_path / "run"
+
+    def run(*args):
+        result = CliRunner().invoke(cli.cli, [str(arg) for arg in args], prog_name="gail-cli")
+        assert result.exit_code == 0, result.output
+        return result
+
+    common = ("--store", store.path, "--backend", "gpudrive")
+    run("train", tmp_path / "config.yaml", "--run", folder, *common, "--total-timesteps", 300)
+    config, policy = load_run(folder, "cpu")
+    assert (config.backend, config.sim.compat) == ("gpudrive", "gpudrive")
+    assert len(list(in_cache.glob("*.json"))) == 2
+    run("evaluate", folder, *common, "--report", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["backend"] == "gpudrive"
+    embedded = evaluate(policy, with_backend(config, "embedded"), store)
+    for driver, means in embedded["results"].items():
+        assert means == pytest.approx(report["results"][driver], abs=2e-3), driver
+    assert embedded["results"]["expert replayed"]["goal"] > 0.9
+    assert len(list(in_cache.glob("*.json"))) == 2  # the same files
+
+
+def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small, gpudrive, tmp_path):
+    store, config = make_store(scenes=2), small(**rules(horizon=None))
+    check_backend(small(), store)
+    with pytest.raises(ImportError, match="GPUDrive is not installed"):
+        check_backend(config, store)
+    gpudrive()
+    check_backend(config, store)
+    crowded = small(**rules(horizon=None, selection={"max_agents": 1}))
+    check_backend(crowded, store)
+    short = tmp_path / "short"
+    extract([str(SAMPLE)], str(short), ExtractConfig(store.space, steps=50), workers=1, limit=1)
+    with pytest.raises(RunError, match="its scenes have 50 steps, GPUDrive's 91; extract with --steps 91"):
+        check_backend(config, DemoStore(short))
+
+
+def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monkeypatch):
+    gpudrive()
+    store = make_store(scenes=5)
+    monkeypatch.setattr("pipeline.gpudrive_cache.MAX_SEGMENTS", 10)
+    with pytest.raises(RunError) as error:
+        check_backend(small(**rules(horizon=None)), store)
+    ids = store.scene_ids()
+    assert f"GPUDrive cannot hold 5 of its scenes: {ids[0]!r} (" in str(error.value)
+    assert str(error.value).endswith(", ...; extract without them, or drive embedded (--backend embedded)")
+    assert ids[2] in str(error.value)
+    assert ids[3] not in str(error.value)
+    with pytest.raises(RunError, match=f"cannot hold 1 of its scenes: {ids[4]!r}"):
+        check_backend(small(**rules(horizon=None)), store, [4])
+
+
+def test_without_gpudrive_the_cli_says_how_to_get_it(make_store, tmp_path):
+    args = ["train", "--store", str(make_store(scenes=2).path), "--run", str(tmp_path / "run"), "--backend", "gpudrive"]
+    result = CliRunner().invoke(cli.cli, args)
+    assert result.exit_code == 1
+    assert "GPUDrive is not installed" in result.stderr
+    assert "https://github.com/Emerge-Lab/gpudrive" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_embedded_is_what_runs_have_unless_told(make_store, small):
+    worlds = make_worlds(SMALL[:1])
+    assert isinstance(make_backend(small(), worlds, CLASSIC), Env)
+
+
+# --- experts beside agents that lag --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["all_non_trivial", "all_valid", "all_objects"])
+def test_experts_see_what_the_simulator_shows_with_its_rules(mode):
+    """Neighbours a step late; whoever comes to a goal is gone a step later; 91 steps to go."""
+    space = ActionSpace.create("classic")
+    selection = Selection(mode)
+    found = records(*SMALL, space=space, selection=selection)
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore", selection))
+
+
+def test_experts_see_what_the_simulator_shows_of_real_logs_with_its_rules():
+    space = ActionSpace.create("classic")
+    found = records(*real_scenes()[4:7], space=space)
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore"))
+
+
+@pytest.mark.parametrize("lag", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_experts_see_neighbours_late_where_they_are(lag, ends):
+    """Each switch by itself: the lag, and logs that end episodes or do not."""
+    space = ActionSpace.create("classic")
+    follower = car(30, 4, speed=8, steps=91, role=Role.MARK_AS_EXPERT, valid=np.arange(91) < 60)
+    found = records(scene(car(speed=6, steps=91), follower, name="two"), space=space)
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig(replay_lag=lag, end_with_log=ends))
+
+
+def test_experts_that_start_at_their_goals_act_once():
+    """And are gone in the step after, also for those that follow their log."""
+    space = ActionSpace.create("classic")
+    agents = [
+        car(speed=6, steps=91),
+        car(10, 3, speed=0.1, steps=91),
+        car(20, 3, speed=0.1, steps=91, role=Role.MARK_AS_EXPERT),
+    ]
+    found = records(scene(*agents, name="three"), space=space)
+    rules = SimConfig.gpudrive("ignore")
+    assert_experts_see_what_the_simulator_shows(found, space, rules)
+    experts = make_experts(found, rules)
+    assert experts.transitions[:, 0].bincount().tolist()[1] == 1
+    assert experts.present[1:, :4].tolist() == [[True, True, False, False]] * 2
