@@ -14,18 +14,20 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
     from gail.trainer import Progress
+    from pipeline.store import DemoStore
 
 # Where cores are shared, threads that wait for each other by spinning can make torch ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = 130
 _SEED = click.IntRange(0, 2**32 - 1)
+_BACKEND = click.Choice(["embedded", "gpudrive"])
 _MOST_LINES = 50
 """Problems or failures printed one by one; the report file has them all."""
 
@@ -105,6 +107,23 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: Path | None)
     return _writable(ctx, parameter, value)
 
 
+def _film(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path | None:
+    """A file that an episode can be drawn to."""
+    if value.suffix not in (".mp4", ".gif", ".png", ".pdf", ".svg"):
+        raise click.BadParameter(f"{value}: films end in .mp4 or .gif, pictures in .png, .pdf or .svg.")
+    return _writable(ctx, parameter, value)
+
+
+def _scene_index(store: DemoStore, scene: str | None) -> int:
+    """Index of a scene that is named by its id or its index; the first when None."""
+    if not len(store):
+        raise click.ClickException(f"store {store.path}: it has no scene; extract some")
+    if scene is None:
+        return 0
+    named = scene.isdecimal() and int(scene) < len(store) and scene not in store.scene_ids()
+    return int(scene) if named else store.find(scene)
+
+
 _store_argument = click.argument("store", type=click.Path(exists=True, file_okay=False))
 _report_option = click.option(
     "--report", type=click.Path(path_type=Path), callback=_writable, help="Write a full report to this JSON file."
@@ -177,6 +196,7 @@ def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
 @click.option("--actions", type=click.Choice(["discrete", "continuous"]), default="discrete", help="Kind of actions.")
 @click.option("--grid", default="fine", help="Values of discrete actions: fine, or gpudrive for GPUDrive's defaults.")
 @click.option("--steps", type=click.IntRange(min=2), default=91, help="States a scene; longer logs are cut.")
+@click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read no more scenes than this.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: by cores and scenes]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler instead of processes of our own.")
@@ -191,6 +211,7 @@ def extract_demos(
     actions: str,
     grid: str,
     steps: int,
+    compat: Literal["gpudrive"] | None,
     limit: int | None,
     workers: int | None,
     scheduler: str | None,
@@ -214,7 +235,7 @@ def extract_demos(
     try:
         with _progress("extracting", "scenes") as progress:
             result = extract(
-                sources, store, ExtractConfig(space, steps), workers=workers, scheduler=scheduler,
+                sources, store, ExtractConfig(space, steps, compat=compat), workers=workers, scheduler=scheduler,
                 overwrite=overwrite, limit=limit, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -280,6 +301,37 @@ def info(store: str, as_json: bool) -> None:
     Console().print(table)
 
 
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check what gail-cli runs on: exit code 0 when everything needed works.
+
+    Simulators, devices and packages are used, not only looked for. What is missing and not needed is no failure.
+    """
+    from gail.doctor import examine
+
+    findings = list(examine())
+    failed = any(finding.fails for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"sound": not failed, "findings": [vars(finding) for finding in findings]}, indent=1))
+        ctx.exit(1 if failed else 0)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "version", "state", ""):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        state = "missing (optional)" if finding.state == "missing" else finding.state
+        table.add_row(finding.name, finding.version, state, finding.remark)
+    Console().print(table, markup=False)
+    ctx.exit(1 if failed else 0)
+
+
 # --- make-scenarios ------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +357,7 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=_SEED, help="Of everything random.")
+@click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive sets sim.compat=gpudrive too.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
 def train(
@@ -325,6 +378,8 @@ def train(
     from gail.trainer import Trainer
 
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if given["backend"] == "gpudrive":
+        options.append("sim.compat=gpudrive")
     if resume and config is None and (Path(folder) / "config.yaml").exists():
         config = str(Path(folder) / "config.yaml")
     try:
@@ -399,6 +454,7 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
 @click.option(
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )
+@click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]")
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
 @click.option("--seed", type=_SEED, default=0, help="Of the random anchor and of drawn actions.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
@@ -409,6 +465,7 @@ def evaluate(
     run: str,
     store: str,
     box_scale: float | None,
+    backend: Literal["embedded", "gpudrive"] | None,
     sampled: bool,
     seed: int,
     device: str,
@@ -421,12 +478,14 @@ def evaluate(
     The anchors are the experts' own actions replayed, constant velocity, and random actions. Shares are of controlled
     agents; ADE and FDE are distances from the log.
     """
+    from gail.backends import with_backend
     from gail.evaluate import draw_scene
     from gail.evaluate import evaluate as run_evaluation
     from gail.run import load_run
     from pipeline.store import DemoStore
 
     config, policy = load_run(run, device)
+    config = with_backend(config, backend) if backend else config
     opened = DemoStore(store)
     drawn = opened.find(scene) if scene else 0
     with _progress("evaluating", "scenes") as progress:
@@ -445,19 +504,89 @@ def _print_results(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{result['agents']} agents in {result['scenes']} scenes, boxes x{result['box_scale']:g}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for name in ("goal", "collision", "off-road", "safe\nsuccess", "ADE (m)", "FDE (m)"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for driver, means in result["results"].items():
-        *shares, ade, fde = means.values()
-        table.add_row(driver, *(f"{share:.1%}" for share in shares), f"{ade:.2f}", f"{fde:.2f}")
-    Console().print(table)
+    agents = f"{result['agents']} agents in {result['scenes']} scenes"
+    groups = {
+        f"{agents}, boxes x{result['box_scale']:g}, off the road at the touch of an edge": (
+            "goal", "collision", "off_road", "safe_success", "ade", "fde",
+        ),
+        "boxes of true size, off the road beyond an edge": (
+            "goal", "full_collision", "full_off_road", "full_safe_success",
+        ),
+    }  # fmt: skip
+    titles = {"safe_success": "safe\nsuccess", "ade": "ADE (m)", "fde": "FDE (m)", "off_road": "off-road"}
+    for title, names in groups.items():
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", no_wrap=True)
+        for name in names:
+            plain = name.removeprefix("full_")
+            table.add_column(titles.get(plain, plain), justify="right", no_wrap=True)
+        for driver, means in result["results"].items():
+            table.add_row(driver, *(f"{means[n]:.2f}" if n in ("ade", "fde") else f"{means[n]:.1%}" for n in names))
+        Console().print(table)
+
+
+# --- simulate ------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@_store_argument
+@click.option(
+    "--out", "file", required=True, type=click.Path(path_type=Path), callback=_film,
+    help="Film (.mp4, .gif) or picture of the whole episode (.png, .pdf, .svg).",
+)  # fmt: skip
+@click.option("--scene", help="Id or index of the scene. [default: the first]")
+@click.option(
+    "--policy", "driver", type=click.Choice(["expert", "log", "constant-velocity", "random", "policy"]),
+    help="Who drives; `policy` is that of --run. [default: policy with --run, else expert]",
+)  # fmt: skip
+@click.option("--run", type=click.Path(exists=True, file_okay=False), help="A trained run: its policy and its rules.")
+@click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
+@click.option("--seed", type=_SEED, default=0, help="Of random and of drawn actions.")
+@click.option(
+    "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's, or 0.7]"
+)
+@click.option("--everyone", is_flag=True, help="Pedestrians, cyclists, and agents that come later, too.")
+@click.option("--fps", type=click.IntRange(1, 50), default=10, help="Frames a second of a film; 10 is real time.")
+@click.option("--dpi", type=click.IntRange(20, 600), help="Dots an inch. [default: png 200, mp4 160, gif 100]")
+def simulate(
+    store: str,
+    file: Path,
+    scene: str | None,
+    driver: str | None,
+    run: str | None,
+    sampled: bool,
+    seed: int,
+    box_scale: float | None,
+    everyone: bool,
+    fps: int,
+    dpi: int | None,
+) -> None:
+    """Drive one scene of a store, and draw it from above.
+
+    Controlled agents have colours, and goals of their colour; grey ones follow their log. A dotted line is where the
+    log went, a star a collision, a triangle an agent off the road.
+    """
+    from gail.config import TrainConfig
+    from gail.episode import counts, drive_scene, marks, told, with_rules
+    from gail.render import render
+    from gail.run import load_run
+    from pipeline.store import DemoStore
+
+    driver = driver or ("policy" if run else "expert")
+    if driver == "policy" and run is None:
+        raise click.UsageError("--policy policy needs the run that it comes from: --run FOLDER.")
+    opened = DemoStore(store)
+    index = _scene_index(opened, scene)
+    config, policy = load_run(run, "cpu") if run else (TrainConfig(), None)
+    config = with_rules(config, box_scale, everyone)
+    (record,) = opened.read([index])
+    episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
+    with _progress("drawing", "frames") as progress:
+        render(episode, file, fps, dpi, progress)
+    happened = counts(marks(episode))
+    agents = len(episode.controlled)
+    what = ", ".join(told(kind, count, agents) for kind, count in happened.items())
+    click.echo(f"{file}: scene {episode.scene.id}, {episode.title.lower()}: {what}")
 
 
 if __name__ == "__main__":

@@ -8,54 +8,27 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from sim.scenario import RoadType
+from gail.drawing import BOX, View, draw_map, placed
 from sim.scene import Scene
 
-_ROADS = {
-    RoadType.LANE: {"colors": "#dddddd", "linewidths": 0.8},
-    RoadType.ROAD_LINE: {"colors": "#c9b458", "linewidths": 0.7},
-    RoadType.CROSSWALK: {"colors": "#9db4c0", "linewidths": 1.2},
-    RoadType.SPEED_BUMP: {"colors": "#c0a79d", "linewidths": 1.2},
-    RoadType.ROAD_EDGE: {"colors": "#555555", "linewidths": 1.2},
-    RoadType.STOP_SIGN: {"colors": "#c0392b", "linewidths": 2.5},
-}
 _COLOURS = ("#222222", "#2471a3", "#d35400", "#1e8449")
 _MARGIN = 15.0
-
-
-def box_corners(state: NDArray[np.float32], size: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[N, 4, 2] corners of boxes at states [N, 5] with sizes [N, 3]."""
-    c, s = np.cos(state[:, 2]), np.sin(state[:, 2])
-    along = np.stack([c, s], axis=-1) * size[:, :1] / 2
-    across = np.stack([-s, c], axis=-1) * size[:, 1:2] / 2
-    corners = [along + across, along - across, -along - across, -along + across]
-    return np.asarray(state[:, None, :2] + np.stack(corners, axis=1), np.float32)
-
-
-def draw_map(axes: Axes, scene: Scene) -> None:
-    """Road segments by type, in metres, equal scales."""
-    middle, half, heading = scene.segment[:, :2], scene.segment[:, 2:3], scene.segment[:, 4]
-    reach = half * np.stack([np.cos(heading), np.sin(heading)], axis=1)
-    ends = np.stack([middle - reach, middle + reach], axis=1)
-    for kind, style in _ROADS.items():
-        axes.add_collection(LineCollection(list(ends[scene.segment_type == kind]), zorder=1, **style))
-    axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
+"""m around what is shown."""
+_PANEL, _SIDE, _TOP = 5.8, 0.1, 0.55
+"""Inches of a panel, at its sides, and above it."""
 
 
 def draw_boxes(
     axes: Axes, state: NDArray[np.float32], size: NDArray[np.float32], colour: str, alpha: float = 1.0
 ) -> None:
     """Agents' boxes at states [N, 5]."""
-    patches = [Polygon(corners, closed=True) for corners in box_corners(state, size)]
-    axes.add_collection(PatchCollection(patches, facecolor=colour, edgecolor="none", alpha=alpha, zorder=3))
+    boxes = list(placed(BOX, state, size))
+    axes.add_collection(PolyCollection(boxes, facecolors=colour, edgecolors="none", alpha=alpha, zorder=3))
 
 
 def scene_figure(
@@ -68,15 +41,19 @@ def scene_figure(
         agents: [N] rows of the controlled agents.
         tracks: by title: tracks [N, T, 5] of these agents and where [N, T] they hold.
     """
-    figure = Figure(figsize=(6 * len(tracks), 6.6), dpi=130, layout="constrained")
+    width, height = len(tracks) * (_PANEL + 2 * _SIDE), _SIDE + _PANEL + _TOP
+    figure = Figure(figsize=(width, height), dpi=130)
     everyone = scene.log[agents][scene.valid[agents]][:, :2]
     low, high = everyone.min(axis=0) - _MARGIN, everyone.max(axis=0) + _MARGIN
-    centre, reach = (low + high) / 2, max(high - low) / 2
+    side = float(max(high - low))
+    x, y = ((low + high - side) / 2).tolist()
+    view = View((x, y), (side, side), 72 * _PANEL / side)
     others = np.setdiff1d(np.flatnonzero(scene.valid[:, 0]), agents)
     for column, (title, (track, holds)) in enumerate(tracks.items()):
-        axes = figure.add_subplot(1, len(tracks), column + 1)
+        left = _SIDE + column * (_PANEL + 2 * _SIDE)
+        axes = figure.add_axes((left / width, _SIDE / height, _PANEL / width, _PANEL / height))
         colour = _COLOURS[column % len(_COLOURS)]
-        draw_map(axes, scene)
+        draw_map(axes, scene, view)
         draw_boxes(axes, scene.log[others, 0], scene.agent_size[others], "#b0b0b0")
         draw_boxes(axes, track[:, 0], scene.agent_size[agents], colour, alpha=0.9)
         paths = [t[h][:, :2] for t, h in zip(track, holds, strict=True)]
@@ -85,8 +62,6 @@ def scene_figure(
         draw_boxes(axes, last, scene.agent_size[agents], colour, alpha=0.35)
         goal = scene.goal[agents]
         axes.scatter(goal[:, 0], goal[:, 1], marker="x", s=28, color="#c0392b", linewidths=1.2, zorder=5)
-        axes.set_xlim(centre[0] - reach, centre[0] + reach)
-        axes.set_ylim(centre[1] - reach, centre[1] + reach)
         axes.set_title(title)
     figure.suptitle(
         f"scene {scene.id}: boxes solid at the start, pale at the end; crosses are goals; grey agents follow the log",
