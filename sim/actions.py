@@ -57,6 +57,9 @@ BOUNDS: dict[Dynamics, tuple[tuple[float, float], ...]] = {
 }
 """Limits of continuous actions (bicycle, delta_local: those of GPUDrive's ``get_expert_actions``)."""
 
+_LARGEST = 1e7
+"""Of values without limits; beyond, float32 tells no metres apart any more."""
+
 
 @dataclass(frozen=True)
 class ActionSpace:
@@ -124,7 +127,7 @@ class ActionSpace:
         """
         table, first, last = _tables(self, actions.device)
         if self.grid is None:
-            return actions.float().nan_to_num(0.0, torch.inf, -torch.inf).clamp(table[0], table[1])
+            return actions.float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(table[0], table[1])
         index = actions.nan_to_num().long()
         kept = index.clamp(torch.zeros_like(last), last)
         if actions.device.type == "cpu" and not torch.equal(index, kept):
@@ -163,4 +166,4 @@ def _tables(space: ActionSpace, device: torch.device) -> tuple[torch.Tensor, tor
     """
     first, last = torch.tensor([0, *accumulate(space.sizes)][:-1]), torch.tensor(space.sizes) - 1
     values = torch.tensor(space.bounds).T if space.grid is None else torch.tensor(list(chain(*space.grid)))
-    return values.float().to(device), first.to(device), last.to(device)
+    return values.float().clamp(-_LARGEST, _LARGEST).to(device), first.to(device), last.to(device)

@@ -86,6 +86,11 @@ class SimConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"simulator: {name} is {value}; it must be positive")
+        if self.horizon is not None and self.horizon != int(self.horizon):
+            raise ValueError(f"simulator: horizon is {self.horizon}; it must be a whole number of steps")
+        for name in ("collision_weight", "goal_achieved_weight", "off_road_weight"):
+            if not abs(getattr(self, name)) < float("inf"):
+                raise ValueError(f"simulator: {name} is {getattr(self, name)}; it must be a finite number")
 
     def _follow_gpudrive(self) -> None:
         for one in fields(self):
@@ -216,14 +221,12 @@ class Env:
 
         Returns:
             Observations [N, D] of all agents, also of those in other worlds, for whom nothing changes.
+
+        Raises:
+            ValueError: for a mask that is not one flag a world.
+            IndexError: for a world that is not there.
         """
-        if worlds is None:
-            self._which.fill_(True)
-        elif isinstance(worlds, torch.Tensor) and worlds.dtype == torch.bool:
-            self._which.copy_(worlds)
-        else:
-            rows = torch.as_tensor(worlds, dtype=torch.int64).to(self.worlds.device)
-            self._which.fill_(False).index_fill_(0, rows, True)
+        self._which.copy_(world_mask(worlds, self.worlds))
         self._reset.run()
         return self._observation
 
@@ -232,7 +235,11 @@ class Env:
 
         Args:
             actions: [N, K], indices or values as the action space says; of agents not alive they mean nothing.
+
+        Raises:
+            ValueError: for actions of another shape, or an index beyond the grid (see :meth:`ActionSpace.decode`).
         """
+        check_actions(actions, self.worlds, self.action_space)
         self._action.copy_(self.action_space.decode(actions))
         self._step.run()
         return Step(
@@ -307,6 +314,37 @@ class Env:
 
         self._step = program(move, self._action, everywhere)
         self._reset = program(restart, self._which, self._which)
+
+
+def world_mask(chosen: Sequence[int] | torch.Tensor | None, worlds: Worlds) -> torch.Tensor:
+    """[W] bool, the worlds that ``chosen`` names: indices, one flag a world, or all when None.
+
+    Raises:
+        ValueError: for flags that are not one a world.
+        IndexError: for a world that is not there.
+    """
+    if chosen is None:
+        return torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
+    given = torch.as_tensor(chosen)
+    if given.dtype == torch.bool:
+        if given.shape != (worlds.num_worlds,):
+            raise ValueError(
+                f"a mask of shape {tuple(given.shape)} for {worlds.num_worlds} worlds; give a flag a world"
+            )
+        return given
+    mask = torch.zeros(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
+    return mask.index_fill_(0, given.to(worlds.device, torch.int64), True)
+
+
+def check_actions(actions: torch.Tensor, worlds: Worlds, space: ActionSpace) -> None:
+    """Whether there is a row of actions for each controlled agent.
+
+    Raises:
+        ValueError: when their shape is another.
+    """
+    wanted = (len(worlds.controlled), space.components)
+    if actions.shape != wanted:
+        raise ValueError(f"actions have the shape {tuple(actions.shape)}, not {wanted}: a row an agent")
 
 
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:

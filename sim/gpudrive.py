@@ -19,7 +19,7 @@ import torch
 
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
-from sim.env import SimConfig, Step
+from sim.env import SimConfig, Step, check_actions, world_mask
 from sim.kernels import REMOVED_POSITION, Event
 from sim.layout import ObservationConfig
 from sim.observation import Observer
@@ -131,13 +131,7 @@ class GPUDriveEnv:
 
     def reset(self, worlds: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
         """Start the episodes of the given worlds (indices, or [W] bool; all when None) anew; observations [N, D]."""
-        which = torch.zeros(self.worlds.num_worlds, dtype=torch.bool)
-        if worlds is None:
-            which[:] = True
-        elif isinstance(worlds, torch.Tensor) and worlds.dtype == torch.bool:
-            which |= worlds.cpu()
-        else:
-            which[torch.as_tensor(worlds, dtype=torch.int64)] = True
+        which = world_mask(worlds, self.worlds).cpu()
         self._sim.reset(which.nonzero().flatten().tolist())
         self._clock[which] = 0
         self._over[which] = False
@@ -147,6 +141,7 @@ class GPUDriveEnv:
 
     def step(self, actions: torch.Tensor) -> Step:
         """Let all agents act: actions [N, K], indices or values as the action space says."""
+        check_actions(actions, self.worlds, self.action_space)
         values = self.action_space.decode(actions)
         self._hold()
         before, hit = self.states(), self._collided[self.worlds.controlled]

@@ -367,6 +367,8 @@ def test_a_scene_without_controlled_agents_runs():
         ({"goal_radius": 0.0}, "must be positive"),
         ({"box_scale": -1.0}, "must be positive"),
         ({"horizon": 0}, "must be positive"),
+        ({"horizon": 1.5}, "horizon is 1.5; it must be a whole number of steps"),
+        ({"off_road_weight": float("nan")}, "off_road_weight is nan; it must be a finite number"),
         ({"off_road": "over"}, "off_road is 'over'; use touch or outside"),
         ({"reward": "distance_to_logs"}, "reward is 'distance_to_logs'; use sparse_on_goal_achieved or weighted"),
         ({"compat": "gpudrive", "on_goal": "stop"}, "on_goal is 'stop', but with compat=gpudrive it is 'remove'"),
@@ -388,3 +390,31 @@ def test_compat_brings_gpudrives_rules_and_leaves_its_settings_free():
         replace(rules, on_collision="remove", goal_radius=2.0, selection=Selection(max_agents=64))
         == SimConfig.gpudrive()
     )
+
+
+@pytest.mark.parametrize("worlds", [[True, False], np.array([True, False]), torch.tensor([True, False]), [0], (0,)])
+def test_flags_and_numbers_name_worlds(worlds):
+    """A list of flags is no list of the worlds 1 and 0."""
+    env = simulator(scene(car(speed=5)), scene(car(speed=7)))
+    coast(env)
+    env.reset(worlds)
+    np.testing.assert_allclose(positions(env), [[0, 0], [0.7, 0]], atol=1e-6)
+
+
+def test_what_fits_no_world_or_agent_is_refused():
+    env = simulator(scene(car(speed=5)), scene(car(speed=7)))
+    with pytest.raises(ValueError, match=r"a mask of shape \(1,\) for 2 worlds; give a flag a world"):
+        env.reset(torch.tensor([True]))
+    with pytest.raises(IndexError):
+        env.reset([2])
+    for shape in ((2,), (1, 2), (2, 3)):
+        with pytest.raises(ValueError, match=r"actions have the shape .*, not \(2, 2\): a row an agent"):
+            env.step(torch.zeros(shape))
+    np.testing.assert_allclose(positions(env), [[0, 0], [0, 0]])
+
+
+def test_absolute_states_have_no_limit_but_stay_numbers():
+    env = simulator(scene(car(), car(9)), dynamics="state")
+    observation = env.step(torch.tensor([[1e30, -torch.inf, 1e20, torch.nan, 5], [50, 60, 0, 1, 2]])).observation
+    assert observation.isfinite().all()
+    assert env.states()[1].tolist() == [50, 60, 0, 1, 2]
