@@ -109,7 +109,7 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: Path | None)
 
 def _film(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path | None:
     """A file that an episode can be drawn to."""
-    if value.suffix not in (".mp4", ".gif", ".png", ".pdf", ".svg"):
+    if value.suffix.lower() not in (".mp4", ".gif", ".png", ".pdf", ".svg"):
         raise click.BadParameter(f"{value}: films end in .mp4 or .gif, pictures in .png, .pdf or .svg.")
     return _writable(ctx, parameter, value)
 
@@ -262,14 +262,21 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
     """Check a store: exit code 0 when it is sound, 1 when it has problems (a line each)."""
     from pipeline.validate import validate_store
 
-    expectation = None
+    expectation = loaded = None
     if config:
         from gail.config import load_config
         from gail.run import expectation as expectation_of
 
-        expectation = expectation_of(load_config(config))
+        loaded = load_config(config)
+        expectation = expectation_of(loaded)
     with _progress("validating", "parts") as progress:
         problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
+    if loaded and not problems:
+        from gail.backends import store_problem
+        from pipeline.store import DemoStore
+
+        found = store_problem(loaded, DemoStore(store))
+        problems = [found] if found else []
     _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
     _print_lines([str(problem) for problem in problems])
     click.echo(f"{store}: {len(problems)} problem(s)" if problems else f"{store}: sound")
@@ -379,7 +386,7 @@ def train(
 
     options = [f"{name}={value}" for name, value in given.items() if value is not None]
     if given["backend"] == "gpudrive":
-        options.append("sim.compat=gpudrive")
+        settings = ("sim.compat=gpudrive", *settings)
     if resume and config is None and (Path(folder) / "config.yaml").exists():
         config = str(Path(folder) / "config.yaml")
     try:
@@ -573,6 +580,8 @@ def simulate(
     from pipeline.store import DemoStore
 
     driver = driver or ("policy" if run else "expert")
+    if sampled and driver != "policy":
+        raise click.UsageError("--sampled is about a policy's actions; leave it out, or name a --run.")
     if driver == "policy" and run is None:
         raise click.UsageError("--policy policy needs the run that it comes from: --run FOLDER.")
     opened = DemoStore(store)

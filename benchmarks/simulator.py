@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import data
-from pipeline.sources import list_scenes, read_scenes, resolve
-from pipeline.store import DemoStore
+from pipeline.sources import SourceError, list_scenes, read_scenes, resolve
+from pipeline.store import DemoStore, StoreError
 from sim.actions import ActionSpace
 from sim.env import Env
 from sim.launch import cpu_threads
@@ -140,9 +140,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="a measurement, at least")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
-    device = torch.device(given.device)
+    if given.scenes and given.store:
+        parser.error("scene files and --store exclude each other")
+    if given.seconds <= 0 or min(given.worlds or [1]) < 1:
+        parser.error("--worlds and --seconds must be positive")
+    try:
+        device = torch.empty(0, device=given.device).device
+        scenes = load(given.scenes, given.store)
+    except (SourceError, StoreError, AssertionError, RuntimeError) as error:
+        parser.error(" ".join(str(error).split()))
+    if not scenes:
+        parser.error("no scene in these files can be read; gail-cli extract-demos tells why")
     counts = given.worlds or (ON_CUDA if device.type == "cuda" else ON_CPU)
-    result = measure(load(given.scenes, given.store), counts, device, given.seconds)
+    result = measure(scenes, counts, device, given.seconds)
     if given.json:
         print(json.dumps(result))
         return

@@ -11,6 +11,7 @@ from gail.demos import demo_agents
 from gail.run import RunError
 from pipeline.gpudrive_cache import EPISODE_STATES, SceneCache, cache_folder, misfits
 from pipeline.store import DemoStore
+from pipeline.validate import Problem
 from sim.actions import ActionSpace
 from sim.env import Backend, Env
 from sim.worlds import Worlds
@@ -74,19 +75,26 @@ def check_backend(config: TrainConfig, store: DemoStore, scenes: Sequence[int] |
     from sim.gpudrive import load_binding
 
     load_binding()
-    instead = "drive embedded (--backend embedded)"
+    if problem := store_problem(config, store, scenes):
+        raise RunError(str(problem))
+
+
+def store_problem(config: TrainConfig, store: DemoStore, scenes: Sequence[int] | None = None) -> Problem | None:
+    """What keeps the run's simulator from holding scenes of the store; reads them through when it is GPUDrive."""
+    if config.backend == "embedded":
+        return None
+    instead, where = "drive embedded (--backend embedded)", f"store {store.path}"
     if store.steps != EPISODE_STATES:
-        raise RunError(
-            f"store {store.path}: its scenes have {store.steps} steps, GPUDrive's {EPISODE_STATES}; extract with "
-            f"--steps {EPISODE_STATES}, or {instead}"
-        )
+        what = f"its scenes have {store.steps} steps, GPUDrive's {EPISODE_STATES}"
+        return Problem(where, what, f"extract with --steps {EPISODE_STATES}, or {instead}")
     selection = config.sim.selection
     wrong = [
         f"{record.scene.id!r} ({reasons[0]})"
         for record in store.read(scenes)
         if (reasons := misfits(record.scene, demo_agents(record, selection)))
     ]
-    if wrong:
-        named = ", ".join(wrong[:_NAMED]) + (", ..." if len(wrong) > _NAMED else "")
-        what = f"GPUDrive cannot hold {len(wrong)} of its scenes: {named}"
-        raise RunError(f"store {store.path}: {what}; extract without them, or {instead}")
+    if not wrong:
+        return None
+    named = ", ".join(wrong[:_NAMED]) + (", ..." if len(wrong) > _NAMED else "")
+    what = f"GPUDrive cannot hold {len(wrong)} of its scenes: {named}"
+    return Problem(where, what, f"extract without them, or {instead}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -31,6 +32,10 @@ from sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_ag
 DEFAULT_WORLDS = 32
 
 
+class NobodyError(ConfigError):
+    """There is no agent to control."""
+
+
 def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
     """The agents of a scene that exist by the rule, with those controlled that have a demo and pass the rule too."""
     chosen = select_agents(record.scene, selection)
@@ -41,11 +46,11 @@ def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.d
     """Worlds of the records' scenes whose controlled agents all have demos.
 
     Raises:
-        ConfigError: when no agent of the scenes has a demo and passes the rule.
+        NobodyError: when no agent of the scenes has a demo and passes the rule.
     """
     selected = [demo_agents(record, selection) for record in records]
     if not any(chosen.controlled.any() for chosen in selected):
-        raise ConfigError("no agent of these scenes has a demo and may be controlled; check sim.selection")
+        raise NobodyError("no agent of these scenes has a demo and may be controlled; check sim.selection")
     return make_worlds([r.scene for r in records], device, selected=selected)
 
 
@@ -199,11 +204,21 @@ class DemoSampler:
         self._prefetch = Prefetch(self._load, self._replaced + held) if self._rotates else None
 
     def sample(self, batch_size: int) -> Samples:
-        """A batch: observations [B, D] and actions [B, K] on the device."""
+        """A batch: observations [B, D] and actions [B, K] on the device.
+
+        Raises:
+            NobodyError: when no agent in the pool may be controlled.
+        """
         if self._prefetch is not None and self.drawn // self._every > self._replaced:
             self._pool.append(self._prefetch.next())
             self._replaced += 1
-        sizes = np.array([source.experts.num_transitions for source in self._pool])
+        pool = [source for source in self._pool if source is not None]
+        if not pool:
+            raise NobodyError(
+                f"store {self.store.path}: no agent of the {len(self._pool)} part(s) held has a demo and may be "
+                "controlled; check sim.selection, or raise data.pool_parts"
+            )
+        sizes = np.array([source.experts.num_transitions for source in pool])
         rng = np.random.default_rng([self._seed, self.drawn])
         self.drawn += 1
         pick = np.sort(rng.integers(sizes.sum(), size=batch_size))
@@ -211,7 +226,7 @@ class DemoSampler:
         bounds = pairwise(np.searchsorted(pick, starts))
         parts = [
             source.samples(torch.from_numpy(pick[a:b] - start).to(self._device))
-            for source, (a, b), start in zip(self._pool, bounds, starts[:-1], strict=True)
+            for source, (a, b), start in zip(pool, bounds, starts[:-1], strict=True)
             if b > a
         ]
         return Samples(torch.cat([s.observation for s in parts]), torch.cat([s.action for s in parts]))
@@ -221,9 +236,13 @@ class DemoSampler:
         if self._prefetch is not None:
             self._prefetch.close()
 
-    def _load(self, number: int) -> ExpertObserver:
+    def _load(self, number: int) -> ExpertObserver | None:
+        """The part of this number; None when nobody in it may be controlled."""
         part = self.store.parts[permuted(len(self.store.parts), self._seed, number)]
-        return ExpertObserver(make_experts(self.store.read_part(part), self._sim, self._device), self._observation)
+        try:
+            return ExpertObserver(make_experts(self.store.read_part(part), self._sim, self._device), self._observation)
+        except NobodyError:
+            return None
 
 
 class WorldStream:
@@ -268,6 +287,10 @@ class WorldStream:
         return [permuted(len(self._store), self._seed, first + k) for k in range(self.num_worlds)]
 
     def _load(self, number: int) -> Worlds:
-        chosen = sorted(self.scenes(number))  # scenes of one part share one read
-        worlds = demo_worlds(list(self._store.read(chosen)), self._sim.selection, self._device)
-        return warm(worlds, self._sim, self._observation)
+        """Batch ``number``, or the first after it in which somebody may be controlled."""
+        for ahead in range(1 + len(self._store) // self.num_worlds):
+            chosen = sorted(self.scenes(number + ahead))  # scenes of one part share one read
+            with suppress(NobodyError):
+                worlds = demo_worlds(list(self._store.read(chosen)), self._sim.selection, self._device)
+                return warm(worlds, self._sim, self._observation)
+        raise NobodyError(f"store {self._store.path}: nobody in it may be controlled; check sim.selection")

@@ -46,12 +46,13 @@ def render(
         RunError: when a film cannot be encoded.
     """
     films = {".gif": _write_gif, ".mp4": _write_mp4}
-    sheet, temporary = Sheet(episode, dpi or DPI[file.suffix]), aside(file)
+    ending = file.suffix.lower()
+    sheet, temporary = Sheet(episode, dpi or DPI[ending]), aside(file)
     try:
-        if file.suffix in films:
-            films[file.suffix](temporary, sheet, fps, progress)
+        if ending in films:
+            films[ending](temporary, sheet, fps, progress)
         else:
-            sheet.whole().savefig(temporary, format=file.suffix[1:])
+            sheet.whole().savefig(temporary, format=ending[1:])
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ from pipeline.store import (
 from sim.env import Env
 from sim.layout import ObservationConfig
 from sim.scenario import AgentType, LightState, RoadType
-from sim.scene import Role
+from sim.scene import MAX_SIZE, MAX_SPEED, Role
 from sim.worlds import SelectedAgents, make_worlds
 
 TOLERANCE = 1e-3
@@ -200,15 +200,17 @@ def _driven(part: Part) -> Iterator[Finding]:
 
 
 def _sizes(part: Part) -> Iterator[Finding]:
-    bad = np.zeros(part.rows("agent"), np.bool_)
-    bad[part.driven] = (part.arrays["agents/size"][part.driven] <= 0).any(axis=1)
-    yield from _in_rows(part, "agents/size", bad, "the size of an agent with a demo is not positive")
+    size = part.arrays["agents/size"]
+    bad = (size[:, :2] <= 0).any(axis=1) | (size > MAX_SIZE).any(axis=1) | (size[:, 2] < 0)
+    yield from _in_rows(part, "agents/size", bad, f"a length or width is not between 0 and {MAX_SIZE:g} m")
 
 
 def _log(part: Part) -> Iterator[Finding]:
     log, valid = part.arrays["tracks/log"], part.arrays["tracks/valid"]
     yield from _in_rows(part, "tracks/log", (log != 0).any(axis=-1) & ~valid, "a state is not zero where not valid")
     yield from _places(part, "tracks/log", log)
+    fast = np.hypot(log[..., 3], log[..., 4]) > MAX_SPEED
+    yield from _in_rows(part, "tracks/log", fast, f"an agent is faster than {MAX_SPEED:g} m/s")
 
 
 def _states(part: Part) -> Iterator[Finding]:
@@ -316,12 +318,12 @@ _PART_CHECKS = (
     _Check(_segments, (_offsets,)),
     _Check(_log, (_offsets,)),
     _Check(_driven, (_offsets,)),
-    _Check(_sizes, (_driven,)),
+    _Check(_sizes, (_offsets,)),
     _Check(_marks, (_driven, _codes)),
     _Check(_states, (_marks,)),
     _Check(_actions, (_marks,)),
     _Check(_errors, (_marks, _finite)),
-    _Check(_replay, (_marks, _finite, _actions, _sizes)),
+    _Check(_replay, (_marks, _finite, _actions, _sizes, _segments, _log)),
 )
 
 

@@ -24,6 +24,10 @@ def _linspace(low: float, high: float, n: int) -> tuple[float, ...]:
     return tuple(np.linspace(low, high, n).tolist())
 
 
+def _rounded(low: float, high: float, n: int) -> tuple[float, ...]:
+    return tuple(np.linspace(low, high, n).round(3).tolist())
+
+
 GRIDS: dict[tuple[Dynamics, str], tuple[tuple[float, ...], ...]] = {
     # This project's: finer around zero, where people spend most of their time; always with an exact zero.
     (Dynamics.CLASSIC, "fine"): (
@@ -39,14 +43,10 @@ GRIDS: dict[tuple[Dynamics, str], tuple[tuple[float, ...], ...]] = {
         _mirror([0.01, 0.025, 0.05, 0.1, 0.2]),
         _mirror([0.002, 0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.2]),
     ),
-    # GPUDrive's defaults (gpudrive/env/config.py).
-    (Dynamics.CLASSIC, "gpudrive"): (_linspace(-4.0, 4.0, 7), _linspace(-np.pi, np.pi, 13)),
-    (Dynamics.BICYCLE, "gpudrive"): (_linspace(-4.0, 4.0, 7), _linspace(-np.pi, np.pi, 13)),
-    (Dynamics.DELTA_LOCAL, "gpudrive"): (
-        _linspace(-2.0, 2.0, 20),
-        _linspace(-2.0, 2.0, 20),
-        _linspace(-np.pi, np.pi, 20),
-    ),
+    # GPUDrive's defaults (gpudrive/env/config.py), which it rounds to three decimals.
+    (Dynamics.CLASSIC, "gpudrive"): (_rounded(-4.0, 4.0, 7), _rounded(-np.pi, np.pi, 13)),
+    (Dynamics.BICYCLE, "gpudrive"): (_rounded(-4.0, 4.0, 7), _rounded(-np.pi, np.pi, 13)),
+    (Dynamics.DELTA_LOCAL, "gpudrive"): (_rounded(-2.0, 2.0, 20), _rounded(-2.0, 2.0, 20), _rounded(-3.14, 3.14, 20)),
 }
 """Named grids: the values of each action component. The grid is their product, the last component fastest."""
 
@@ -122,13 +122,15 @@ class ActionSpace:
         """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds); NaN is 0.
 
         Raises:
-            ValueError: for an index beyond the grid. Not on CUDA, where asking would wait for the device: there the
-                nearest is taken.
+            ValueError: for indices that are no integers, or beyond the grid. Of the latter not on CUDA, where asking
+                would wait for the device: there the nearest is taken.
         """
         table, first, last = _tables(self, actions.device)
         if self.grid is None:
             return actions.float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(table[0], table[1])
-        index = actions.nan_to_num().long()
+        if actions.is_floating_point():
+            raise ValueError(f"actions of a grid are integer indices, not {actions.dtype}; see ActionSpace.encode")
+        index = actions.long()
         kept = index.clamp(torch.zeros_like(last), last)
         if actions.device.type == "cpu" and not torch.equal(index, kept):
             raise ValueError(f"an action index is beyond the grid, whose sizes are {self.sizes}; give 0 to size - 1")

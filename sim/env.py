@@ -13,6 +13,7 @@ from sim.kernels import AgentArrays, Rules, Then, conclude, move, restart, touch
 from sim.launch import Program, Stage, num_parts, struct, to_warp
 from sim.layout import ObservationConfig
 from sim.observation import Observer
+from sim.scenario import AgentType
 from sim.worlds import Selection, Worlds
 
 Behaviour = Literal["ignore", "stop", "remove"]
@@ -34,8 +35,8 @@ class SimConfig:
 
     compat: Literal["gpudrive"] | None = None
     """``gpudrive``: the rules are GPUDrive's as they are, quirks included; every switch below that has no choice there
-    takes its value, and another value is refused. ``selection``, ``on_collision``, ``goal_radius`` and the rewards
-    are settings in GPUDrive too and stay free."""
+    takes its value in place of the default, and another value is refused. ``selection``, ``on_collision``,
+    ``goal_radius`` and the rewards are settings in GPUDrive too and stay free."""
     selection: Selection = field(default_factory=Selection)
     on_collision: Behaviour = "ignore"
     """After a collision an agent drives on (and collides again), stops where it is, or leaves the world."""
@@ -74,7 +75,9 @@ class SimConfig:
         Raises:
             ValueError: for an unknown choice, a size that makes no sense, or a rule that GPUDrive does not have.
         """
-        if self.compat == "gpudrive":
+        if self.compat not in (None, "gpudrive"):
+            raise ValueError(f"simulator: compat is {self.compat!r}; use gpudrive, or leave it out")
+        if self.compat:
             self._follow_gpudrive()
         for name in ("on_collision", "on_goal"):
             if getattr(self, name) not in ("ignore", "stop", "remove"):
@@ -357,7 +360,9 @@ def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> W
 def solid_grid(worlds: Worlds, config: SimConfig) -> Any:
     """The grid of what the largest agent's box can hit from its middle."""
     largest = worlds.tensors["radius"].amax().item() if worlds.num_agents else 1.0
-    return worlds.grid(config.box_scale * largest, solid=True)
+    kind = worlds.tensors["type"]
+    hits_all = config.teleport and bool(((kind < AgentType.VEHICLE) | (kind > AgentType.CYCLIST)).any())
+    return worlds.grid(config.box_scale * largest, solid=not hits_all)
 
 
 def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:

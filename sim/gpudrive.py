@@ -20,12 +20,12 @@ import torch
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
 from sim.env import SimConfig, Step, check_actions, world_mask
-from sim.kernels import REMOVED_POSITION, Event
+from sim.kernels import Event
 from sim.layout import ObservationConfig
 from sim.observation import Observer
 from sim.scenario import DT, SceneError
 from sim.scene import Scene
-from sim.worlds import SelectedAgents, Worlds
+from sim.worlds import REMOVED_POSITION, SelectedAgents, Worlds
 
 SceneFile = Callable[[Scene, SelectedAgents], Path]
 """Gives the file from which GPUDrive reads a scene with these agents, in the scene's own frame."""

@@ -11,7 +11,7 @@ from sim.dynamics import Action, State, advance
 from sim.launch import wp
 from sim.roads import RoadGrid, along_segment, cell_at
 from sim.scenario import DT
-from sim.worlds import WorldArrays
+from sim.worlds import REMOVED_POSITION, WorldArrays
 
 
 class Event(IntEnum):
@@ -39,10 +39,9 @@ VEHICLE = wp.constant(int(Event.VEHICLE))
 NON_VEHICLE = wp.constant(int(Event.NON_VEHICLE))
 GOAL = wp.constant(int(Event.GOAL))
 _VEHICLE_TYPE = wp.constant(1)
+_CYCLIST_TYPE = wp.constant(3)
 _ROAD_EDGE = wp.constant(1)
 _STOP_SIGN = wp.constant(6)
-REMOVED_POSITION = -11000.0
-"""Where GPUDrive puts removed agents, m."""
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
 _DT = wp.constant(wp.float32(DT))
 
@@ -215,11 +214,19 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 
 @wp.func
-def _touch_agents(w: WorldArrays, a: AgentArrays, scale: float, i: int, me: _Box):
+def _tangible(w: WorldArrays, a: AgentArrays, rules: Rules, i: int) -> bool:
+    """Whether agent ``i`` can be touched; in GPUDrive, who is not controlled can not while its log is invalid."""
+    logged = w.valid[i * w.steps + wp.clamp(a.step[i] - 1, 0, w.steps - 1)]
+    return a.present[i] and (logged or w.slot[i] >= 0 or not rules.teleport)
+
+
+@wp.func
+def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: _Box):
     """Flags of agent ``i`` for the agents that its box touches."""
     world = w.world[i]
+    scale = rules.box_scale
     for j in range(w.agent_start[world], w.agent_start[world + 1]):
-        if j != i and a.present[j] and not (w.parked[i] and w.parked[j]):
+        if j != i and _tangible(w, a, rules, j) and not (w.parked[i] and w.parked[j]):
             dx = a.state[j, 0] - me.x
             dy = a.state[j, 1] - me.y
             reach = scale * (w.radius[i] + w.radius[j]) + 1.0e-3
@@ -230,16 +237,22 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, scale: float, i: int, me: _Box
 
 
 @wp.func
-def _touches_road(w: WorldArrays, solid: RoadGrid, i: int, me: _Box, edges: bool) -> bool:
-    """Whether the box of agent ``i`` touches a road edge (vehicles, when ``edges``) or a stop sign."""
+def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: _Box) -> bool:
+    """Whether the box of agent ``i`` touches a road edge (vehicles) or a stop sign.
+
+    In GPUDrive, agents that are neither vehicle nor pedestrian nor cyclist touch every segment.
+    """
     touches = bool(False)
+    edges = w.type[i] == _VEHICLE_TYPE
+    all = rules.teleport and (w.type[i] < _VEHICLE_TYPE or w.type[i] > _CYCLIST_TYPE)
     map = w.map[w.world[i]]
     cell = cell_at(solid, map, me.x, me.y)
     if cell >= 0:
         for k in range(solid.start[cell], solid.start[cell + 1]):
             if not touches:
                 id = solid.item[k]
-                if edges or w.segment_type[id] == _STOP_SIGN:
+                kind = w.segment_type[id]
+                if all or kind == _STOP_SIGN or (edges and kind == _ROAD_EDGE):
                     s = w.segment[id]
                     other = _Box()
                     other.x = s[0]
@@ -315,15 +328,14 @@ def touch(
     i = first + wp.tid()
     if not which[w.world[i]]:
         return
-    if a.present[i]:
+    if _tangible(w, a, rules, i):
         me = _box_of(w, a, rules.box_scale, i)
-        _touch_agents(w, a, rules.box_scale, i, me)
+        _touch_agents(w, a, rules, i, me)
         if not w.parked[i]:
-            edges = w.type[i] == _VEHICLE_TYPE
             off = bool(False)
             if not rules.outside:
-                off = _touches_road(w, solid, i, me, edges)
-            elif edges:
+                off = _touches_road(w, solid, rules, i, me)
+            elif w.type[i] == _VEHICLE_TYPE:
                 off = _leaves_road(w, i, me)
             if off:
                 a.events[i, OFF_ROAD] = True

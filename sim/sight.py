@@ -9,7 +9,7 @@ from enum import IntEnum
 from sim.launch import wp
 from sim.roads import RoadGrid, Segment, along_segment, cell_at
 from sim.scenario import DT
-from sim.worlds import WorldArrays
+from sim.worlds import REMOVED_POSITION, WorldArrays
 
 
 class RoadOrder(IntEnum):
@@ -22,6 +22,7 @@ class RoadOrder(IntEnum):
 
 _FIRST = wp.constant(int(RoadOrder.FIRST))
 _NEAREST = wp.constant(int(RoadOrder.NEAREST))
+_REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
 _TURNS_A_RADIAN = wp.constant(wp.float32(0.15915494309189535))
 
 
@@ -246,7 +247,10 @@ def _see_partners(
     n = int(0)
     for other in range(w.agent_start[world], w.agent_start[world + 1]):
         row = base + other * v.stride
-        if other != agent and v.present[row]:
+        seen = v.present[row]
+        if layout.gpudrive and not v.present[me]:
+            seen = v.state[row, 0] == _REMOVED  # GPUDrive's removed agents see each other where they all are
+        if other != agent and seen:
             dx = v.state[row, 0] - eye.x
             dy = v.state[row, 1] - eye.y
             d = dx * dx + dy * dy

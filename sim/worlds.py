@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from sim.scene import Role, Scene, check_scene
 InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
 PARKED_DISTANCE = 0.2
 """An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
+REMOVED_POSITION = -11000.0
+"""Where GPUDrive puts removed agents, x and y, m."""
 _SMALLEST_CELL = 8.0
 """Side of the cells of road grids with a short reach, m."""
 
@@ -42,6 +44,18 @@ class Selection:
     """Limit of agents a world, in agent order (GPUDrive: 64); None for all."""
     max_controlled: int | None = None
     """Limit of controlled agents a world, in agent order; None for all."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: for an unknown mode, or a limit below zero.
+        """
+        if self.init_mode not in get_args(InitMode):
+            raise ValueError(f"selection: init_mode is {self.init_mode!r}; use one of {', '.join(get_args(InitMode))}")
+        for name in ("max_agents", "max_controlled"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"selection: {name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, eq=False)

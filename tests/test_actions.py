@@ -61,8 +61,23 @@ def test_gpudrive_grids_are_its_defaults():
     assert classic.sizes == (7, 13)
     # index 30 of GPUDrive's 91 is acceleration 30 // 13 = 2, steering 30 % 13 = 4
     torch.testing.assert_close(all_indices(classic)[30], torch.tensor([2, 4]))
-    torch.testing.assert_close(classic.decode(torch.tensor([[2, 4]])), torch.tensor([[-4 / 3, -np.pi / 3]]).float())
-    assert ActionSpace.create("delta_local", grid="gpudrive").sizes == (20, 20, 20)
+    # rounded to three decimals, as recorded; tan(1.571) has the other sign than tan(pi / 2 - 1e-6)
+    torch.testing.assert_close(
+        classic.decode(torch.tensor([[2, 4], [0, 9]])), torch.tensor([[-1.333, -1.047], [-4, 1.571]])
+    )
+    delta = ActionSpace.create("delta_local", grid="gpudrive")
+    assert delta.sizes == (20, 20, 20)
+    assert delta.bounds == ((-2, 2), (-2, 2), (-3.14, 3.14))
+    assert delta.grid[2][1] == round(-3.14 + 6.28 / 19, 3)
+
+
+def test_indices_are_whole_numbers_within_the_grid():
+    space = ActionSpace.create("classic", grid="gpudrive")
+    with pytest.raises(ValueError, match=r"integer indices, not torch\.float32"):
+        space.decode(torch.zeros(1, 2))
+    for index in ([7, 0], [0, 13], [-1, 0]):
+        with pytest.raises(ValueError, match=r"beyond the grid, whose sizes are \(7, 13\)"):
+            space.decode(torch.tensor([index]))
 
 
 @pytest.mark.parametrize("space", CONTINUOUS, ids=name)

@@ -100,7 +100,7 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
         ("", ["--set", "reward"], "--set reward: must look like section.key=value"),
         ("", ["--set", "ppo.entropy=.nan"], "ppo.entropy is nan; it must be a finite number"),
         ("", ["--set", "seed=-1"], "seed and total_timesteps must not be negative"),
-        ("", ["--set", "sim.selection.max_controlled=0"], "no agent of these scenes has a demo and may be controlled"),
+        ("", ["--set", "sim.selection.max_controlled=0"], "held has a demo and may be controlled"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_path, text, options, told):

@@ -10,14 +10,22 @@ from scenes import car, random_scene, scene, shared, valid_only
 
 from gail.background import Prefetch
 from gail.config import ConfigError
-from gail.demos import DemoSampler, ExpertObserver, WorldStream, make_experts, permuted
+from gail.demos import (
+    DemoSampler,
+    ExpertObserver,
+    NobodyError,
+    WorldStream,
+    demo_agents,
+    make_experts,
+    permuted,
+)
 from pipeline.expert import replay_experts
 from pipeline.extract import ExtractConfig, extract
 from pipeline.store import DemoStore, Record, StoreError
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
 from sim.layout import ObservationConfig
-from sim.worlds import Selection
+from sim.worlds import SelectedAgents, Selection
 
 LAYOUT = ObservationConfig(partners=4, road_segments=8)
 RULES = SimConfig()
@@ -240,6 +248,34 @@ def test_worlds_come_with_all_that_is_made_of_their_maps(make_store, monkeypatch
     monkeypatch.setattr("sim.worlds.road_grid", None)
     env = Env(first, make_store().space, RULES, LAYOUT)
     assert env.swap(second).shape == (len(second.controlled), LAYOUT.size)
+
+
+def test_scenes_with_nobody_to_control_are_passed_over(make_store, monkeypatch):
+    """They neither end a run nor are drawn: here a whole part, and one scene of another."""
+    store = make_store()
+    ids, parts = store.scene_ids(), [part for part, _ in store.places()]
+    idle = {ids[k] for k in range(len(ids)) if parts[k] == store.parts[0]} | {ids[-2]}
+
+    def choose(record, selection):
+        chosen = demo_agents(record, selection)
+        able = chosen.controlled & (record.scene.id not in idle)
+        return SelectedAgents(chosen.row, able, chosen.parked)
+
+    monkeypatch.setattr("gail.demos.demo_agents", choose)
+    stream = WorldStream(store, RULES, LAYOUT, 1, seed=1)
+    assert {scenes_of(stream.next())[0] for _ in range(12)} == set(ids) - idle
+    stream.close()
+    source = sampler(store)
+    assert sum(held is None for held in source._pool) == 1
+    assert len(source.sample(8).action) == 8
+
+    idle |= set(ids)
+    with pytest.raises(NobodyError, match=r"no agent of the 3 part\(s\) held has a demo and may be controlled"):
+        sampler(store).sample(8)
+    empty = WorldStream(store, RULES, LAYOUT, 2)
+    with pytest.raises(NobodyError, match=r"nobody in it may be controlled; check sim\.selection"):
+        empty.next()
+    empty.close()
 
 
 # In the background

@@ -5,14 +5,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scenes import Agent, car, scene, valid_only
+from scenes import STEPS, Agent, car, scene, valid_only
 
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
-from sim.kernels import REMOVED_POSITION, Event
+from sim.kernels import Event
+from sim.layout import ObservationConfig
 from sim.scenario import AgentType, RoadType
 from sim.scene import Role
-from sim.worlds import Selection, make_worlds
+from sim.worlds import REMOVED_POSITION, Selection, make_worlds
 
 ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 EVERYONE = Selection(init_mode="all_objects")
@@ -196,6 +197,31 @@ def test_gpudrive_removes_logged_cars_at_their_goals_too():
         coast(env)
         present.append(env.everyone()[1].tolist())
     assert present == [[True, True]] * 9 + [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(("compat", "hits"), [("gpudrive", [4, 7, 8]), (None, [4, 5, 6, 7, 8])])
+def test_parked_cars_can_be_passed_through_in_gpudrive_while_their_log_has_a_gap(compat, hits):
+    """It looks at the log one step back; a car at -6 + k m touches the parked one while less than 2.8 m lie between."""
+    parked = car(valid=np.isin(np.arange(STEPS), [4, 5], invert=True))
+    env = simulator(scene(parked, car(-6, speed=10)), selection=Selection(), compat=compat)
+    assert [k for k in range(1, 11) if coast(env).events[0, VEHICLE]] == hits
+    assert env.everyone()[1][0] or compat is None  # and yet it is always there
+
+
+def test_who_is_gone_in_gpudrive_sees_who_is_gone():
+    """All at (-11000, -11000): partners at distance 0, no road, and nobody who still drives."""
+    env = simulator(
+        scene(car(speed=5), car(1, speed=5), car(50, speed=5)), on_collision="remove", compat="gpudrive",
+        observation=ObservationConfig.gpudrive(),
+    )  # fmt: skip
+    for _ in range(2):
+        observation = coast(env).observation
+    ego, partners, roads = env.observation_config.split(observation)
+    assert env.everyone()[1].tolist() == [False, False, True]
+    there = env.observation_config.present(partners, roads)
+    assert there[0].sum(dim=1).tolist() == [1, 1, 0]
+    assert not partners[:2, 0, 1:3].any()
+    assert ego[0, 3:5].norm() * 1000 == pytest.approx(np.hypot(11005, 11000), rel=1e-4)
 
 
 def test_the_goal_is_not_reached_by_standing_there_at_the_start():

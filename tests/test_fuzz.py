@@ -17,7 +17,7 @@ from sim.kernels import Event
 from sim.layout import ObservationConfig
 from sim.scenario import AgentType, RoadType, repaired
 from sim.scene import Role, scene_from_scenario
-from sim.worlds import Selection, make_worlds
+from sim.worlds import REMOVED_POSITION, Selection, make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LOGGED = Role.MARK_AS_EXPERT
@@ -225,6 +225,8 @@ def expected_events(env, w):
     road = gaps(me, boxes(segment[:, :2], segment[:, 4], segment[:, 2:4]))
     is_vehicle = agents["type"] == AgentType.VEHICLE
     solid = (kind == RoadType.STOP_SIGN) | ((kind == RoadType.ROAD_EDGE) & is_vehicle[:, None])
+    if env.config.compat:  # there, others than vehicles, pedestrians and cyclists touch all
+        solid |= ~np.isin(agents["type"], [AgentType.VEHICLE, AgentType.PEDESTRIAN, AgentType.CYCLIST])[:, None]
     road[~solid | ~present[:, None] | agents["parked"][:, None]] = np.inf
     by_kind = [road, np.where(is_vehicle, gap, np.inf), np.where(is_vehicle, np.inf, gap)]
     nearest = np.stack([g.min(axis=1, initial=np.inf) for g in by_kind], -1)
@@ -239,6 +241,8 @@ def expected_distances(env, w, agent):
     layout = env.observation_config
     agents, state, present, segment, _ = world_now(env, w)
     me = np.flatnonzero(agents["slot"] >= 0)[agent]
+    if layout.layout == "gpudrive" and not present[me]:
+        present = state[:, 0] == REMOVED_POSITION  # who is gone there sees the others who are
     present[me] = False
     away = np.hypot(*(state[present, :2] - state[me, :2]).T)
     to = segment[:, :2] - state[me, :2]
