@@ -51,6 +51,8 @@ def expected_observation(s, states, present, me, time_left, config, collided=Fal
     seen = [j for j in range(len(states)) if j != me and present[j] and away[j] <= radius]
     if not gpudrive:
         seen.sort(key=lambda j: away[j])
+    elif not present[me]:
+        seen = []  # only those sent to the same far place as itself, see test_env.py
     for k, j in enumerate(seen[: config.partners]):
         x, y = in_frame_of(ego, *(states[j, :2] - ego[:2]))
         turn = states[j, 2] - ego[2]
