@@ -20,7 +20,8 @@ wp: Any = warp
 wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
 
-_MIN_ITEMS_PER_THREAD = 16
+_MIN_ITEMS_A_PART = 96
+"""An agent takes some microseconds, handing a part to a thread some hundred."""
 _PARTS_PER_THREAD = 4
 """More parts than threads, so that a thread that got the light worlds takes over work from the others."""
 
@@ -49,7 +50,7 @@ def num_parts(items: int, device: torch.device) -> int:
     """Into how many parts work on this many items is best split: several a thread on a CPU, one on CUDA."""
     if device.type == "cuda" or cpu_threads() == 1:
         return 1
-    return max(1, min(_PARTS_PER_THREAD * cpu_threads(), items // _MIN_ITEMS_PER_THREAD))
+    return max(1, min(_PARTS_PER_THREAD * cpu_threads(), items // _MIN_ITEMS_A_PART))
 
 
 def split_evenly(items: int, parts: int) -> list[int]:

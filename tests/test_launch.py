@@ -40,15 +40,15 @@ def test_every_item_goes_through_all_stages_in_order_in_its_part(items, parts):
 def test_launch_covers_all_items_whatever_the_threads(monkeypatch):
     for threads in (1, 2, 7):
         monkeypatch.setattr(launching, "cpu_threads", lambda threads=threads: threads)
-        values, parts = (torch.zeros(500, dtype=torch.int32) for _ in range(2))
-        launch(_append, 500, [4, to_warp(values), to_warp(parts)], CPU)
-        assert values.tolist() == [4] * 500
-        assert parts.max() + 1 == num_parts(500, CPU)
+        values, parts = (torch.zeros(900, dtype=torch.int32) for _ in range(2))
+        launch(_append, 900, [4, to_warp(values), to_warp(parts)], CPU)
+        assert values.tolist() == [4] * 900
+        assert parts.max() + 1 == num_parts(900, CPU) == min(9, 4 * threads if threads > 1 else 1)
 
 
 def test_few_items_are_not_split(monkeypatch):
     monkeypatch.setattr(launching, "cpu_threads", lambda: 8)
-    assert [num_parts(items, CPU) for items in (0, 1, 31, 32, 10_000)] == [1, 1, 1, 2, 32]
+    assert [num_parts(items, CPU) for items in (0, 1, 191, 192, 10_000)] == [1, 1, 1, 2, 32]
     assert num_parts(10_000, torch.device("cuda")) == 1
 
 
@@ -58,7 +58,9 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
     for threads in (1, 2, 5):
         monkeypatch.setattr(launching, "cpu_threads", lambda threads=threads: threads)
         everyone = Selection(init_mode="all_objects")
-        worlds = make_worlds([random_scene(seed, agents=5 + 9 * (seed % 4)) for seed in range(12)], selection=everyone)
+        worlds = make_worlds(
+            [random_scene(seed, agents=20 + 30 * (seed % 4)) for seed in range(12)], selection=everyone
+        )
         env = Env(worlds, ActionSpace.create("classic"), SimConfig(selection=everyone, on_collision="stop"))
         generator = torch.Generator().manual_seed(1)
         draws = torch.randint(0, 15, (10, env.num_agents, 2), generator=generator)
