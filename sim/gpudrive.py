@@ -74,8 +74,10 @@ def load_binding() -> Any:
     """
     try:
         binding = importlib.import_module(MODULE)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(f"GPUDrive is not installed ({error}); {HOW_TO_GET}") from error
+    except ImportError as error:
+        raise ImportError(f"GPUDrive is there but cannot be loaded ({error}); {HOW_TO_GET}") from error
     manager = getattr(binding, "SimManager", None)
     if missing := [name for name in (*_GETTERS, "set_maps", "reset", "step") if not hasattr(manager, name)]:
         raise ImportError(f"GPUDrive {version() or ''} lacks {missing[0]} and is of another version; {HOW_TO_GET}")

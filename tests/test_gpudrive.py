@@ -293,10 +293,16 @@ def test_parked_cars_and_gaps_are_as_in_the_log(gpudrive, cache):
         assert (state[2, :2] == -11000).all() or present[2]
 
 
-def test_absent_old_and_altered_builds_are_told_apart(gpudrive, monkeypatch):
+def test_absent_old_and_altered_builds_are_told_apart(gpudrive, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, MODULE, None)
     with pytest.raises(ImportError, match=r"GPUDrive is not installed .*; build GPUDrive 0\.4 .*--backend embedded$"):
         load_binding()
+    (tmp_path / f"{MODULE}.py").write_text("raise ImportError('libcudart.so.12: not found')")
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, MODULE, raising=False)
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(ImportError, match=r"GPUDrive is there but cannot be loaded \(libcudart.*; build GPUDrive"):
+            load_binding()
     gpudrive().SimManager = SimpleNamespace(step=1, reset=1, set_maps=1)
     with pytest.raises(ImportError, match="lacks absolute_self_observation_tensor and is of another version"):
         load_binding()
