@@ -72,7 +72,7 @@ def select_agents(scene: Scene, selection: Selection) -> SelectedAgents:
     at_start = scene.valid[:, 0]
     wanted = np.zeros(scene.num_agents, np.bool_)
     if selection.init_mode == "womd_tracks_to_predict":
-        wanted = at_start & (scene.agent_role & Role.TRACK_TO_PREDICT > 0)
+        wanted = scene.agent_role & Role.TRACK_TO_PREDICT > 0
     exists = scene.valid.any(axis=1)
     if selection.init_mode != "all_objects":
         exists &= at_start

@@ -164,6 +164,17 @@ def test_first_order_takes_the_map_order_and_nearest_the_nearest():
         assert config.split(observe(s, config, 0))[2][0, 0, 6:].argmax() == kind
 
 
+def test_segments_equally_far_come_in_map_order():
+    """Four around a car at 8 m, on which nothing is rounded, and two nearer ones."""
+    kinds = [RoadType.LANE, RoadType.CROSSWALK, RoadType.ROAD_EDGE, RoadType.ROAD_LINE]
+    around = [(k, *xy, 0, 0.1, 0) for k, xy in zip(kinds, [(8, 0), (-8, 0), (0, 8), (0, -8)], strict=True)]
+    nearer = [(RoadType.SPEED_BUMP, 0, 4, 0, 0.1, 0), (RoadType.STOP_SIGN, 2, 0, 0, 0.1, 0)]
+    for order in ("nearest", "nearest_midpoint"):
+        config = ObservationConfig(road_segments=5, road_order=order)
+        roads = config.split(observe(scene(car(), segments=[*around, *nearer]), config, 0))[2][0]
+        assert roads[:, 6:].argmax(dim=1).tolist() == [RoadType.STOP_SIGN, RoadType.SPEED_BUMP, *kinds[:3]]
+
+
 def test_the_radius_counts_a_long_segment_by_its_nearest_point():
     """Midpoint 60 m away, end 40 m away: ``nearest`` sees it, GPUDrive's rule does not."""
     s = scene(car(), segments=[(RoadType.LANE, 60, 0, 20, 0.1, 0)])

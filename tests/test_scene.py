@@ -70,6 +70,23 @@ def test_gpudrives_frame_is_rounded_before_its_float32_mean_is_subtracted():
     assert plain.log[0, 1, 1] - plain.log[0, 0, 1] == pytest.approx(0.4 * step, rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_gpudrives_mean_depends_on_the_order_of_agents_and_roads(seed):
+    """Float32 forgets: agent by agent along its valid steps, then road by road, each with the last digits it had."""
+    rng = np.random.default_rng(seed)
+    position, valid = rng.uniform(5000, 6000, (4, 9, 2)), rng.random((4, 9)) < 0.8
+    roads = [road(kind, rng.uniform(5000, 6000, (20, 2))) for kind in (2, 1, 7)]
+    points = [*position[valid], *(p[:2] for r in roads for p in r.points)]
+    means = []
+    for order in (points, points[::-1]):
+        mean = np.zeros(2, np.float32)
+        for n, point in enumerate(order, start=1):
+            mean = mean + (np.float32(point) - mean) / np.float32(n)
+        means.append(mean.astype(float).tolist())
+    assert means[0] != means[1]
+    assert scene_from_scenario(scenario(position, roads, valid), compat="gpudrive").origin.tolist() == means[0]
+
+
 def test_a_long_log_is_cut_and_roles_and_origin_follow():
     position = np.stack([np.arange(6.0), np.zeros(6)], axis=-1)[None]
     lights = TrafficLights(np.array([7]), np.full((1, 6), LightState.GO, np.int8), np.array([[4.0, 1.0, 9.0]]))
