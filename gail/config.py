@@ -13,10 +13,9 @@ from typing import Any, Literal, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sim.env import SimConfig
+from sim.env import GPUDRIVE_AGENTS, SimConfig
 from sim.layout import ObservationConfig
 
-_GPUDRIVE_AGENTS = 64
 _LONGEST_ECHO = 60
 """Characters of a bad value that an error repeats; a whole section is longer."""
 
@@ -218,9 +217,9 @@ def _held_by_gpudrive(sim: SimConfig) -> SimConfig:
     if sim.compat != "gpudrive":
         raise ValueError("backend gpudrive drives by GPUDrive's own rules; set sim.compat to gpudrive too")
     most = sim.selection.max_agents
-    if most is not None and most > _GPUDRIVE_AGENTS:
-        raise ValueError(f"GPUDrive holds {_GPUDRIVE_AGENTS} agents a world; lower sim.selection.max_agents ({most})")
-    return replace(sim, selection=replace(sim.selection, max_agents=most or _GPUDRIVE_AGENTS))
+    if most is not None and most > GPUDRIVE_AGENTS:
+        raise ValueError(f"GPUDrive holds {GPUDRIVE_AGENTS} agents a world; lower sim.selection.max_agents ({most})")
+    return replace(sim, selection=replace(sim.selection, max_agents=most or GPUDRIVE_AGENTS))
 
 
 def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) -> TrainConfig:

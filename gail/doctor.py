@@ -151,7 +151,7 @@ def _advance(device: str) -> None:
     from sim.worlds import make_worlds
 
     env = Env(make_worlds([tiny_scene()], device), ActionSpace.create("classic", "continuous"))
-    before = env.states().clone()
+    before = env.states()
     step = env.step(torch.zeros(1, 2, device=device))
     agree((env.states() - before)[0, :2].tolist(), [_SPEED * 0.1, 0.0], "the way of a car in 0.1 s")
     if not (step.alive.all() and torch.isfinite(step.observation).all()):

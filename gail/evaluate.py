@@ -49,17 +49,17 @@ class Drive:
 def drive(env: Backend, driver: Driver) -> Drive:
     """Let a driver drive one episode of every world."""
     observation = env.reset()
-    alive = env.alive().clone()
-    track, driven = [env.states().clone()], [torch.ones_like(alive)]
+    alive = env.alive()
+    track, driven = [env.states()], [torch.ones_like(alive)]
     events = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
     full_events, contacts = events.clone(), Contacts(env.worlds)
     for k in range(env.horizon):
         step = env.step(driver(env, observation, k))
         events |= step.events & alive[:, None]
         full_events |= contacts.events(*env.everyone()) & alive[:, None]
-        track.append(env.states().clone())
+        track.append(env.states())
         driven.append(alive)
-        observation, alive = step.observation, step.alive.clone()
+        observation, alive = step.observation, step.alive
     return Drive(torch.stack(track, dim=1), torch.stack(driven, dim=1), events, full_events)
 
 

@@ -45,7 +45,7 @@ class Rollout:
 def collect(env: Backend, policy: Policy, reward: RewardConfig) -> tuple[Rollout, dict[str, float]]:
     """Drive one episode of every world; the rollout, and how it went as metrics."""
     policy.eval()
-    observation, alive = env.reset().clone(), env.alive().clone()
+    observation, alive = env.reset().clone(), env.alive()
     ever = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
     steps: list[dict[str, Tensor]] = []
     for _ in range(env.horizon):
@@ -64,7 +64,7 @@ def collect(env: Backend, policy: Policy, reward: RewardConfig) -> tuple[Rollout
                 "event_reward": gained * alive,
             }
         )
-        observation, alive = step.observation.clone(), step.alive.clone()
+        observation, alive = step.observation.clone(), step.alive
     stacked = {name: torch.stack([s[name] for s in steps]) for name in steps[0]}
     rollout = Rollout(last_observation=observation, **stacked)
     shares = ever.float().mean(dim=0).tolist()

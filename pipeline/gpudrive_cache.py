@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from pipeline import gpudrive_json
 from pipeline.files import aside
+from sim.env import GPUDRIVE_AGENTS
 from sim.scenario import Road, RoadType, Scenario, SceneError, Tracks, TrafficLights
 from sim.scene import Role, Scene
 from sim.worlds import SelectedAgents
 
 EPISODE_STATES = 91
 """States a track, and steps an episode."""
-MAX_AGENTS = 64
 MAX_ROADS = 956
 MAX_POINTS = 1746
 """Of a polyline; a longer one is cut in two."""
@@ -123,8 +123,8 @@ def _unfit(scene: Scene, chosen: SelectedAgents, roads: int) -> Iterator[str]:
     agents, segments = len(chosen.row), len(scene.segment)
     if scene.num_steps != EPISODE_STATES:
         yield f"it has {scene.num_steps} steps, not {EPISODE_STATES}"
-    if not 1 <= agents <= MAX_AGENTS:
-        yield f"{agents} agents exist, at least 1 and at most {MAX_AGENTS} can"
+    if not 1 <= agents <= GPUDRIVE_AGENTS:
+        yield f"{agents} agents exist, at least 1 and at most {GPUDRIVE_AGENTS} can"
     if roads > MAX_ROADS:
         yield f"{roads} map features, more than {MAX_ROADS}"
     if not 1 <= segments <= MAX_SEGMENTS:

@@ -16,7 +16,9 @@ State: Any = wp.types.vector(length=5, dtype=wp.float32)
 Action: Any = wp.types.vector(length=5, dtype=wp.float32)
 
 _DT = wp.constant(wp.float32(DT))
-_BICYCLE_MAX_ACCEL = wp.constant(wp.float32(6.0))
+BICYCLE_MAX_ACCEL = 6.0
+"""Beyond this the bicycle model clips accelerations, m/s^2."""
+_BICYCLE_MAX_ACCEL = wp.constant(wp.float32(BICYCLE_MAX_ACCEL))
 _BICYCLE_MAX_CURVATURE = wp.constant(wp.float32(3.0))
 
 

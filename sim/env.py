@@ -22,6 +22,8 @@ Behaviour = Literal["ignore", "stop", "remove"]
 OffRoad = Literal["touch", "outside"]
 RewardType = Literal["sparse_on_goal_achieved", "weighted_combination"]
 
+GPUDRIVE_AGENTS = 64
+"""That exist in one of GPUDrive's worlds, at most."""
 _GPUDRIVE = {
     "on_goal": "remove", "box_scale": 0.7, "off_road": "touch", "replay_lag": True, "end_with_log": False,
     "teleport": True, "horizon": 91,
@@ -108,12 +110,14 @@ class SimConfig:
     @classmethod
     def gpudrive(cls, on_collision: Behaviour = "remove", selection: Selection | None = None) -> SimConfig:
         """GPUDrive's rules with its own defaults: agents that collide are removed, 64 agents a world."""
-        return cls(compat="gpudrive", selection=selection or Selection(max_agents=64), on_collision=on_collision)
+        return cls(
+            compat="gpudrive", selection=selection or Selection(max_agents=GPUDRIVE_AGENTS), on_collision=on_collision
+        )
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gave the N controlled agents."""
+    """What one step gave the N controlled agents; all but the observation stays as it is."""
 
     observation: torch.Tensor
     """[N, D] float32 after the step; the memory is written again by the next step or reset."""
@@ -166,7 +170,38 @@ class Backend(Protocol):
         """[M, 5] states of all agents, and [M] whether each is in its world now."""
 
 
-class Env:
+class AgentViews:
+    """What backends tell of their agents between steps, from the tensors that they keep."""
+
+    worlds: Worlds
+    _state: torch.Tensor
+    _present: torch.Tensor
+    _events: torch.Tensor
+    _alive: torch.Tensor
+
+    @property
+    def num_agents(self) -> int:
+        """N, controlled agents in all worlds."""
+        return len(self.worlds.controlled)
+
+    def states(self) -> torch.Tensor:
+        """[N, 5] x, y, heading, vx, vy of the controlled agents, in their scene's frame."""
+        return self._state[self.worlds.controlled]
+
+    def alive(self) -> torch.Tensor:
+        """[N] bool: which agents act in the next step."""
+        return self._alive.clone()
+
+    def events(self) -> torch.Tensor:
+        """[N, 4] event flags of the present step, as in :class:`Step`."""
+        return self._events[self.worlds.controlled]
+
+    def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """[M, 5] states of all agents, and [M] whether each is in its world now; the simulator's own memory."""
+        return self._state, self._present
+
+
+class Env(AgentViews):
     """The embedded simulator: W worlds, N controlled agents, on CPU or CUDA.
 
     A step is one pass of each kernel over its agents, on a CPU with the worlds split over threads, on CUDA as one graph
@@ -190,11 +225,6 @@ class Env:
         self.config = config or SimConfig()
         self.observation_config = observation or ObservationConfig()
         self.swap(worlds)
-
-    @property
-    def num_agents(self) -> int:
-        """N, controlled agents in all worlds."""
-        return len(self.worlds.controlled)
 
     def swap(self, worlds: Worlds) -> torch.Tensor:
         """Go on in other worlds, from their start; observations [N, D]."""
@@ -253,22 +283,6 @@ class Env:
             events=self.events(),
             alive=self._alive.clone(),
         )
-
-    def states(self) -> torch.Tensor:
-        """[N, 5] x, y, heading, vx, vy of the controlled agents, in their scene's frame."""
-        return self._state[self.worlds.controlled]
-
-    def alive(self) -> torch.Tensor:
-        """[N] bool: which agents act in the next step."""
-        return self._alive.clone()
-
-    def events(self) -> torch.Tensor:
-        """[N, 4] event flags of the present step, as in :class:`Step`."""
-        return self._events[self.worlds.controlled]
-
-    def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """[M, 5] states of all agents, and [M] whether each is in its world now; the simulator's own memory."""
-        return self._state, self._present
 
     def _prepare(self) -> None:
         """Bind the kernels of a step and of a reset to the arrays of these worlds."""

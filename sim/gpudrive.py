@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
-from sim.env import SimConfig, Step, check_actions, world_mask
+from sim.dynamics import BICYCLE_MAX_ACCEL, Dynamics
+from sim.env import AgentViews, SimConfig, Step, check_actions, world_mask
 from sim.kernels import Event
 from sim.layout import ObservationConfig
 from sim.observation import Observer
@@ -55,7 +55,6 @@ _DYNAMICS = {
 }
 _STATIC = 2
 """``response_type`` of parked agents."""
-_BICYCLE_MAX_ACCEL = 6.0
 
 
 def version() -> str | None:
@@ -88,7 +87,7 @@ def load_binding() -> Any:
     return binding
 
 
-class GPUDriveEnv:
+class GPUDriveEnv(AgentViews):
     """GPUDrive with W worlds and N controlled agents, as :class:`~sim.env.Backend`.
 
     A world whose episode is over stays as it is until it is reset, while others go on.
@@ -126,11 +125,6 @@ class GPUDriveEnv:
         self._binding = load_binding()
         self._begin(worlds, self._manager(worlds))
 
-    @property
-    def num_agents(self) -> int:
-        """N, controlled agents in all worlds."""
-        return len(self.worlds.controlled)
-
     def reset(self, worlds: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
         """Start the episodes of the given worlds (indices, or [W] bool; all when None) anew; observations [N, D]."""
         which = world_mask(worlds, self.worlds).cpu()
@@ -162,22 +156,6 @@ class GPUDriveEnv:
         if same:
             self._sim.set_maps(self._files(worlds))
         return self._begin(worlds, self._sim if same else self._manager(worlds))
-
-    def states(self) -> torch.Tensor:
-        """[N, 5] x, y, heading, vx, vy of the controlled agents, in their scene's frame."""
-        return self._state[self.worlds.controlled]
-
-    def alive(self) -> torch.Tensor:
-        """[N] bool: which agents act in the next step."""
-        return self._alive.clone()
-
-    def events(self) -> torch.Tensor:
-        """[N, 4] event flags of the present step, as in :class:`~sim.env.Step`."""
-        return self._events[self.worlds.controlled]
-
-    def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """[M, 5] states of all agents, and [M] whether each is in its world now."""
-        return self._state, self._present
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
@@ -326,7 +304,7 @@ class GPUDriveEnv:
             (dx, dy), (c, s) = values[:, :2].unbind(dim=1), (before[:, 2].cos(), before[:, 2].sin())
             ahead = torch.stack([c * dx - s * dy, s * dx + c * dy], dim=1)
         else:
-            limit = _BICYCLE_MAX_ACCEL if dynamics == Dynamics.BICYCLE else torch.inf
+            limit = BICYCLE_MAX_ACCEL if dynamics == Dynamics.BICYCLE else torch.inf
             signed = before[:, 3:].norm(dim=1) + values[:, 0].clamp(-limit, limit) * DT  # below zero: backwards
             ahead = torch.stack([heading.cos(), heading.sin()], dim=1) * torch.where(signed < 0, -1.0, 1.0)[:, None]
         velocity[rows] = speed * torch.nn.functional.normalize(ahead, dim=1)

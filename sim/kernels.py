@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from sim.dynamics import Action, State, advance
 from sim.launch import wp
-from sim.roads import RoadGrid, along_segment, cell_at
+from sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, along_segment, cell_at
 from sim.scenario import DT
 from sim.worlds import REMOVED_POSITION, WorldArrays
 
@@ -40,8 +40,6 @@ NON_VEHICLE = wp.constant(int(Event.NON_VEHICLE))
 GOAL = wp.constant(int(Event.GOAL))
 _VEHICLE_TYPE = wp.constant(1)
 _CYCLIST_TYPE = wp.constant(3)
-_ROAD_EDGE = wp.constant(1)
-_STOP_SIGN = wp.constant(6)
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
 _DT = wp.constant(wp.float32(DT))
 
@@ -252,7 +250,7 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: _Bo
             if not touches:
                 id = solid.item[k]
                 kind = w.segment_type[id]
-                if all or kind == _STOP_SIGN or (edges and kind == _ROAD_EDGE):
+                if all or kind == STOP_SIGN or (edges and kind == ROAD_EDGE):
                     s = w.segment[id]
                     other = _Box()
                     other.x = s[0]
@@ -275,7 +273,7 @@ def _edge_distance(w: WorldArrays, map: int, x: float, y: float) -> float:
     nearest = float(1.0e30)
     side = float(-1.0)
     for k in range(w.map_start[map], w.map_start[map + 1]):
-        if w.segment_type[k] == _ROAD_EDGE:
+        if w.segment_type[k] == ROAD_EDGE:
             s = w.segment[k]
             along = along_segment(s, x, y)
             dx = x - s[0] - along * s[5]

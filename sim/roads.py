@@ -11,9 +11,13 @@ from typing import Any
 import torch
 
 from sim.launch import launch, struct, to_warp, wp
+from sim.scenario import RoadType
 
 Segment: Any = wp.types.vector(length=8, dtype=wp.float32)
 """Midpoint x, y, half-length, half-width (m), heading (rad), its cosine and sine, and nothing (to fill 32 bytes)."""
+
+ROAD_EDGE = wp.constant(int(RoadType.ROAD_EDGE))
+STOP_SIGN = wp.constant(int(RoadType.STOP_SIGN))
 
 _MOST_CELLS = 128
 """Along one side of a map; the cells of very wide maps are larger instead."""

@@ -7,7 +7,7 @@
 from enum import IntEnum
 
 from sim.launch import wp
-from sim.roads import RoadGrid, Segment, along_segment, cell_at
+from sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from sim.scenario import DT
 from sim.worlds import REMOVED_POSITION, WorldArrays
 
@@ -218,7 +218,7 @@ def _write_road(layout: Layout, eye: _Eye, s: Segment, kind: int, out: wp.array(
     x = eye.c * dx + eye.s * dy
     y = eye.c * dy - eye.s * dx
     if layout.gpudrive:
-        half_height = wp.where(kind == 6, 1.0, 0.1)
+        half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
         turn = _part_of_turn(s[4] - eye.heading)
         _store_road(out, col, x * 0.001, y * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
     else:

@@ -86,7 +86,7 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
         observation = self.backend.reset(worlds)
         others = torch.zeros_like(self._acts) if worlds is None else ~worlds[self._world]
         self._terminated, self._truncated = self._terminated & others, self._truncated & others
-        self._acts = self.backend.alive().clone()
+        self._acts = self.backend.alive()
         return self._agents(observation, self.backend.events(), self._acts).update(self.full_done_spec.zero())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -95,7 +95,7 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
         actions = tensordict[GROUP, "action"].flatten(0, 1)[self._slot]
         step = self.backend.step(torch.where(acted[:, None], actions, 0))
         self._terminated, self._truncated = self._terminated | step.terminated, self._truncated | step.truncated
-        self._acts = step.alive.clone()
+        self._acts = step.alive
         result = self._agents(step.observation, step.events, acted | self._acts)
         group = result[GROUP]
         group["reward"] = self._pad(torch.where(acted, step.reward, 0.0)[:, None])

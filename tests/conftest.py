@@ -1,11 +1,14 @@
+import sys
 from pathlib import Path
 
+import gpudrive_standin as standin
 import pytest
 
 from gail.config import config_from_dict
 from pipeline.extract import ExtractConfig, extract
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
+from sim.gpudrive import MODULE
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = {
@@ -35,6 +38,18 @@ def make_store(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def gpudrive(monkeypatch):
+    """Puts a stand-in where GPUDrive's module is imported from."""
+
+    def install(recordings=None, **options):
+        module = standin.module(recordings, **options)
+        monkeypatch.setitem(sys.modules, MODULE, module)
+        return module
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,8 @@ GPUDrive's compiled module is a stand-in (gpudrive_standin.py).
 """
 
 import json
-import sys
 from pathlib import Path
 
-import gpudrive_standin as standin
 import numpy as np
 import pytest
 import yaml
@@ -25,25 +23,12 @@ from pipeline.extract import ExtractConfig, extract
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
-from sim.gpudrive import MODULE
 from sim.scene import Role
 from sim.worlds import Selection, make_worlds
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = [random_scene(seed, steps=91) for seed in range(3)]
 CLASSIC = ActionSpace.create("classic", "continuous")
-
-
-@pytest.fixture
-def gpudrive(monkeypatch):
-    """Puts a stand-in where GPUDrive's module is imported from."""
-
-    def install(recordings=None, **options):
-        module = standin.module(recordings, **options)
-        monkeypatch.setitem(sys.modules, MODULE, module)
-        return module
-
-    return install
 
 
 # --- training and evaluation ---------------------------------------------------------------------------------------

@@ -36,18 +36,6 @@ STATE = [0, 1, 3, 4, 5]
 
 
 @pytest.fixture
-def gpudrive(monkeypatch):
-    """Puts a stand-in where GPUDrive's module is imported from."""
-
-    def install(recordings=None, **options):
-        module = standin.module(recordings, **options)
-        monkeypatch.setitem(sys.modules, MODULE, module)
-        return module
-
-    return install
-
-
-@pytest.fixture
 def cache(tmp_path):
     return SceneCache(tmp_path / "scenes")
 
