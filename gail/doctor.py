@@ -81,9 +81,12 @@ def _version(package: str) -> str:
     if package == "python":
         return platform.python_version()
     try:
-        return metadata.version(package) if package else ""
+        version = metadata.version(package) if package else ""
     except metadata.PackageNotFoundError:
         return ""
+    if package == "torch" and "torch" in sys.modules:  # tells its build, which the metadata of some wheels leaves out
+        return str(getattr(sys.modules["torch"], "__version__", version))
+    return version
 
 
 # --- the ground ----------------------------------------------------------------------------------------------------
