@@ -66,11 +66,12 @@ def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
     from gail.run import RunError
     from pipeline.cluster import ExtractionError
+    from pipeline.replay import NobodyError
     from pipeline.sources import SourceError
     from pipeline.store import StoreError
     from sim.scenario import SceneError
 
-    return RunError, ExtractionError, SourceError, StoreError, SceneError
+    return RunError, ExtractionError, NobodyError, SourceError, StoreError, SceneError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Literal
 
 from gail.config import TrainConfig
-from gail.demos import demo_agents
 from gail.run import RunError
 from pipeline.gpudrive_cache import EPISODE_STATES, SceneCache, cache_folder, misfits
+from pipeline.replay import demo_agents
 from pipeline.store import DemoStore
 from pipeline.validate import Problem
 from sim.actions import ActionSpace

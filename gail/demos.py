@@ -7,9 +7,7 @@ replayed states. The order of everything is a pure function of the seed, so a po
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -19,137 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gail.background import Prefetch
-from gail.config import ConfigError
 from gail.discriminator import Samples
-from pipeline.expert import ABSENT
-from pipeline.store import DemoStore, Record
+from pipeline.replay import ExpertObserver, NobodyError, demo_worlds, make_experts
+from pipeline.store import DemoStore
 from sim.env import SimConfig, warm
 from sim.layout import ObservationConfig
-from sim.observation import Observer
-from sim.scenario import DT
-from sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_agents
+from sim.worlds import Worlds
 
 DEFAULT_WORLDS = 32
-
-
-class NobodyError(ConfigError):
-    """There is no agent to control."""
-
-
-def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
-    """The agents of a scene that exist by the rule, with those controlled that have a demo and pass the rule too."""
-    chosen = select_agents(record.scene, selection)
-    return SelectedAgents(chosen.row, chosen.controlled & np.isin(chosen.row, record.demos.agent), chosen.parked)
-
-
-def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.device | str) -> Worlds:
-    """Worlds of the records' scenes whose controlled agents all have demos.
-
-    Raises:
-        NobodyError: when no agent of the scenes has a demo and passes the rule.
-    """
-    selected = [demo_agents(record, selection) for record in records]
-    if not any(chosen.controlled.any() for chosen in selected):
-        raise NobodyError("no agent of these scenes has a demo and may be controlled; check sim.selection")
-    return make_worlds([r.scene for r in records], device, selected=selected)
-
-
-def demo_rows(records: Sequence[Record], worlds: Worlds) -> list[tuple[int, int]]:
-    """(world, row of the record's demos) of each of the N controlled agents, in the simulator's order."""
-    places = [{int(agent): row for row, agent in enumerate(r.demos.agent)} for r in records]
-    return [(world, places[world][agent]) for world, agent in worlds.controlled_agents()]
-
-
-@dataclass(frozen=True, eq=False)
-class Experts:
-    """Demos on a device, ready to be drawn: M agents over T steps in W worlds, X transitions."""
-
-    worlds: Worlds
-    track: Tensor
-    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a
-    step late where the simulator has them so)."""
-    present: Tensor
-    """[M, T] who is in the world when."""
-    action: Tensor
-    """[N, T, K] of the controlled agents."""
-    end: Tensor
-    """[N] step at which the simulator would cut each agent off."""
-    transitions: Tensor
-    """[X, 2] (controlled agent 0 .. N-1, step) of every action taken."""
-
-    @property
-    def num_transitions(self) -> int:
-        """X."""
-        return len(self.transitions)
-
-
-def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu") -> Experts:
-    """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
-
-    What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything.
-    """
-    worlds = demo_worlds(records, sim.selection, device)
-    rows = demo_rows(records, worlds)
-
-    def gather(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(records[w].demos, name)[d] for w, d in rows])).to(device)
-
-    mark = gather("mark") != ABSENT
-    steps = torch.arange(worlds.num_steps, device=device)
-    horizon = sim.horizon or worlds.num_steps - 1
-    last = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
-    end = last if sim.end_with_log else torch.full_like(last, horizon)
-    track, present = worlds.log.clone(), worlds.valid.clone()
-    parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
-    if sim.replay_lag:
-        track, present = _a_step_late(track), _a_step_late(present)
-        present &= (steps <= last_valid[:, None]) | (not sim.end_with_log)
-    track[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
-    track[parked, :, 3:] = 0.0
-    present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
-    track[worlds.controlled] = gather("state")
-    present[worlds.controlled] = mark
-    acts = mark & (steps < last[:, None])
-    if sim.on_goal != "ignore":
-        arrived = _arrived(track, present, worlds.tensors["goal"], sim.goal_radius)
-        acts &= ~arrived[worlds.controlled]
-        if sim.on_goal == "remove":
-            leaves = ~parked if sim.teleport else worlds.tensors["slot"] >= 0
-            present &= ~(_a_step_late(arrived) & leaves[:, None])
-    return Experts(worlds, track, present, gather("action"), end, acts.nonzero())
-
-
-def _a_step_late(values: Tensor) -> Tensor:
-    """[M, T, ...] at each step what was one step before; at the first what is."""
-    return torch.cat([values[:, :1], values[:, :-1]], dim=1)
-
-
-def _arrived(track: Tensor, present: Tensor, goal: Tensor, radius: float) -> Tensor:
-    """[M, T] whether each agent has been at its goal [M, 2], which counts from the first step on, not at the start."""
-    near = present & ((track[..., :2] - goal[:, None]).square().sum(dim=-1) < radius * radius)
-    near[:, 0] = False
-    return near.cumsum(dim=1) > 0
-
-
-class ExpertObserver:
-    """Makes the observations of demos."""
-
-    def __init__(self, experts: Experts, observation: ObservationConfig) -> None:
-        self.experts = experts
-        self._observer = Observer(experts.worlds, observation)
-
-    def samples(self, pick: Tensor) -> Samples:
-        """Observation and action of the transitions with the given numbers [B]."""
-        e = self.experts
-        demo, step = e.transitions[pick].unbind(dim=1)
-        observation = self._observer.observe(
-            e.track,
-            e.present,
-            agents=e.worlds.controlled[demo].to(torch.int32),
-            time_left=(e.end[demo] - step) * DT,
-            step=step.to(torch.int32),
-        )
-        return Samples(observation, e.action[demo, step])
 
 
 @lru_cache(maxsize=4)
@@ -161,6 +36,12 @@ def permuted(length: int, seed: int, number: int) -> int:
     """Item ``number`` of an endless sequence that goes through 0 .. length-1 in a new random order each epoch."""
     epoch, place = divmod(number, length)
     return int(_order(length, seed, epoch)[place])
+
+
+def _samples(source: ExpertObserver, pick: Tensor) -> Samples:
+    """Observation and action of the transitions with the given numbers [B]."""
+    agent, step = source.experts.transitions[pick].unbind(dim=1)
+    return Samples(source.observe(agent, step), source.experts.action[agent, step])
 
 
 class DemoSampler:
@@ -225,7 +106,7 @@ class DemoSampler:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         bounds = pairwise(np.searchsorted(pick, starts))
         parts = [
-            source.samples(torch.from_numpy(pick[a:b] - start).to(self._device))
+            _samples(source, torch.from_numpy(pick[a:b] - start).to(self._device))
             for source, (a, b), start in zip(pool, bounds, starts[:-1], strict=True)
             if b > a
         ]

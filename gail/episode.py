@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from gail.config import TrainConfig
-from gail.demos import Experts, make_experts
 from gail.drawing import Floats, Ints, placed
 from gail.evaluate import Driver, constant_velocity_driver, drive, expert_driver, policy_driver, random_driver
 from gail.policy import Policy
 from gail.run import RunError
 from pipeline.expert import replay_experts
+from pipeline.replay import Experts, make_experts
 from pipeline.store import Record
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics

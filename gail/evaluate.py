@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gail.backends import check_backend, make_backend, renew
 from gail.config import TrainConfig
-from gail.demos import Experts, make_experts
 from gail.metrics import AgentMetrics, agent_metrics, concatenate, means
 from gail.policy import Policy
 from gail.report import scene_figure
 from gail.run import RunError
+from pipeline.replay import Experts, make_experts
 from pipeline.store import DemoStore, Record
 from sim.actions import ActionSpace
 from sim.contacts import Contacts

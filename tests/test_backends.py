@@ -16,10 +16,10 @@ from test_demos import assert_experts_see_what_the_simulator_shows, records
 import cli
 from gail.backends import check_backend, make_backend, with_backend
 from gail.config import ConfigError, config_to_dict, load_config
-from gail.demos import make_experts
 from gail.evaluate import evaluate
 from gail.run import RunError, load_run
 from pipeline.extract import ExtractConfig, extract
+from pipeline.replay import make_experts
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig

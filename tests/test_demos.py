@@ -9,18 +9,10 @@ import torch
 from scenes import car, random_scene, scene, shared, valid_only
 
 from gail.background import Prefetch
-from gail.config import ConfigError
-from gail.demos import (
-    DemoSampler,
-    ExpertObserver,
-    NobodyError,
-    WorldStream,
-    demo_agents,
-    make_experts,
-    permuted,
-)
+from gail.demos import DemoSampler, WorldStream, _samples, permuted
 from pipeline.expert import replay_experts
 from pipeline.extract import ExtractConfig, extract
+from pipeline.replay import ExpertObserver, NobodyError, demo_agents, make_experts
 from pipeline.store import DemoStore, Record, StoreError
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
@@ -44,7 +36,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES):
         observation, seen = env.reset(), 0
         for step in range(env.horizon):
             alive = env.alive().nonzero().flatten()
-            samples = observer.samples(torch.tensor([number[agent, step] for agent in alive.tolist()], dtype=int))
+            samples = _samples(observer, torch.tensor([number[agent, step] for agent in alive.tolist()], dtype=int))
             here = observation[alive].clone()
             here[:, list(layout.hidden_from_discriminator)] = 0.0
             assert torch.equal(samples.observation, here), step
@@ -114,7 +106,7 @@ def test_agents_without_demos_are_not_controlled(make_store):
         assert [agent for _, agent in experts.worlds.controlled_agents()] == agents.tolist()
     one = make_experts([record], SimConfig(selection=Selection(max_controlled=1)))
     assert len(one.end) == 1
-    with pytest.raises(ConfigError, match=r"check sim\.selection"):
+    with pytest.raises(NobodyError, match=r"check sim\.selection"):
         make_experts([record], SimConfig(selection=Selection(max_controlled=0)))
 
 
@@ -143,7 +135,7 @@ def test_draws_are_uniform_over_all_transitions(make_store):
     """Chi-square over every transition of three parts: within five deviations of its mean, the degrees of freedom."""
     store = make_store()
     parts = [ExpertObserver(make_experts(store.read_part(part), RULES), LAYOUT) for part in store.parts]
-    everything = [part.samples(torch.arange(part.experts.num_transitions)) for part in parts]
+    everything = [_samples(part, torch.arange(part.experts.num_transitions)) for part in parts]
     actions = {k: a.tolist() for part in everything for k, a in zip(keys(part), part.action, strict=True)}
     total = sum(part.experts.num_transitions for part in parts)
     assert len(actions) == total
@@ -199,7 +191,7 @@ def test_the_pool_is_bounded_and_passes_over_every_part_each_epoch(make_store):
 
 def part_keys(store, part):
     observer = ExpertObserver(make_experts(store.read_part(part), RULES), LAYOUT)
-    return keys(observer.samples(torch.arange(observer.experts.num_transitions)))
+    return keys(_samples(observer, torch.arange(observer.experts.num_transitions)))
 
 
 # The order of things

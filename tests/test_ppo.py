@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from gail.config import NetworkConfig, PPOConfig, RewardConfig
-from gail.demos import demo_worlds
 from gail.discriminator import Samples
 from gail.policy import Critic, Policy
 from gail.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
 from gail.rollout import Rollout, collect
+from pipeline.replay import demo_worlds
 from sim.actions import ActionSpace
 from sim.env import Env, SimConfig
 from sim.kernels import Event

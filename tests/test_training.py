@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from gail.config import config_from_dict
-from gail.demos import make_experts
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
 from gail.run import CHECKPOINT, RunError, check_fit, load_run
 from gail.trainer import RewardScale, Trainer
+from pipeline.replay import make_experts
 from sim.actions import ActionSpace
 from sim.scenario import DT
 
