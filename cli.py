@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def _foreseen() -> tuple[type[Exception], ...]:
     from pipeline.cluster import ExtractionError
     from pipeline.replay import NobodyError
     from pipeline.sources import SourceError
-    from pipeline.store import StoreError
+    from pipeline.schema import StoreError
     from sim.scenario import SceneError
 
     return RunError, ExtractionError, NobodyError, SourceError, StoreError, SceneError
@@ -125,7 +126,20 @@ def _scene_index(store: DemoStore, scene: str | None) -> int:
     return int(scene) if named else store.find(scene)
 
 
-_store_argument = click.argument("store", type=click.Path(exists=True, file_okay=False))
+def _fractions(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
+    """Three shares that add up to one."""
+    if value is None:
+        return None
+    try:
+        train, validation, test = map(float, value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value}: must be three numbers, as in 0.8,0.1,0.1.") from None
+    if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
+        raise click.BadParameter(f"{value}: shares are not negative and add up to 1.")
+    return train, validation, test
+
+
+_store_argument = click.argument("store", type=click.Path())
 _report_option = click.option(
     "--report", type=click.Path(path_type=Path), callback=_writable, help="Write a full report to this JSON file."
 )
@@ -170,14 +184,18 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
-    told = -1
+    told, first = -1, 0
+    begun = time.monotonic()
 
     def update(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal told, first
+        first = first if told >= 0 else done  # what an earlier run had done tells nothing about speed
         tenth = 10 * done // max(total, 1)
         if tenth > told:
             told = tenth
-            click.echo(f"{what}: {done} of {total} {unit}", err=True)
+            left = (time.monotonic() - begun) / max(done - first, 1) * (total - done)
+            when = f", about {left:.0f} s left" if first < done < total else ""
+            click.echo(f"{what}: {done} of {total} {unit}{when}", err=True)
 
     return update
 
@@ -197,11 +215,22 @@ def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
 @click.option("--actions", type=click.Choice(["discrete", "continuous"]), default="discrete", help="Kind of actions.")
 @click.option("--grid", default="fine", help="Values of discrete actions: fine, or gpudrive for GPUDrive's defaults.")
 @click.option("--steps", type=click.IntRange(min=2), default=91, help="States a scene; longer logs are cut.")
+@click.option("--agents", type=click.Choice(["vehicles", "all"]), default="vehicles",
+              help="Whose demos: all adds pedestrians and cyclists, driven by delta_local.")  # fmt: skip
+@click.option("--max-replay-error", type=click.FloatRange(min=0), metavar="M",
+              help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
+@click.option("--split", "fractions", callback=_fractions, default="1,0,0", metavar="T,V,T",
+              help="Shares of train, validation and test scenes, told by a hash of their ids.")  # fmt: skip
 @click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
+@click.option("--scenes-per-part", type=click.IntRange(min=1), default=256, help="Scenes that are written together.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read no more scenes than this.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: by cores and scenes]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler instead of processes of our own.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
+@click.option("--resume/--no-resume", default=None,
+              help="Take a finished store of the same plan as done / refuse whatever is there. "
+                   "[default: go on with an unfinished one]")  # fmt: skip
+@click.option("--fail-fast", is_flag=True, help="Stop at the first scene that cannot be read.")
 @_report_option
 @click.pass_context
 def extract_demos(
@@ -211,42 +240,73 @@ def extract_demos(
     dynamics: str,
     actions: str,
     grid: str,
-    steps: int,
-    compat: Literal["gpudrive"] | None,
+    fractions: tuple[float, float, float],
     limit: int | None,
-    workers: int | None,
-    scheduler: str | None,
-    overwrite: bool,
     report: Path | None,
+    **given: Any,
 ) -> None:
     """Turn logged scenes into a store of worlds and expert demonstrations.
 
-    SOURCES are files, folders, globs or URLs: TFRecords of Waymo scenarios, or GPUDrive's JSON; each also as .gz. An
-    interrupted extraction goes on where it stopped when the same command is run again.
+    SOURCES are files, folders, globs or URLs: TFRecords of Waymo scenarios, GPUDrive's JSON (each also as .gz), or HDF5
+    files of states and actions. The store is a folder or a URL (s3://, gs://). An interrupted extraction goes on where
+    it stopped when the same command is run again.
     """
-    from pipeline.extract import ExtractConfig, extract, summary
+    from pipeline.build import ExtractConfig
+    from pipeline.extract import ExtractOptions, extract
+    from pipeline.extract_report import summary
     from sim.actions import ActionSpace
 
-    if workers and scheduler:
+    if given["workers"] and given["scheduler"]:
         raise click.UsageError("--workers and --scheduler exclude each other: the scheduler has workers of its own.")
+    if given["overwrite"] and given["resume"] is not None:
+        raise click.UsageError("--overwrite and --resume exclude each other: say what to do with the store there.")
     try:
         space = ActionSpace.create(dynamics, actions, grid)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    content = {key: given.pop(key) for key in ("steps", "agents", "max_replay_error", "compat", "scenes_per_part")}
+    config, options = ExtractConfig(space, split=fractions, **content), ExtractOptions(**given)
     try:
         with _progress("extracting", "scenes") as progress:
-            result = extract(
-                sources, store, ExtractConfig(space, steps, compat=compat), workers=workers, scheduler=scheduler,
-                overwrite=overwrite, limit=limit, progress=progress,
-            )  # fmt: skip
+            result = extract(sources, store, config, options, limit=limit, progress=progress)
     except KeyboardInterrupt:
-        same = "the same command without --overwrite" if overwrite else "the same command"
+        same = "the same command without --overwrite" if options.overwrite else "the same command"
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
         ctx.exit(INTERRUPTED)
     _write_report(report, result)
     click.echo(summary(result))
     _print_lines([f"Error: {item['reason']}" for item in result["failed"]])
     ctx.exit(1 if result["failed"] else 0)
+
+
+# --- merge, split ----------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("stores", nargs=-1, required=True)
+@click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
+def merge(stores: tuple[str, ...], store: str) -> None:
+    """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
+    from pipeline.combine import merge as run_merge
+    from pipeline.extract_report import contents
+
+    with _progress("merging", "scenes") as progress:
+        click.echo(contents(run_merge(stores, store, progress=progress)))
+
+
+@cli.command()
+@_store_argument
+@click.option("--out", required=True, type=click.Path(), help="Folder or URL to put train, validation and test in.")
+@click.option("--fractions", callback=_fractions, metavar="T,V,T",
+              help="Assign scenes anew by these shares. [default: as extracted]")  # fmt: skip
+def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:
+    """Cut a store into one a split: train, validation and test."""
+    from pipeline.combine import split as run_split
+    from pipeline.extract_report import contents
+
+    with _progress("splitting", "scenes") as progress:
+        for report in run_split(store, out, fractions, progress=progress).values():
+            click.echo(contents(report))
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -360,7 +420,7 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 
 @cli.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
-@click.option("--store", required=True, type=click.Path(exists=True, file_okay=False), help="Demo store to learn from.")
+@click.option("--store", required=True, type=click.Path(), help="Demo store to learn from.")
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
@@ -458,7 +518,7 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@click.option("--store", required=True, type=click.Path(exists=True, file_okay=False), help="Worlds and experts.")
+@click.option("--store", required=True, type=click.Path(), help="Worlds and experts.")
 @click.option(
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import data
-from pipeline.extract import ExtractConfig, extract
+from pipeline.build import ExtractConfig
+from pipeline.extract import ExtractOptions, extract
 from sim.actions import ActionSpace
 
 
@@ -18,5 +19,5 @@ def sample_store(path: str | None) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        extract([str(data.SAMPLE)], f"{folder}/store", ExtractConfig(ActionSpace.create("classic")), workers=1)
+        extract([str(data.SAMPLE)], f"{folder}/store", ExtractConfig(ActionSpace.create("classic")), options=ExtractOptions(workers=1))
         yield f"{folder}/store"

@@ -23,7 +23,8 @@ import torch
 
 import data
 from pipeline.sources import SourceError, list_scenes, read_scenes, resolve
-from pipeline.store import DemoStore, StoreError
+from pipeline.schema import StoreError
+from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.env import Env
 from sim.launch import cpu_threads

@@ -18,13 +18,12 @@ from gail.policy import Policy
 from gail.run import RunError
 from pipeline.expert import replay_experts
 from pipeline.replay import Experts, make_experts
-from pipeline.store import Record
+from pipeline.schema import Record
 from sim.actions import ActionSpace
 from sim.dynamics import Dynamics
 from sim.env import Backend, Env
 from sim.kernels import Event
-from sim.scene import Scene
-from sim.worlds import PARKED_DISTANCE, Selection
+from sim.scene import PARKED_DISTANCE, Scene
 
 TITLES = {
     "expert": "Expert replayed",
@@ -152,9 +151,8 @@ def _driver(who: str, experts: Experts, policy: Policy | None, deterministic: bo
 def _logged(record: Record) -> tuple[Record, ActionSpace]:
     """The record with demos that are the log itself (gaps bridged), and the space of their actions: the next states."""
     space = ActionSpace.create("state", "continuous")
-    (demos,) = replay_experts([record.scene], space, Selection(init_mode="all_valid", remove_non_vehicles=False))
-    has = np.isin(demos.agent, record.demos.agent)
-    return replace(record, demos=replace(demos, **{name: rows[has] for name, rows in vars(demos).items()})), space
+    (demos,) = replay_experts([record.scene], space, [record.demos.agent])
+    return replace(record, demos=demos), space
 
 
 def _watch(env: Env, driver: Driver, title: str) -> Episode:

@@ -18,7 +18,8 @@ from gail.policy import Policy
 from gail.report import scene_figure
 from gail.run import RunError
 from pipeline.replay import Experts, make_experts
-from pipeline.store import DemoStore, Record
+from pipeline.schema import Record
+from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.contacts import Contacts
 from sim.dynamics import Dynamics

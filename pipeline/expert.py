@@ -5,33 +5,38 @@ it (GPUDrive's own bring 12 to 52 % of the experts to their goals). Here each ac
 agent *is*, with the simulator's own motion functions; the states so reached, not the logged ones, are the expert's.
 """
 
-# Warp reads annotations at run time, so this module must not postpone them.
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.search import Search, follow
 from sim.actions import ActionSpace
-from sim.dynamics import BICYCLE, CLASSIC, DELTA_LOCAL, Action, Dynamics, State, advance, delta_local_inverse, wrap
-from sim.launch import wp
+from sim.env import SimConfig
+from sim.scenario import AgentType
 from sim.scene import Scene
-from sim.worlds import Selection, select_agents
-
-HEADING_WEIGHT = 2.0
-"""m^2 of position error that a heading error of 1 rad^2 counts as."""
-SPEED_WEIGHT = 0.005
-"""m^2 of position error that a speed error of 1 (m/s)^2 counts as; it keeps the throttle from chattering."""
-LOOKAHEAD = 3
-"""Steps over which a candidate action is held and its errors are summed."""
-ZOOM_ROUNDS = 7
-"""Refinements of a continuous action around the best candidate so far, each by :data:`ZOOM`."""
-ZOOM = 0.35
-_CANDIDATES = (13, 25)
-_ZOOM_CANDIDATES = 5
 
 ABSENT, LOGGED, BRIDGED = 0, 1, 2
 """Marks of a demo's steps: outside the demo; in the log; in a gap of the log, bridged by interpolation."""
+
+QUALITY = ("ade_m", "fde_m", "heading_error_rad", "goal", "saturated", "zero", "quantisation_m")
+"""How well a demo replays its log, one number each:
+
+mean distance from the log; distance at the end; mean heading error, all over logged steps; 1 if it ends within the
+goal radius, else 0; share of actions with a component at either end of its range; share of actions with every
+component zero, or the grid's value nearest to it (:data:`ZERO` for continuous actions); and what the grid costs: mean
+distance between where the chosen action leads and where the best one of the same range without a grid would, at the
+end of the look-ahead (``delta_local``: after one step).
+"""
+ZERO = 1e-3
+"""Below this a continuous component (m/s^2, rad, 1/m, m) counts as zero."""
+
+VRU_SPACE = ActionSpace.create("delta_local", "continuous")
+"""Of pedestrians and cyclists, who drive no car: exact displacements."""
+_VRU_TYPES = (AgentType.PEDESTRIAN, AgentType.CYCLIST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +51,8 @@ class Demos:
     """[D, T, 5] replayed x, y, heading, vx, vy; zero where absent."""
     action: NDArray[np.int16] | NDArray[np.float32]
     """[D, T, K] the action taken at each step: grid indices, or values; zero at the last step and where absent."""
-    error: NDArray[np.float32]
-    """[D, 3] mean and final distance from the log in m, and mean heading error in rad, over logged steps."""
+    quality: NDArray[np.float32]
+    """[D, 7] columns as in :data:`QUALITY`."""
 
     @property
     def num_demos(self) -> int:
@@ -55,147 +60,88 @@ class Demos:
         return len(self.agent)
 
 
-@wp.struct
-class _Task:
-    """What the search knows; B agents over T steps."""
+def demo_rows_of(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the agents that get a demo: vehicles (and types unknown), and vulnerable road users.
 
-    steps: int
-    dynamics: int
-    rounds: int
-    lookahead: int
-    heading_weight: float
-    speed_weight: float
-    target: wp.array2d(dtype=wp.float32)
-    first: wp.array(dtype=wp.int32)
-    last: wp.array(dtype=wp.int32)
-    length: wp.array(dtype=wp.float32)
-    grid_a: wp.array(dtype=wp.float32)
-    grid_b: wp.array(dtype=wp.float32)
-    low: wp.vec2
-    high: wp.vec2
+    These are there at the first step and move on from it: valid at step 0 and at one more step at least. Parked ones
+    and those marked as experts are among them; which are controlled is chosen at training time.
+    """
+    there = scene.valid[:, 0] & (scene.valid.sum(axis=1) >= 2)
+    vru = np.isin(scene.agent_type, _VRU_TYPES)
+    return np.flatnonzero(there & ~vru), np.flatnonzero(there & vru)
 
 
-@wp.func
-def _row(table: wp.array2d(dtype=wp.float32), i: int) -> State:
-    return State(table[i, 0], table[i, 1], table[i, 2], table[i, 3], table[i, 4])
-
-
-@wp.func
-def _cost(task: _Task, i: int, step: int, start: State, u: Action) -> float:
-    """Errors summed over the next steps if ``u`` is held from ``start``."""
-    s = start
-    cost = float(0.0)
-    for ahead in range(1, task.lookahead + 1):
-        if step + ahead <= task.last[i]:
-            s = advance(task.dynamics, s, u, task.length[i])
-            t = _row(task.target, i * task.steps + step + ahead)
-            dx = s[0] - t[0]
-            dy = s[1] - t[1]
-            turn = wrap(s[2] - t[2])
-            dv = wp.sqrt(s[3] * s[3] + s[4] * s[4]) - wp.sqrt(t[3] * t[3] + t[4] * t[4])
-            cost += dx * dx + dy * dy + task.heading_weight * turn * turn + task.speed_weight * dv * dv
-    return cost
-
-
-@wp.func
-def _search(task: _Task, i: int, step: int, s: State) -> Action:
-    """The grid's best action, then (continuous actions) the best of ever finer grids around it."""
-    best = Action()
-    best_cost = float(wp.inf)
-    for a in range(task.grid_a.shape[0]):
-        for b in range(task.grid_b.shape[0]):
-            u = Action(task.grid_a[a], task.grid_b[b], 0.0, 0.0, 0.0)
-            cost = _cost(task, i, step, s, u)
-            if cost < best_cost:
-                best_cost = cost
-                best = u
-    span = wp.vec2(
-        (task.high[0] - task.low[0]) / float(task.grid_a.shape[0]),
-        (task.high[1] - task.low[1]) / float(task.grid_b.shape[0]),
-    )
-    for _ in range(task.rounds):
-        centre = best
-        for a in range(_ZOOM_CANDIDATES):
-            for b in range(_ZOOM_CANDIDATES):
-                fa = 2.0 * float(a) / float(_ZOOM_CANDIDATES - 1) - 1.0
-                fb = 2.0 * float(b) / float(_ZOOM_CANDIDATES - 1) - 1.0
-                u = Action(
-                    wp.clamp(centre[0] + fa * span[0], task.low[0], task.high[0]),
-                    wp.clamp(centre[1] + fb * span[1], task.low[1], task.high[1]),
-                    0.0,
-                    0.0,
-                    0.0,
-                )
-                cost = _cost(task, i, step, s, u)
-                if cost < best_cost:
-                    best_cost = cost
-                    best = u
-        span = span * ZOOM
-    return best
-
-
-@wp.func
-def _nearest(grid: wp.array(dtype=wp.float32), value: float) -> float:
-    best = grid[0]
-    for k in range(grid.shape[0]):
-        if wp.abs(grid[k] - value) < wp.abs(best - value):
-            best = grid[k]
-    return best
-
-
-@wp.kernel(enable_backward=False)
-def _replay(
-    task: _Task,
-    grid_c: wp.array(dtype=wp.float32),
-    state: wp.array2d(dtype=wp.float32),
-    action: wp.array2d(dtype=wp.float32),
-):
-    """Drive agent ``i`` along its target from its first to its last step."""
-    i = wp.tid()
-    s = _row(task.target, i * task.steps + task.first[i])
-    for step in range(task.first[i], task.last[i] + 1):
-        for k in range(5):
-            state[i * task.steps + step, k] = s[k]
-        if step < task.last[i]:
-            u = _row(task.target, i * task.steps + step + 1)  # the state model: an action is the next state
-            if task.dynamics == CLASSIC or task.dynamics == BICYCLE:
-                u = _search(task, i, step, s)
-            elif task.dynamics == DELTA_LOCAL:
-                u = delta_local_inverse(s, u)
-                if grid_c.shape[0] > 0:
-                    u = Action(
-                        _nearest(task.grid_a, u[0]), _nearest(task.grid_b, u[1]), _nearest(grid_c, u[2]), 0.0, 0.0
-                    )
-                else:
-                    u = Action(wp.clamp(u[0], -6.0, 6.0), wp.clamp(u[1], -6.0, 6.0), u[2], 0.0, 0.0)
-            for k in range(5):
-                action[i * task.steps + step, k] = u[k]
-            s = advance(task.dynamics, s, u, task.length[i])
-
-
-def replay_experts(scenes: Sequence[Scene], space: ActionSpace, selection: Selection | None = None) -> list[Demos]:
-    """Demonstrations of every agent that a policy may control.
+def replay_experts(
+    scenes: Sequence[Scene], space: ActionSpace, rows: Sequence[NDArray[np.int64]], search: Search | None = None
+) -> list[Demos]:
+    """Demonstrations of some agents of each scene.
 
     Args:
         scenes: scenes with one common number of steps.
         space: the policy's action space; the actions found are exactly ones that it can take.
-        selection: which agents are controlled; GPUDrive's default rule when None.
+        rows: of each scene, the agents (see :func:`demo_rows_of`), each valid at one step at least.
+        search: what the search weighs; the defaults when None.
     """
-    rows = []
-    for scene in scenes:
-        chosen = select_agents(scene, selection or Selection())
-        rows.append(chosen.row[chosen.controlled])
+    if not scenes:
+        return []
     marks = [_marks(scene, r) for scene, r in zip(scenes, rows, strict=True)]
     targets = [_bridged(scene, r, m) for scene, r, m in zip(scenes, rows, marks, strict=True)]
     lengths = [scene.agent_size[r, 0] for scene, r in zip(scenes, rows, strict=True)]
     mark, target = np.concatenate(marks), np.concatenate(targets)
-    state, values = _solve(space, target, mark, np.concatenate(lengths))
-    action = encode(space, values)
-    action[~_has_action(mark)] = 0
-    error = _errors(state, target, mark)
+    present = mark != ABSENT
+    first = present.argmax(axis=1)
+    found = follow(space, target, first, _last(present), np.concatenate(lengths), search or Search())
+    action = encode(space, found.action)
+    action[~has_action(mark)] = 0
+    measured = replay_quality(space, target, mark, found.state, action)
+    quality = np.column_stack([measured, found.quantisation]).astype(np.float32)
     ends = np.cumsum([len(r) for r in rows])[:-1]
-    parts = zip(rows, *(np.split(x, ends) for x in (mark, state, action, error)), strict=True)
+    parts = zip(rows, *(np.split(x, ends) for x in (mark, found.state, action, quality)), strict=True)
     return [Demos(*part) for part in parts]
+
+
+def replay_quality(
+    space: ActionSpace,
+    log: NDArray[np.float32],
+    mark: NDArray[np.uint8],
+    state: NDArray[np.float32],
+    action: NDArray[np.int16] | NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """[D, 6] all of :data:`QUALITY` but the last, which only the search knows, from arrays as they are stored.
+
+    Args:
+        space: of the actions.
+        log: [D, T, 5] the agents' logs; read at logged steps only.
+        mark: [D, T], with one logged step a demo at least.
+        state: [D, T, 5].
+        action: [D, T, K].
+    """
+    logged, acts = mark == LOGGED, has_action(mark)
+    off = np.where(logged[..., None], state[..., :3].astype(np.float64) - log[..., :3], 0.0)
+    distance = np.hypot(off[..., 0], off[..., 1])
+    turn = np.abs(np.arctan2(np.sin(off[..., 2]), np.cos(off[..., 2])))
+    final = distance[np.arange(len(mark)), _last(logged)]
+    saturated, zero = _at_ends(space, action), _at_zero(space, action)
+    ade, heading_error = (x.sum(axis=1) / logged.sum(axis=1) for x in (distance, turn))
+    at_goal = final < SimConfig().goal_radius  # an agent's goal is where its log ends
+    at_ends, at_zero = ((x & acts).sum(axis=1) / np.maximum(acts.sum(axis=1), 1) for x in (saturated, zero))
+    return np.stack([ade, final, heading_error, at_goal, at_ends, at_zero], axis=1)
+
+
+def _at_ends(space: ActionSpace, action: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[D, T] whether any component is the lowest or highest of its range."""
+    low, high = np.zeros(space.components), np.array(space.sizes) - 1.0
+    if space.grid is None:
+        low, high = np.array(space.bounds, np.float32).T
+    return np.asarray(((action <= low) | (action >= high)).any(axis=-1))
+
+
+def _at_zero(space: ActionSpace, action: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[D, T] whether all components are zero, or the grid's nearest to it (of two as near, either)."""
+    if space.grid is None:
+        return np.asarray((np.abs(action) < ZERO).all(axis=-1))
+    nearest = [np.abs(values) <= np.abs(values).min() + 1e-6 for values in map(np.array, space.grid)]
+    return np.asarray(np.all([is_zero[action[..., k]] for k, is_zero in enumerate(nearest)], axis=0))
 
 
 def encode(space: ActionSpace, values: NDArray[np.float32]) -> NDArray[np.int16] | NDArray[np.float32]:
@@ -208,19 +154,24 @@ def encode(space: ActionSpace, values: NDArray[np.float32]) -> NDArray[np.int16]
     return np.stack(columns, axis=-1).astype(np.int16)
 
 
+def has_action(mark: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """[D, T] steps from which a demo goes on to a next one."""
+    has = np.zeros(mark.shape, np.bool_)
+    has[:, :-1] = (mark[:, :-1] != ABSENT) & (mark[:, 1:] != ABSENT)
+    return has
+
+
+def _last(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[D] last step at which flags [D, T] are set."""
+    return np.asarray(flags.shape[1] - 1 - flags[:, ::-1].argmax(axis=1), np.int64)
+
+
 def _marks(scene: Scene, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """[D, T] marks: logged where valid, bridged between two valid steps, absent elsewhere."""
     valid = scene.valid[rows]
     begun = np.maximum.accumulate(valid, axis=1)
     goes_on = np.maximum.accumulate(valid[:, ::-1], axis=1)[:, ::-1]
     return np.where(valid, LOGGED, np.where(begun & goes_on, BRIDGED, ABSENT)).astype(np.uint8)
-
-
-def _has_action(mark: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """[D, T] steps from which a demo goes on to a next one."""
-    has = np.zeros(mark.shape, np.bool_)
-    has[:, :-1] = (mark[:, :-1] != ABSENT) & (mark[:, 1:] != ABSENT)
-    return has
 
 
 def _bridged(scene: Scene, rows: NDArray[np.int64], mark: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -235,49 +186,3 @@ def _bridged(scene: Scene, rows: NDArray[np.int64], mark: NDArray[np.uint8]) -> 
         heading = np.interp(steps, known, np.unwrap(log[d, known, 2]))
         log[d, gap, 2] = np.arctan2(np.sin(heading[gap]), np.cos(heading[gap]))
     return log
-
-
-def _solve(
-    space: ActionSpace, target: NDArray[np.float32], mark: NDArray[np.uint8], length: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run the kernel: states [D, T, 5] and action values [D, T, K]."""
-    demos, steps = mark.shape
-    task = _Task()
-    task.steps, task.dynamics, task.lookahead = steps, int(space.dynamics), LOOKAHEAD
-    task.heading_weight, task.speed_weight = HEADING_WEIGHT, SPEED_WEIGHT
-    task.rounds = 0 if space.discrete else ZOOM_ROUNDS
-    present = mark != ABSENT
-
-    def array(values: NDArray[np.generic], dtype: type) -> object:
-        return wp.array(np.ascontiguousarray(values, dtype), device="cpu")
-
-    task.target = array(target.reshape(-1, 5), np.float32)
-    task.first = array(present.argmax(axis=1), np.int32)
-    task.last = array(steps - 1 - present[:, ::-1].argmax(axis=1), np.int32)
-    task.length = array(length, np.float32)
-    grids = [np.array(values, np.float32) for values in space.grid or ()]
-    if space.dynamics in (Dynamics.CLASSIC, Dynamics.BICYCLE):
-        (low_a, high_a), (low_b, high_b) = space.bounds
-        task.low, task.high = wp.vec2(low_a, low_b), wp.vec2(high_a, high_b)
-        if not grids:
-            grids = [np.linspace(*b, n, dtype=np.float32) for b, n in zip(space.bounds, _CANDIDATES, strict=True)]
-    grids += [np.zeros(0, np.float32)] * (3 - len(grids))
-    task.grid_a, task.grid_b, grid_c = (array(g, np.float32) for g in grids)
-    state = np.zeros((demos * steps, 5), np.float32)
-    action = np.zeros((demos * steps, 5), np.float32)
-    outputs = [wp.array(x, device="cpu", copy=False) for x in (state, action)]
-    wp.launch(_replay, dim=demos, inputs=[task, grid_c, *outputs], device="cpu")
-    return state.reshape(demos, steps, 5), action.reshape(demos, steps, 5)[..., : space.components]
-
-
-def _errors(state: NDArray[np.float32], target: NDArray[np.float32], mark: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[D, 3] mean distance, final distance, mean heading error between replay and log, over logged steps."""
-    logged = mark == LOGGED
-    counts = logged.sum(axis=1)
-    distance = np.linalg.norm(state[..., :2] - target[..., :2], axis=-1)
-    turn = state[..., 2] - target[..., 2]
-    turn = np.abs(np.arctan2(np.sin(turn), np.cos(turn)))
-    last = mark.shape[1] - 1 - logged[:, ::-1].argmax(axis=1)
-    final = distance[np.arange(len(last)), last]
-    mean = [(x * logged).sum(axis=1) / counts for x in (distance, turn)]
-    return np.stack([mean[0], final, mean[1]], axis=1).astype(np.float32)

@@ -9,119 +9,39 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline import store
+from pipeline import writer
+from pipeline.build import ExtractConfig, Outcome, build
 from pipeline.cluster import ExtractionError, dask_client
-from pipeline.expert import replay_experts
-from pipeline.files import folder_bytes, json_digest
-from pipeline.sources import SceneRef, list_scenes, read_scenes, resolve
-from pipeline.store import Record
-from sim.actions import ActionSpace
-from sim.env import SimConfig
-from sim.scenario import Scenario
-from sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, scene_from_scenario
-from sim.worlds import Selection
+from pipeline.extract_report import make_report, replay_sums
+from pipeline.files import json_digest
+from pipeline.sources import SceneRef, list_scenes, resolve
+from pipeline.storage import LocalFolder, Storage, StorageError
+from pipeline.store import check_ours, manifest, open_storage, part_name, read_root
 
-_PACKAGES = ("gail-cli", "zarr", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
+_PACKAGES = ("gail-cli", "zarr", "numcodecs", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
 """Whose versions decide a store's bytes."""
 SCENES_PER_TASK = 8
 SCENES_PER_WORKER = 16
 """A further worker process pays from about this many scenes on."""
 
 
-@dataclass(frozen=True)
-class ExtractConfig:
-    """What decides a store's content."""
-
-    space: ActionSpace
-    steps: int = DEFAULT_STEPS
-    """States a scene: longer logs are cut, shorter ones end early."""
-    simplify: float = SIMPLIFY_AREA
-    """m^2, see :func:`sim.scene.scene_from_scenario`."""
-    compat: Compat = None
-    """``gpudrive`` places everything to the last bit where GPUDrive has it, likewise."""
-    scenes_per_part: int = 64
-    selection: Selection = field(default_factory=Selection)
-    """Which agents become demos."""
-
-
-@dataclass
-class Outcome:
-    """What became of some scenes."""
-
-    records: list[Record] = field(default_factory=list)
-    dropped: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "reason"}``: left out by rule, nothing wrong with the file."""
-    failed: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "reason"}``: could not be read."""
-    mended: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "mend"}``."""
-
-
-def build(refs: Sequence[SceneRef], config: ExtractConfig) -> Outcome:
-    """Read scenes and find their expert actions; what cannot be used is told, never raised."""
-    outcome = Outcome()
-    scenes = []
-    for ref, scenario in read_scenes(refs):
-        if isinstance(scenario, Exception):
-            outcome.failed.append({"source": str(ref), "reason": str(scenario)})
-            continue
-        outcome.mended += [{"source": str(ref), "mend": mend} for mend in _mends(scenario, config)]
-        try:
-            scenes.append((ref, scene_from_scenario(scenario, config.steps, config.simplify, config.compat)))
-        except ValueError as error:
-            outcome.dropped.append({"source": str(ref), "reason": str(error)})
-    demos = replay_experts([scene for _, scene in scenes], config.space, config.selection) if scenes else []
-    for (ref, scene), found in zip(scenes, demos, strict=True):
-        if found.num_demos:
-            outcome.records.append(Record(scene, found))
-        else:
-            reason = "no agent is there for a policy to control (moving vehicle, valid at the first step)"
-            outcome.dropped.append({"source": str(ref), "reason": reason})
-    return outcome
-
-
-def _mends(scenario: Scenario, config: ExtractConfig) -> Iterator[str]:
-    yield from scenario.mends
-    if scenario.num_steps > config.steps:
-        yield f"{scenario.num_steps} steps cut to the first {config.steps}"
-    if scenario.num_steps < config.steps:
-        yield f"only {scenario.num_steps} of {config.steps} steps; the rest is marked invalid"
-
-
-def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Write and commit one part; its manifest entry."""
+def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcome]) -> int:
+    """Write and commit one part; how many scenes it has."""
+    storage = open_storage(path)
     records = [record for outcome in outcomes for record in outcome.records]
-    entry = store.write_part(path, name, records, config.space, config.steps)
-    for kind in ("dropped", "failed", "mended"):
+    entry = writer.write_part(storage, name, records, config.space, config.steps)
+    entry["scenes"]["source"] = [source for outcome in outcomes for source in outcome.sources]
+    for kind in ("dropped", "failed", "mended", "dropped_demos"):
         entry[kind] = [item for outcome in outcomes for item in getattr(outcome, kind)]
-    entry["replay"] = _replay_sums(records)
-    store.commit_part(path, entry)
-    return entry
-
-
-def _replay_sums(records: Sequence[Record]) -> dict[str, float]:
-    """Sums over demos, whose quotients by the number of demos are the report's means."""
-    sums = dict.fromkeys(("ade_m", "fde_m", "heading_error_rad", "goal_rate", "transitions"), 0.0)
-    radius = SimConfig().goal_radius
-    for scene, demos in ((r.scene, r.demos) for r in records):
-        present = demos.mark != 0
-        last = present.shape[1] - 1 - present[:, ::-1].argmax(axis=1)
-        end = demos.state[np.arange(demos.num_demos), last, :2]
-        sums["goal_rate"] += float((np.linalg.norm(end - scene.goal[demos.agent], axis=1) < radius).sum())
-        sums["transitions"] += float(present.sum() - demos.num_demos)
-        for name, total in zip(("ade_m", "fde_m", "heading_error_rad"), demos.error.sum(axis=0), strict=True):
-            sums[name] += float(total)
-    return sums
+    entry["replay"] = replay_sums(records)
+    writer.commit_part(storage, entry)
+    return len(records)
 
 
 @dataclass(frozen=True)
@@ -160,28 +80,39 @@ def make_plan(sources: Sequence[str], scenes_per_part: int, limit: int | None = 
     return Plan(parts, tuple(failed))
 
 
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How an extraction runs; nothing here changes what is written."""
+
+    workers: int | None = None
+    """Processes; None chooses by cores and scenes."""
+    scheduler: str | None = None
+    """Address of a running ``distributed`` scheduler, instead of workers of our own."""
+    overwrite: bool = False
+    """Replace a store that is there already."""
+    resume: bool | None = None
+    """None goes on with an unfinished store of the same plan and refuses any other; True takes a finished one of the
+    same plan as done; False refuses whatever is there."""
+    fail_fast: bool = False
+    """Stop at the first scene that cannot be read."""
+
+
 def extract(
     sources: Sequence[str],
     path: str,
     config: ExtractConfig,
+    options: ExtractOptions | None = None,
     *,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    overwrite: bool = False,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Make a demo store.
 
-    An unfinished store of the same sources and settings is gone on with.
-
     Args:
         sources: files, folders, globs, URLs.
-        path: the store's folder.
+        path: the store's folder or URL.
         config: what decides the content.
-        workers: processes; None chooses by cores and scenes.
-        scheduler: address of a running ``distributed`` scheduler, instead of workers of our own.
-        overwrite: replace a store that is there already.
+        options: how it is done.
         limit: read no more scenes than this.
         progress: called with scenes done and scenes in all.
 
@@ -191,44 +122,66 @@ def extract(
     Raises:
         SourceError, ExtractionError, StoreError: each one sentence.
     """
-    begun = time.perf_counter()
-    store.local(path)
-    plan = make_plan(sources, config.scenes_per_part, limit)
-    _prepare(path, plan, config, overwrite)
+    options = options or ExtractOptions()
+    storage = open_storage(path)
     try:
-        done = _make_parts(path, plan, config, workers, scheduler, progress)
-        report = _report(path, plan, done, time.perf_counter() - begun)
+        with storage.lock():
+            return _extract(sources, storage, config, options, limit, progress)
+    except StorageError as error:
+        raise ExtractionError(f"store {path}: {error}") from error
+
+
+def _extract(
+    sources: Sequence[str],
+    storage: Storage,
+    config: ExtractConfig,
+    options: ExtractOptions,
+    limit: int | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    begun = time.perf_counter()
+    plan = make_plan(sources, config.scenes_per_part, limit)
+    if options.fail_fast and plan.failed:
+        raise ExtractionError(f"stopped at the first failure (--fail-fast): {plan.failed[0]['reason']}")
+    if _prepare(storage, plan, config, options):
+        return make_report(storage, plan.scenes, plan.failed, 0, time.perf_counter() - begun)
+    try:
+        done = _make_parts(storage, plan, config, options, progress)
+        report = make_report(storage, plan.scenes, plan.failed, done, time.perf_counter() - begun)
         if not report["scenes"]["written"]:
-            store.clear_store(path)
+            writer.clear_store(storage)
             reasons = [item["reason"] for item in (*report["failed"], *report["dropped"])]
             raise ExtractionError(f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
     except BaseException:
-        _give_back(path)
+        _give_back(storage)
         raise
-    store.finish_store(path, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
-    store.clear_store(_aside(path))
-    report["bytes"] = folder_bytes(path)
+    writer.finish_store(storage, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    if aside := _aside(storage):
+        writer.clear_store(aside)
+    report["bytes"] = storage.size()
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]
     return report
 
 
 def _make_parts(
-    path: str,
+    storage: Storage,
     plan: Plan,
     config: ExtractConfig,
-    workers: int | None,
-    scheduler: str | None,
+    options: ExtractOptions,
     progress: Callable[[int, int], None],
 ) -> int:
     """Make the parts that are not there yet; how many scenes that was."""
-    committed = {entry["part"] for entry in store.manifest(path)}
-    names = [f"{k:05d}" for k in range(len(plan.parts))]
-    todo = [(name, refs) for name, refs in zip(names, plan.parts, strict=True) if name not in committed]
+    committed = {entry["part"] for entry in manifest(storage)}
+    named = [(part_name(k), refs) for k, refs in enumerate(plan.parts)]
+    todo = [(name, refs) for name, refs in named if name not in committed]
     scenes = sum(len(refs) for _, refs in todo)
     done = 0
     progress(plan.scenes - scenes, plan.scenes)
-    with dask_client(workers or _default_workers(scenes), scheduler) as client:
-        for count in _run_on(client, path, todo, config) if client else _run_here(path, todo, config):
+    if not todo:
+        return 0
+    with dask_client(options.workers or _default_workers(scenes), options.scheduler) as client:
+        job = _Job(storage.url, todo, config, options.fail_fast)
+        for count in _run_on(client, job) if client else _run_here(job):
             done += count
             progress(plan.scenes - scenes + done, plan.scenes)
     return done
@@ -238,95 +191,128 @@ def _default_workers(scenes: int) -> int:
     return max(1, min(os.cpu_count() or 1, scenes // SCENES_PER_WORKER))
 
 
-def _prepare(path: str, plan: Plan, config: ExtractConfig, overwrite: bool) -> None:
-    """Make sure that a store of this very plan lies at ``path``, unfinished."""
-    settings = {
-        "simplify_m2": config.simplify,
-        "compat": config.compat,
-        "scenes_per_part": config.scenes_per_part,
-        "selection": asdict(config.selection),
-    }
+# --- what is there already -----------------------------------------------------------------------------------------
+
+
+def _prepare(storage: Storage, plan: Plan, config: ExtractConfig, options: ExtractOptions) -> bool:
+    """Make sure that a store of this very plan lies there, unfinished; True when it is finished, and that is fine."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ("space", "steps")}
     software = {name: version(name) for name in _PACKAGES}
-    attributes = store.store_attributes(config.space, config.steps, settings=settings, software=software)
-    sources = [str(ref) for part in plan.parts for ref in part]
-    attributes["plan"] = json_digest([attributes, sources])
-    if _is_store(Path(path)):
-        found = store.read_root(Path(path))
-        if overwrite:
-            if _aside(path).exists():  # an earlier replacement did not finish; what it was to replace is kept
-                store.clear_store(path)
-            else:
-                Path(path).rename(_aside(path))
-        elif found.get("complete") or found.get("plan") != attributes["plan"]:
-            state = "exists already" if found.get("complete") else "was begun with other sources, settings or software"
-            raise ExtractionError(f"store {path}: it {state}; add --overwrite to replace it")
-    store.create_store(path, attributes)
+    attributes = writer.store_attributes(config.space, config.steps, settings=settings, software=software)
+    attributes["plan"] = json_digest([attributes, [str(ref) for part in plan.parts for ref in part]])
+    if _is_store(storage):
+        if options.overwrite:
+            _put_aside(storage)
+        else:
+            found = read_root(storage)
+            same = found.get("plan") == attributes["plan"]
+            if found.get("complete") and same and options.resume:
+                return True
+            if found.get("complete") or not same or options.resume is False:
+                state = "exists already" if found.get("complete") or same else _OTHER
+                raise ExtractionError(f"store {storage.url}: it {state}; add --overwrite to replace it")
+    writer.create_store(storage, attributes)
+    return False
 
 
-def _aside(path: str) -> Path:
-    """Where a store waits that is being replaced."""
-    return Path(path).with_name(f".{Path(path).name}.replaced")
+_OTHER = "was begun with other sources, settings or software"
 
 
-def _give_back(path: str) -> None:
-    """Put a store back that was to be replaced, if not one scene of the new one is done."""
-    if _aside(path).exists() and not any(entry["scenes"] for entry in store.manifest(path)):
-        store.clear_store(path)
-        _aside(path).rename(path)
-
-
-def _is_store(root: Path) -> bool:
+def _is_store(storage: Storage) -> bool:
     """Whether there is a store, whole or not; False for a place where one can be made.
 
     Raises:
         ExtractionError: when something else is there, which is never touched.
     """
-    if root.is_file():
-        raise ExtractionError(f"store {root}: a file is there; choose another place")
-    if not root.is_dir() or not any(root.iterdir()):
-        return False
-    if not (root / "zarr.json").exists():
-        raise ExtractionError(f"store {root}: the folder holds other things than a demo store; choose another place")
-    return True
+    where = f"store {storage.url}"
+    if isinstance(storage, LocalFolder) and storage.root.is_file():
+        raise ExtractionError(f"{where}: a file is there; choose another place")
+    names = storage.names("")
+    if names and "zarr.json" not in names:
+        raise ExtractionError(f"{where}: the folder holds other things than a demo store; choose another place")
+    return bool(names)
 
 
-_Todo = Sequence[tuple[str, Sequence[SceneRef]]]
-"""Names and scenes of the parts to make."""
+def _aside(storage: Storage) -> LocalFolder | None:
+    """Where a store waits that is being replaced; in a bucket it cannot."""
+    if isinstance(storage, LocalFolder):
+        return LocalFolder(storage.root.with_name(f".{storage.root.name}.replaced"))
+    return None
 
 
-def _run_here(path: str, todo: _Todo, config: ExtractConfig) -> Iterator[int]:
+def _put_aside(storage: Storage) -> None:
+    """Make place for another store; a finished local one is kept until that is done.
+
+    Raises:
+        StoreError: when what is there is no store of ours.
+    """
+    check_ours(storage)
+    aside = _aside(storage)
+    if aside and isinstance(storage, LocalFolder) and not aside.root.exists():
+        storage.root.rename(aside.root)
+    else:  # an earlier replacement did not finish; what it was to replace is kept
+        writer.clear_store(storage)
+
+
+def _give_back(storage: Storage) -> None:
+    """Put a store back that was to be replaced, if not one scene of the new one is done."""
+    aside = _aside(storage)
+    if aside and isinstance(storage, LocalFolder) and aside.root.exists():
+        if any(entry["scenes"]["id"] for entry in manifest(storage)):
+            return
+        writer.clear_store(storage)
+        aside.root.rename(storage.root)
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The parts to make."""
+
+    path: str
+    parts: Sequence[tuple[str, Sequence[SceneRef]]]
+    """Names and scenes."""
+    config: ExtractConfig
+    fail_fast: bool
+
+
+def _run_here(job: _Job) -> Iterator[int]:
     """Make the parts in this process; yields the number of scenes of each task as it is done."""
-    for name, refs in todo:
+    for name, refs in job.parts:
         outcomes = []
         for task in _tasks(refs):
-            outcomes.append(build(task, config))
+            outcomes.append(build(task, job.config, job.fail_fast))
             yield len(task)
-        write(path, name, config, outcomes)
+        write(job.path, name, job.config, outcomes)
 
 
-def _run_on(client: Any, path: str, todo: _Todo, config: ExtractConfig) -> Iterator[int]:
+def _run_on(client: Any, job: _Job) -> Iterator[int]:
     """Make the parts on a Dask cluster; yields the number of scenes of each task as it is done."""
     from distributed import KilledWorker, as_completed
 
     sizes: dict[str, int] = {}
 
     def submit(name: str, refs: Sequence[SceneRef]) -> list[Any]:
-        built = [client.submit(build, task, config, pure=False) for task in _tasks(refs)]
-        sizes.update({future.key: len(task) for future, task in zip(built, _tasks(refs), strict=True)})
-        return [*built, client.submit(write, path, name, config, built, pure=False)]
+        tasks = _tasks(refs)
+        built = [client.submit(build, task, job.config, job.fail_fast, pure=False) for task in tasks]
+        sizes.update({future.key: len(task) for future, task in zip(built, tasks, strict=True)})
+        return [*built, client.submit(write, job.path, name, job.config, built, pure=False)]
 
     # A bounded number of parts in flight keeps memory and the graph small at any number of scenes.
-    waiting = iter(todo)
+    waiting = iter(job.parts)
     futures = as_completed([])
-    for part in islice(waiting, 2 * max(1, sum(client.nthreads().values()))):
+    for part in islice(waiting, 1 + sum(client.nthreads().values())):
         futures.update(submit(*part))
     for future in futures:
-        try:
-            future.result()
-        except KilledWorker as error:
-            raise ExtractionError("a worker died, perhaps for want of memory; run the command again with fewer "
-                                  "--workers, and it goes on") from error  # fmt: skip
-        if future.key in sizes:
+        if future.status != "finished":
+            try:
+                future.result()
+            except KilledWorker as error:
+                raise ExtractionError("a worker died again and again, perhaps for want of memory; run the command "
+                                      "again with fewer --workers, and it goes on") from error  # fmt: skip
+        if future.key in sizes:  # what it built stays on the cluster
             yield sizes.pop(future.key)
         else:
             for part in islice(waiting, 1):
@@ -335,45 +321,3 @@ def _run_on(client: Any, path: str, todo: _Todo, config: ExtractConfig) -> Itera
 
 def _tasks(refs: Sequence[SceneRef]) -> list[Sequence[SceneRef]]:
     return [refs[i : i + SCENES_PER_TASK] for i in range(0, len(refs), SCENES_PER_TASK)]
-
-
-def _report(path: str, plan: Plan, built: int, seconds: float) -> dict[str, Any]:
-    entries = store.manifest(path)
-    lists = {kind: [item for e in entries for item in e[kind]] for kind in ("dropped", "failed", "mended")}
-    lists["failed"] = [*plan.failed, *lists["failed"]]
-    ids = [scene for e in entries for scene in e["scenes"]]
-    demos = sum(e["demos"] for e in entries)
-    sums = {name: sum(e["replay"][name] for e in entries) for name in entries[0]["replay"]}
-    transitions = sums.pop("transitions")
-    return {
-        "store": str(path),
-        "scenes": {"read": plan.scenes, "written": len(ids), "dropped": len(lists["dropped"])},
-        "demos": demos,
-        "transitions": int(transitions),
-        "replay": {name: total / max(demos, 1) for name, total in sums.items()},
-        "duplicate_ids": sorted(scene for scene, n in Counter(ids).items() if n > 1),
-        **lists,
-        "seconds": seconds,
-        "scenes_per_s": built / seconds,
-    }
-
-
-def summary(report: dict[str, Any]) -> str:
-    """The report of :func:`extract` in a few lines."""
-    scenes, replay = report["scenes"], report["replay"]
-    lines = [
-        f"{report['store']}: {scenes['written']} of {scenes['read']} scenes, {report['demos']} demos, "
-        f"{report['transitions']:,} transitions, {report['bytes_per_scene'] / 1e3:.1f} kB a scene",
-        f"expert replay: {replay['goal_rate']:.1%} reach their goal, {replay['ade_m']:.2f} m from the log on average, "
-        f"{replay['fde_m']:.2f} m at the end",
-        f"{report['seconds']:.1f} s, {report['scenes_per_s']:.1f} scenes/s",
-    ]
-    reasons = Counter(item["reason"] for item in report["dropped"])
-    lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
-    if mended := len({item["source"] for item in report["mended"]}):
-        lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
-    if report["duplicate_ids"]:
-        lines.append(
-            f"{len(report['duplicate_ids'])} scenario id(s) occur more than once: {report['duplicate_ids'][0]}"
-        )
-    return "\n".join(lines)

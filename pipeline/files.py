@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(file: Path, data: dict[str, Any]) -> None:
-    """Write or replace a JSON file in one go, durably."""
+def write_file(file: Path, data: bytes) -> None:
+    """Write or replace a file in one go, durably."""
     temporary = aside(file)
-    with temporary.open("w") as out:
-        json.dump(data, out, indent=1, sort_keys=True)
+    with temporary.open("wb") as out:
+        out.write(data)
         out.flush()
         os.fsync(out.fileno())
     temporary.rename(file)
@@ -51,18 +51,9 @@ def sweep(folder: Path) -> None:
             stray.unlink(missing_ok=True)
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of all files below a folder."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        data = file.read_bytes()
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
-
-
-def folder_bytes(folder: str | Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+def json_bytes(data: Any) -> bytes:
+    """JSON as files hold it: always the same bytes for the same data."""
+    return json.dumps(data, indent=1, sort_keys=True).encode()
 
 
 def json_digest(data: Any) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.expert import ABSENT, BRIDGED
-from pipeline.files import folder_bytes
-from pipeline.store import DemoStore, Record
+from pipeline.expert import BRIDGED
+from pipeline.schema import Record, Split
+from pipeline.store import DemoStore
 from sim.actions import GRIDS, ActionSpace
 from sim.scenario import AgentType, RoadType
-from sim.worlds import Selection, select_agents
+from sim.scene import Role
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -26,20 +26,20 @@ def describe(path: str | Path) -> dict[str, Any]:
         StoreError: when there is no finished store, or a part is damaged.
     """
     store = DemoStore(path)
-    selection = Selection(**store.attributes["settings"]["selection"])
     counts: Counter[str] = Counter()
-    for name in store.parts:
-        for record in store.read_part(name):
-            counts.update(_count(record, selection))
-    size = folder_bytes(path)
+    for record in store.read():
+        counts.update(_count(record))
+    size = store.storage.size()
+    report = store.attributes["report"]
     return {
         "store": str(path),
         "version": ".".join(map(str, store.attributes["version"])),
         "scenes": len(store),
+        "splits": {split.name.lower(): int((store.index.split == split).sum()) for split in Split},
         "parts": len(store.parts),
         "agents": _named(counts, "agent", AgentType),
-        "controlled": store.totals["demos"],
-        "parked": counts["parked"],
+        "roles": _named(counts, "role", Role),
+        "demos": report["demos"],
         "transitions": counts["transitions"],
         "bridged_steps": counts["bridged"],
         "road_segments": _named(counts, "road", RoadType),
@@ -47,7 +47,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "steps": store.steps,
         "dt_s": store.attributes["dt_s"],
         "actions": describe_actions(store.space),
-        "replay": store.attributes["report"]["replay"],
+        "replay": report["replay"],
         "bytes": size,
         "bytes_per_scene": size / max(len(store), 1),
         "bytes_per_transition": size / max(counts["transitions"], 1),
@@ -76,13 +76,13 @@ def describe_actions(space: ActionSpace) -> dict[str, Any]:
     }
 
 
-def _count(record: Record, selection: Selection) -> Counter[str]:
+def _count(record: Record) -> Counter[str]:
     """What one scene holds."""
     scene, demos = record.scene, record.demos
     counts = Counter({f"agent {value}": n for value, n in _unique(scene.agent_type)})
     counts.update({f"road {value}": n for value, n in _unique(scene.segment_type)})
-    counts["parked"] = int(select_agents(scene, selection).parked.sum())
-    counts["transitions"] = int((demos.mark != ABSENT).sum() - demos.num_demos)
+    counts.update({f"role {role.value}": int((scene.agent_role & role > 0).sum()) for role in Role})
+    counts["transitions"] = record.transitions
     counts["bridged"] = int((demos.mark == BRIDGED).sum())
     return counts
 
@@ -91,7 +91,7 @@ def _unique(values: NDArray[np.int8]) -> Iterable[tuple[int, int]]:
     return zip(*(x.tolist() for x in np.unique(values, return_counts=True)), strict=True)
 
 
-def _named(counts: Counter[str], kind: str, names: type[IntEnum]) -> dict[str, int]:
+def _named(counts: Counter[str], kind: str, names: type[IntEnum] | type[Role]) -> dict[str, int]:
     """Counts of one kind by the names of its values, without those that do not occur."""
     found = {member.name.lower(): counts[f"{kind} {member.value}"] for member in names}
     return {name: n for name, n in found.items() if n}
@@ -105,9 +105,15 @@ def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     actions, replay = d["actions"], d["replay"]
     yield "scenes", f"{d['scenes']:,} in {d['parts']} part(s), {d['steps']} steps of {d['dt_s']} s"
+    yield "splits", listed(d["splits"])
     yield "agents", listed(d["agents"])
-    yield "controlled (demos)", f"{d['controlled']:,}"
-    yield "parked", f"{d['parked']:,}"
+    yield "roles", listed(d["roles"])
+    demos = d["demos"]
+    still = demos["vehicles"] - demos["moving"]
+    yield (
+        "demos",
+        f"{demos['moving']:,} of moving vehicles, {still:,} of others, {demos['vru']:,} of pedestrians and cyclists",
+    )
     yield "transitions", f"{d['transitions']:,}, {d['bridged_steps']:,} step(s) bridged over gaps of the log"
     yield "road segments", listed(d["road_segments"])
     yield "lights", f"{d['lights']:,}"
@@ -121,7 +127,6 @@ def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
     yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB a scene"
     yield "", f"{d['bytes_per_transition']:.1f} bytes a transition"
-    yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items() if k != "selection")
-    yield "agents taken", ", ".join(f"{k} {v}" for k, v in d["settings"]["selection"].items())
+    yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items())
     yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
     yield "format", d["version"]

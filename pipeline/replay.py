@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.expert import ABSENT
-from pipeline.store import Record
+from pipeline.schema import Record
 from sim.env import SimConfig
 from sim.layout import ObservationConfig
 from sim.observation import Observer
@@ -28,7 +28,9 @@ class NobodyError(ValueError):
 def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
     """The agents of a scene that exist by the rule, with those controlled that have a demo and pass the rule too."""
     chosen = select_agents(record.scene, selection)
-    return SelectedAgents(chosen.row, chosen.controlled & np.isin(chosen.row, record.demos.agent), chosen.parked)
+    has_demo = np.zeros(record.scene.num_agents, np.bool_)
+    has_demo[record.demos.agent] = True
+    return SelectedAgents(chosen.row, chosen.controlled & has_demo[chosen.row], chosen.parked)
 
 
 def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.device | str) -> Worlds:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.part_checks import Finding, Part, check_part
-from pipeline.store import RAGGED, SCHEMA, DemoStore, StoreError, encode_id, manifest
+from pipeline.part_checks import check_part
+from pipeline.part_view import Finding, Part
+from pipeline.schema import RAGGED, SCHEMA, StoreError, encode_id
+from pipeline.store import DemoStore, manifest
 from sim.actions import GRIDS
 from sim.dynamics import Dynamics
 from sim.scenario import DT
@@ -66,7 +68,7 @@ def validate_store(
     where = f"store {path}"
     try:
         store = DemoStore(path)
-        entries = {entry["part"]: entry for entry in manifest(path)}
+        entries = {entry["part"]: entry for entry in manifest(store.storage)}
     except StoreError as error:
         what, _, fix = str(error).removeprefix(f"{where}: ").rpartition("; ")
         return [Problem(where, what, fix)]
@@ -86,7 +88,7 @@ def validate_store(
 
 def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -> dict[str, list[int]]:
     """Places of the scenes to replay, by part."""
-    places = [(name, k) for name in store.parts if name in entries for k in range(len(entries[name]["scenes"]))]
+    places = [(name, k) for name in store.parts if name in entries for k in range(len(entries[name]["scenes"]["id"]))]
     chosen = np.random.default_rng(seed).choice(len(places), min(sample, len(places)), replace=False)
     result: dict[str, list[int]] = {}
     for name, k in (places[i] for i in sorted(chosen)):
@@ -108,13 +110,13 @@ def _parts(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     for name in sorted({*store.parts} ^ {*entries}):
         has, lacks = ("attributes", "manifest") if name in store.parts else ("manifest", "attributes")
         yield Finding(f"part {name}", f"is listed in the {has} but not in the {lacks}")
-    folders = {p.name for p in (store.path / "parts").glob("*") if p.is_dir() and not p.name.startswith(".")}
+    folders = {name for name in store.storage.names("parts") if name != "zarr.json"}
     for name in sorted(folders - {*store.parts}):
         yield Finding(f"part {name}", "is no part of the store, yet lies in its folder", "remove the folder")
 
 
 def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
-    counted = {"scenes": sum(len(e["scenes"]) for e in entries.values())}
+    counted = {"scenes": sum(len(e["scenes"]["id"]) for e in entries.values())}
     counted |= {f"{kind}s": sum(e[f"{kind}s"] for e in entries.values()) for kind in RAGGED}
     for name, n in counted.items():
         if store.totals.get(name) != n:
@@ -122,16 +124,22 @@ def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
-    scenes = [(name, k, i) for name in store.parts if name in entries for k, i in enumerate(entries[name]["scenes"])]
     try:
-        places, ids = store.places(), store.scene_ids()
-    except (StoreError, IndexError, ValueError) as error:
+        index = store.index
+    except StoreError as error:
         yield Finding("index", f"cannot be read ({error})")
         return
-    if places != [(name, k) for name, k, _ in scenes]:
-        yield Finding("index", "its places are not those of the scenes in the parts")
-    if [encode_id(i).tobytes() for i in ids] != [encode_id(i).tobytes() for _, _, i in scenes]:
-        yield Finding("index", "its ids are not those of the scenes in the parts")
+    parts = [(k, entries[name]["scenes"]) for k, name in enumerate(store.parts) if name in entries]
+    expected = {
+        "part": [k for k, scenes in parts for _ in scenes["id"]],
+        "place": [place for _, scenes in parts for place in range(len(scenes["id"]))],
+        **{name: [x for _, scenes in parts for x in scenes[name]] for name in ("split", "demos", "transitions")},
+    }
+    for name, values in expected.items():
+        if getattr(index, name).tolist() != values:
+            yield Finding(f"index/{name}", "its values are not those of the scenes in the parts")
+    if [row.tobytes() for row in index.id] != [encode_id(i).tobytes() for _, scenes in parts for i in scenes["id"]]:
+        yield Finding("index/id", "its ids are not those of the scenes in the parts")
 
 
 _STORE_CHECKS = (_attributes, _parts, _totals, _index)

@@ -30,6 +30,9 @@ MAX_SIZE = 100.0
 _FARTHEST = 1e7
 """Beyond this float32 tells no metres apart any more, m."""
 
+PARKED_DISTANCE = 0.2
+"""An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
+
 HALF_WIDTH = 0.1
 """GPUDrive's half-width of a segment, m."""
 
@@ -40,12 +43,16 @@ _STOP_SIGN_HALF_SIZE = 0.2
 
 
 class Role(IntFlag):
-    """What the log says of an agent."""
+    """What the log says of an agent, and what follows from its motion."""
 
     SDC = 1
     TRACK_TO_PREDICT = 2
     OBJECT_OF_INTEREST = 4
     MARK_AS_EXPERT = 8
+    PARKED = 16
+    """There at the first step, with a goal nearer than :data:`PARKED_DISTANCE`."""
+    LATE = 32
+    """Not there at the first step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +112,12 @@ class Scene:
         """[A] last valid step of each agent, 0 when there is none."""
         steps = np.where(self.valid, np.arange(self.num_steps), 0).max(axis=1, initial=0)
         return np.asarray(steps, np.int64)
+
+    @property
+    def parked(self) -> NDArray[np.bool_]:
+        """[A] whether an agent stays where it is at the first step."""
+        distance = np.linalg.norm(self.goal - self.log[:, 0, :2], axis=1)
+        return np.asarray(self.valid[:, 0] & (distance < PARKED_DISTANCE))
 
 
 Compat = Literal["gpudrive"] | None
@@ -169,6 +182,8 @@ def scene_from_scenario(
         timestamp=timestamp,
     )
     check_scene(scene)
+    scene.agent_role[scene.parked] |= np.uint8(Role.PARKED)
+    scene.agent_role[~valid[:, 0]] |= np.uint8(Role.LATE)
     return scene
 
 

@@ -21,8 +21,6 @@ from sim.scenario import AgentType, RoadType
 from sim.scene import Role, Scene, check_scene
 
 InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
-PARKED_DISTANCE = 0.2
-"""An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
 REMOVED_POSITION = -11000.0
 """Where GPUDrive puts removed agents, x and y, m."""
 _SMALLEST_CELL = 8.0
@@ -80,8 +78,7 @@ def select_agents(scene: Scene, selection: Selection) -> SelectedAgents:
             exists &= wanted | ~np.isin(scene.agent_type, (AgentType.PEDESTRIAN, AgentType.CYCLIST))
     if selection.max_agents is not None:
         exists &= np.cumsum(exists) <= selection.max_agents
-    distance = np.linalg.norm(scene.goal - scene.log[:, 0, :2], axis=1)
-    parked = at_start & (distance < PARKED_DISTANCE) & ~wanted
+    parked = scene.parked & ~wanted
     if selection.init_mode in ("all_valid", "all_objects"):
         parked[:] = False
     controlled = exists & at_start & ~parked & (scene.agent_role & Role.MARK_AS_EXPERT == 0)

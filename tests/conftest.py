@@ -3,9 +3,11 @@ from pathlib import Path
 
 import gpudrive_standin as standin
 import pytest
+from s3 import s3, s3_server  # noqa: F401
 
 from gail.config import config_from_dict
-from pipeline.extract import ExtractConfig, extract
+from pipeline.build import ExtractConfig
+from pipeline.extract import ExtractOptions, extract
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.gpudrive import MODULE
@@ -33,7 +35,7 @@ def make_store(tmp_path_factory):
         if key not in made:
             path = tmp_path_factory.mktemp("stores") / "-".join(map(str, key))
             config = ExtractConfig(ActionSpace.create(dynamics, actions), scenes_per_part=2)
-            extract([str(SAMPLE)], str(path), config, workers=1, limit=scenes)
+            extract([str(SAMPLE)], str(path), config, options=ExtractOptions(workers=1), limit=scenes)
             made[key] = DemoStore(path)
         return made[key]
 

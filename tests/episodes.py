@@ -6,8 +6,8 @@ import numpy as np
 
 from gail.config import TrainConfig
 from gail.episode import drive_scene, with_rules
-from pipeline.expert import replay_experts
-from pipeline.store import Record
+from pipeline.expert import demo_rows_of, replay_experts
+from pipeline.schema import Record
 from sim.actions import ActionSpace
 from sim.scenario import RoadType
 from tests.scenes import car, scene
@@ -18,7 +18,7 @@ ROAD = [(RoadType.LANE, 0, 0, 60, 0.1, 0.0), (RoadType.ROAD_EDGE, 0, 20, 60, 0.1
 
 def record(*agents, segments=ROAD, space=CLASSIC):
     made = scene(*agents, segments=segments)
-    return Record(made, replay_experts([made], space)[0])
+    return Record(made, replay_experts([made], space, [demo_rows_of(made)[0]])[0])
 
 
 def episode(*agents, who="log", segments=ROAD, box_scale=1.0, everyone=False):

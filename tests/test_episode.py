@@ -11,8 +11,8 @@ from gail.episode import Mark, contact, counts, drive_scene, marks, told
 from gail.evaluate import evaluate
 from gail.policy import Policy
 from gail.run import RunError
-from pipeline.expert import replay_experts
-from pipeline.store import Record
+from pipeline.expert import demo_rows_of, replay_experts
+from pipeline.schema import Record
 from sim.actions import ActionSpace
 from sim.env import SimConfig
 from sim.kernels import Event
@@ -54,7 +54,7 @@ def test_controlled_agents_are_not_parked_where_they_stand():
 def test_a_real_log_is_driven_as_logged():
     file = min(shared("womd", "scenes").glob("*.json.gz"))
     real = scene_from_scenario(real_scenario(file.name))
-    shown = drive_scene(Record(real, replay_experts([real], CLASSIC)[0]), TrainConfig(), CLASSIC, "log")
+    shown = drive_scene(Record(real, replay_experts([real], CLASSIC, [demo_rows_of(real)[0]])[0]), TrainConfig(), CLASSIC, "log")
     rows = shown.row[shown.controlled]
     there = real.valid[rows]
     assert len(rows) > 0

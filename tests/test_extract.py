@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +9,20 @@ import pytest
 from strategies import gpudrive_scene, womd_message
 
 from data import SAMPLE
-from pipeline import cluster, gpudrive_json, store
+from pipeline import build as build_module
+from pipeline import cluster, gpudrive_json, writer
 from pipeline import extract as module
+from pipeline.build import ExtractConfig
 from pipeline.cluster import ExtractionError
-from pipeline.extract import ExtractConfig, extract
+from pipeline.extract import ExtractOptions, extract
+from pipeline.schema import StoreError, split_of
 from pipeline.sources import SourceError
-from pipeline.store import DemoStore, StoreError
+from pipeline.storage import LocalFolder
+from pipeline.store import DemoStore, manifest
 from pipeline.tfrecord import write_records
+from pipeline.validate import validate_store
 from sim.actions import ActionSpace
+from sim.scenario import AgentType, SceneError
 from sim.scene import scene_from_scenario, scenes_equal
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
@@ -56,8 +63,9 @@ def whole(tmp_path_factory):
     return folder
 
 
-def run(scenes, path, **more):
-    return extract([str(scenes)], str(path), CONFIG, **{"workers": 1} | more)
+def run(scenes, path, limit=None, progress=lambda *_: None, **options):
+    options = ExtractOptions(**{"workers": 1} | options)
+    return extract([str(scenes)], str(path), CONFIG, options, limit=limit, progress=progress)
 
 
 def contents(root):
@@ -70,8 +78,10 @@ def test_what_is_written_and_reported(scenes, tmp_path):
     opened = DemoStore(tmp_path / "store")
     assert opened.scene_ids() == list("abcde")
     assert opened.parts == ["00000", "00001", "00002"]
+    assert [Path(e["scenes"]["source"][0]).name for e in manifest(opened.storage)] == ["a.json", "c.json", "e.json"]
     assert report["scenes"] == {"read": 5, "written": 5, "dropped": 0}
-    assert (report["demos"], report["transitions"]) == (10, 10 * 19)
+    assert report["demos"] == {"moving": 10, "vehicles": 10, "vru": 0}
+    assert report["transitions"] == 10 * 19
     assert {item["mend"] for item in report["mended"]} >= {"30 steps cut to the first 20"}
     assert report["replay"]["goal_rate"] == 1.0
     assert report["bytes_per_scene"] == sum(map(len, contents(tmp_path / "store").values())) / 5
@@ -81,14 +91,16 @@ def test_what_is_written_and_reported(scenes, tmp_path):
 
 def test_a_store_can_hold_gpudrives_coordinates(scenes, tmp_path):
     """To the last bit, and with a plan of its own, so that the two kinds are never mixed in one store."""
-    extract([str(scenes)], str(tmp_path / "store"), replace(CONFIG, compat="gpudrive"), workers=1)
+    extract(
+        [str(scenes)], str(tmp_path / "store"), replace(CONFIG, compat="gpudrive"), options=ExtractOptions(workers=1)
+    )
     opened = DemoStore(tmp_path / "store")
     assert opened.attributes["settings"]["compat"] == "gpudrive"
     logged = gpudrive_json.read(str(scenes / "c.json"))
     kept = next(iter(opened.read([opened.find("c")]))).scene
     assert scenes_equal(kept, scene_from_scenario(logged, CONFIG.steps, compat="gpudrive"))
     assert not scenes_equal(kept, scene_from_scenario(logged, CONFIG.steps))
-    store._write_root(tmp_path / "store", {**opened.attributes, "complete": False})
+    writer._write_root(opened.storage, {**opened.attributes, "complete": False})
     with pytest.raises(ExtractionError, match="begun with other sources, settings"):
         run(scenes, tmp_path / "store")
 
@@ -127,7 +139,112 @@ def test_nothing_is_left_when_no_scene_can_be_used(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_what_fails_once_is_tried_again(scenes, tmp_path, monkeypatch):
+    """A network may have been at fault; what fails twice is recorded, and costs nothing else."""
+    real, asked = build_module.read_scenes, Counter()
+
+    def flaky(refs):
+        for ref, found in real(refs):
+            asked[Path(ref.path).name] += 1
+            fails = (ref.path.endswith("b.json") and asked["b.json"] == 1) or ref.path.endswith("d.json")
+            yield ref, SceneError(f"{ref}: the line is down") if fails else found
+
+    monkeypatch.setattr(build_module, "read_scenes", flaky)
+    report = run(scenes, tmp_path / "store")
+    assert asked == {"a.json": 1, "b.json": 2, "c.json": 1, "d.json": 2, "e.json": 1}
+    assert DemoStore(tmp_path / "store").scene_ids() == list("abce")
+    assert [item["reason"] for item in report["failed"]] == [f"{scenes / 'd.json'}: the line is down"]
+
+
+def test_a_scene_that_provokes_what_nobody_foresaw_costs_itself_alone(scenes, tmp_path, monkeypatch):
+    real = build_module.replay_experts
+
+    def breaks(found, *args):
+        if any(scene.id == "b" for scene in found):
+            raise ZeroDivisionError("b")
+        return real(found, *args)
+
+    monkeypatch.setattr(build_module, "replay_experts", breaks)
+    report = run(scenes, tmp_path / "store")
+    assert DemoStore(tmp_path / "store").scene_ids() == list("acde")
+    (failed,) = report["failed"]
+    assert failed["reason"] == f"{scenes / 'b.json'}: no expert actions can be found (ZeroDivisionError: b)"
+
+
+@pytest.mark.parametrize("bad", ["b.json", "f.tfrecord"])
+def test_the_strict_stop_at_the_first_failure(scenes, tmp_path, bad):
+    (scenes / bad).write_text('{"objects": 1}')
+    with pytest.raises(ExtractionError, match=rf"stopped at the first failure \(--fail-fast\): .*{bad}"):
+        run(scenes, tmp_path / "store", fail_fast=True)
+    (scenes / bad).unlink()
+    if bad == "b.json":
+        write_json(scenes / "b.json", "b")
+    assert run(scenes, tmp_path / "store", fail_fast=True)["scenes"]["written"] == 5
+
+
+def test_demos_far_from_their_log_are_left_out(scenes, tmp_path):
+    """A car that jumps sideways by 1 m in one step cannot be followed by a car."""
+
+    def jump(data):
+        for place in data["objects"][0]["position"][15:]:
+            place["x"] += 1.0
+
+    write_json(scenes / "b.json", "b", jump)
+    everything = run(scenes, tmp_path / "all")
+    limit = replace(CONFIG, max_replay_error=0.05)
+    report = extract([str(scenes)], str(tmp_path / "near"), limit, ExtractOptions(workers=1))
+    assert everything["demos"]["moving"] - report["demos"]["moving"] == len(report["dropped_demos"]) == 1
+    (dropped,) = report["dropped_demos"]
+    assert dropped["agent"] == 5
+    assert dropped["ade_m"] > 0.05
+    assert "more than 0.05 m from its log on average (--max-replay-error)" in dropped["reason"]
+    quality = np.concatenate([r.demos.quality for r in DemoStore(tmp_path / "near").read()])
+    assert quality[:, 0].max() <= 0.05
+    assert report["replay"]["ade_m"] == pytest.approx(quality[:, 0].mean())
+
+
+def test_pedestrians_and_cyclists_on_demand(tmp_path):
+    config = ExtractConfig(CONFIG.space, agents="all")
+    report = extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    walkers = [record for record in DemoStore(tmp_path / "store", agents="vru").read() if record.demos.num_demos]
+    assert sum(record.demos.num_demos for record in walkers) == report["demos"]["vru"] > 5
+    for record in walkers:
+        kinds = record.scene.agent_type[record.demos.agent]
+        assert set(kinds.tolist()) <= {AgentType.PEDESTRIAN, AgentType.CYCLIST}
+    assert report["replay_vru"]["ade_m"] < 0.01
+
+
+def test_splits_are_settable_and_stable(scenes, tmp_path):
+    config = replace(CONFIG, split=(0.5, 0.25, 0.25))
+    extract([str(scenes)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    expected = [split_of(scene, config.split) for scene in "abcde"]
+    opened = DemoStore(tmp_path / "store")
+    assert opened.index.split.tolist() == expected
+    assert [record.split for record in opened.read()] == expected
+    assert len(set(expected)) > 1
+
+
 # resuming
+
+
+def test_a_finished_store_is_done(scenes, tmp_path):
+    """For jobs that are started again: the same plan is done, another one is refused."""
+    first = run(scenes, tmp_path / "store")
+    before = contents(tmp_path / "store")
+    again = run(scenes, tmp_path / "store", resume=True)
+    assert {k: again[k] for k in ("scenes", "replay", "bytes")} == {k: first[k] for k in ("scenes", "replay", "bytes")}
+    assert contents(tmp_path / "store") == before
+    with pytest.raises(ExtractionError, match="exists already"):
+        run(scenes, tmp_path / "store", resume=True, limit=2)
+
+
+def test_an_unfinished_store_is_refused_on_demand(scenes, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "finish_store", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(scenes, tmp_path / "store")
+    with pytest.raises(ExtractionError, match="it exists already; add --overwrite"):
+        run(scenes, tmp_path / "store", resume=False)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +252,20 @@ def test_nothing_is_left_when_no_scene_can_be_used(tmp_path):
 )
 def test_a_run_that_was_cut_short_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, moment, parts):
     """The run dies when so many parts are whole, before ``moment``; what it was writing lies around."""
-    real, calls = getattr(store, moment), []
+    real, calls = getattr(writer, moment), []
 
-    def die(path, *args):
+    def die(storage, *args):
+        path = storage.root
         calls.append(path)
         if len(calls) > parts % 3:
-            (Path(path) / "parts" / ".00001.0123abcd" / "agents").mkdir(parents=True)
-            (Path(path) / "manifest" / ".00001.json.0123abcd").write_text("{")
+            (path / "parts" / ".00001.0123abcd" / "agents").mkdir(parents=True)
+            (path / "manifest").mkdir(exist_ok=True)
+            (path / "manifest" / ".00001.json.0123abcd").write_text("{")
             raise KeyboardInterrupt
-        return real(path, *args)
+        return real(storage, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, moment, die)
+        patch.setattr(writer, moment, die)
         with pytest.raises(KeyboardInterrupt):
             run(whole / "scenes", tmp_path / "cut")
     with pytest.raises(StoreError, match="did not finish"):
@@ -179,7 +298,7 @@ def test_a_store_that_is_there_is_not_touched_without_overwrite(scenes, tmp_path
 
 def test_an_unfinished_store_of_other_scenes_is_not_gone_on_with(scenes, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(store, "finish_store", lambda *_: 1 / 0)
+        patch.setattr(writer, "finish_store", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(scenes, tmp_path / "store")
     with pytest.raises(ExtractionError, match="was begun with other sources, settings or software"):
@@ -198,20 +317,12 @@ def test_what_is_no_store_is_never_touched(scenes, tmp_path, overwrite):
         ("file", "a file is there; choose another place"),
         ("folder", "holds other things than a demo store; choose another place"),
         ("zarr", "is not a gail-cli demo store; check the path"),
-        ("file/below", r"cannot be written \(Not a directory\); choose another place"),
+        ("file/below", r"cannot be written \(.*\); choose another place"),
     ):
         with pytest.raises((ExtractionError, StoreError), match=match):
             run(scenes, tmp_path / place, overwrite=overwrite)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "notes").read_text() == "mine"
     assert len(list((tmp_path / "zarr").iterdir())) == 6
-
-
-def test_a_store_is_no_url(scenes, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(StoreError, match="store s3://bucket/store: stores lie in local folders"):
-        run(scenes, "s3://bucket/store")
-    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_scheduler_that_is_not_there(scenes, tmp_path, monkeypatch):
@@ -234,7 +345,7 @@ def test_a_replaced_store_comes_back_when_nothing_replaces_it(scenes, tmp_path, 
 
 def test_a_replacement_that_was_interrupted_is_gone_on_with(scenes, tmp_path, monkeypatch):
     run(scenes, tmp_path / "store", limit=1)
-    monkeypatch.setattr(store, "finish_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(writer, "finish_store", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(scenes, tmp_path / "store", overwrite=True)
     monkeypatch.undo()
@@ -253,9 +364,61 @@ def test_a_replacement_that_was_interrupted_is_gone_on_with(scenes, tmp_path, mo
     ],
 )
 def test_every_action_space(tmp_path, space):
-    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=2)
+    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), options=ExtractOptions(workers=1), limit=2)
     opened = DemoStore(tmp_path / "store")
     assert opened.space == space
     for record in opened.read():
         if space.discrete:
             assert (record.demos.action < np.array(space.sizes)).all()
+
+
+# buckets
+
+
+def test_a_bucket_holds_the_same_store(whole, s3):
+    run(whole / "scenes", s3)
+    opened = DemoStore(s3)
+    assert opened.scene_ids() == list("abcde")
+    assert opened.storage.tree("parts") == LocalFolder(whole / "store").tree("parts")
+    assert opened.storage.tree("index") == LocalFolder(whole / "store").tree("index")
+    assert validate_store(s3) == []
+    with pytest.raises(ExtractionError, match="exists already; add --overwrite"):
+        run(whole / "scenes", s3)
+    run(whole / "scenes", s3, overwrite=True, limit=1)
+    assert len(DemoStore(s3)) == 1
+
+
+def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, s3, monkeypatch):
+    real, calls = writer.commit_part, []
+
+    def die(storage, entry):
+        calls.append(entry)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(storage, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "commit_part", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(whole / "scenes", s3)
+    progress = []
+    run(whole / "scenes", s3, progress=lambda done, _: progress.append(done))
+    assert progress[0] == 2
+    assert DemoStore(s3).storage.tree("manifest") == LocalFolder(whole / "store").tree("manifest")
+
+
+def test_two_extractions_at_once(scenes, tmp_path, monkeypatch):
+    real = writer.write_part
+
+    def second(*args):
+        with pytest.raises(ExtractionError, match="another process is writing to it; wait for it"):
+            run(scenes, tmp_path / "store")
+        return real(*args)
+
+    monkeypatch.setattr(writer, "write_part", second)
+    assert run(scenes, tmp_path / "store")["scenes"]["written"] == 5
+
+
+def test_a_zip_file_is_packed_not_extracted(scenes, tmp_path):
+    with pytest.raises(ExtractionError, match=r"a zip file cannot grow part by part; extract to a folder, then pack it"):
+        run(scenes, tmp_path / "store.zip")

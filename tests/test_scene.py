@@ -18,6 +18,16 @@ AT_ORIGIN = [[[0.0, 0.0]]]
 # Agents
 
 
+def test_roles_tell_who_is_parked_and_who_comes_late():
+    """0.19 m from start to goal is parked, 0.21 m is not; whoever is not there at the first step is late."""
+    positions = np.zeros((4, 3, 2))
+    positions[:, :, 0] = [[0, 0, 0.19], [0, 0, 0.21], [0, 5, 5], [0, 0, 9]]
+    valid = np.ones((4, 3), bool)
+    valid[2, 0] = valid[3, 2] = False
+    role = scene_from_scenario(scenario(positions, valid=valid)).agent_role
+    assert role.tolist() == [Role.PARKED, 0, Role.LATE, Role.PARKED]
+
+
 def test_agents_come_in_gpudrives_order():
     """SDC, tracks to predict, objects of interest, the rest; each group as in the log, nobody twice."""
     logged = scenario(
@@ -33,7 +43,7 @@ def test_agents_come_in_gpudrives_order():
     assert result.agent_id.tolist() == [103, 101, 105, 100, 104, 102, 106]
     assert result.agent_type.tolist() == [4, 2, 2, 1, 1, 3, 3]
     predict, interest = Role.TRACK_TO_PREDICT, Role.OBJECT_OF_INTEREST
-    assert result.agent_role.tolist() == [
+    assert (result.agent_role & ~np.uint8(Role.PARKED)).tolist() == [
         Role.SDC | predict, predict | interest, predict, interest, interest, Role.MARK_AS_EXPERT, 0,
     ]  # fmt: skip
 

@@ -1,7 +1,9 @@
 import json
+import pickle
 import shutil
 import tempfile
-from dataclasses import fields
+import zipfile
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import gpudrive_scene, scenarios
 
-from pipeline import store
-from pipeline.expert import Demos, replay_experts
+from pipeline import schema, writer
+from pipeline.expert import VRU_SPACE, Demos, demo_rows_of, replay_experts
 from pipeline.gpudrive_json import scenario_from_json
-from pipeline.store import PATHS, RAGGED, SCHEMA, DemoStore, Record, StoreError, starts_path
+from pipeline.schema import PATHS, RAGGED, SCHEMA, Record, Split, StoreError, form_of, split_of, starts_path
+from pipeline.storage import LocalFolder, storage_at
+from pipeline.store import DemoStore, manifest, sealed
 from sim.actions import ActionSpace
 from sim.scene import scene_from_scenario, scenes_equal
 
@@ -32,42 +36,48 @@ def quick():
         yield
 
 
+def demos(draw, scene, space):
+    """Any demos of the right shapes."""
+    count, k = draw(st.integers(0, 3)), space.components
+    numbers = st.floats(-1e6, 1e6, width=32)
+    kind, elements = (np.int16, st.integers(0, 14)) if space.discrete else (np.float32, numbers)
+    return Demos(
+        agent=draw(hnp.arrays(np.int64, count, elements=st.integers(0, scene.num_agents - 1))),
+        mark=draw(hnp.arrays(np.uint8, (count, STEPS), elements=st.integers(0, 2))),
+        state=draw(hnp.arrays(np.float32, (count, STEPS, 5), elements=numbers)),
+        action=draw(hnp.arrays(kind, (count, STEPS, k), elements=elements)),
+        quality=draw(hnp.arrays(np.float32, (count, 7), elements=numbers)),
+    )
+
+
 @st.composite
 def records(draw, space):
-    """Any scene with any demos of the right shapes."""
+    """Any scene with any demos."""
     try:
         scene = scene_from_scenario(draw(scenarios()), STEPS)
     except ValueError:
         assume(False)
-    count, k = draw(st.integers(0, 3)), space.components
-    numbers = st.floats(-1e6, 1e6, width=32)
-    if space.discrete:
-        action = draw(hnp.arrays(np.int16, (count, STEPS, k), elements=st.integers(0, 14)))
-    else:
-        action = draw(hnp.arrays(np.float32, (count, STEPS, k), elements=numbers))
-    demos = Demos(
-        agent=draw(hnp.arrays(np.int64, count, elements=st.integers(0, scene.num_agents - 1))),
-        mark=draw(hnp.arrays(np.uint8, (count, STEPS), elements=st.integers(0, 2))),
-        state=draw(hnp.arrays(np.float32, (count, STEPS, 5), elements=numbers)),
-        action=action,
-        error=draw(hnp.arrays(np.float32, (count, 3), elements=numbers)),
-    )
-    return Record(scene, demos)
+    return Record(scene, demos(draw, scene, space), demos(draw, scene, VRU_SPACE), draw(st.sampled_from(Split)))
 
 
-def write(path, parts, space=SPACE, steps=STEPS):
+def write(place, parts, space=SPACE, steps=STEPS):
     """A whole store of the given parts, each a list of records."""
-    store.create_store(path, store.store_attributes(space, steps))
+    storage = storage_at(place)
+    settings = {"scenes_per_part": 2}
+    writer.create_store(storage, writer.store_attributes(space, steps, settings=settings, software={}, plan=""))
     for k, part in enumerate(parts):
-        store.commit_part(path, store.write_part(path, f"{k:05d}", part, space, steps))
-    store.finish_store(path, {})
+        entry = writer.write_part(storage, f"{k:05d}", part, space, steps)
+        entry["scenes"]["source"] = [f"source of {record.scene.id}" for record in part]
+        writer.commit_part(storage, entry)
+    writer.finish_store(storage, {})
 
 
-def same(a, b):
-    return scenes_equal(a.scene, b.scene) and all(
-        getattr(a.demos, f.name).dtype == getattr(b.demos, f.name).dtype
-        and getattr(a.demos, f.name).tobytes() == getattr(b.demos, f.name).tobytes()
-        for f in fields(Demos)
+def same(a, b, kinds=("demos", "vru")):
+    pairs = [(getattr(getattr(r, k), f.name) for r in (a, b)) for k in kinds for f in fields(Demos)]
+    return (
+        a.split == b.split
+        and scenes_equal(a.scene, b.scene)
+        and all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
     )
 
 
@@ -75,7 +85,8 @@ def same(a, b):
 def record():
     data = gpudrive_scene(steps=30)
     scene = scene_from_scenario(scenario_from_json(data), 30)
-    return Record(scene, replay_experts([scene], SPACE)[0])
+    vehicles, vru = demo_rows_of(scene)
+    return Record(scene, replay_experts([scene], SPACE, [vehicles])[0], replay_experts([scene], VRU_SPACE, [vru])[0])
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +101,21 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "store")
 
 
-def change_root(path, **changes):
-    file = path / "zarr.json"
+def change_json(file, change):
     data = json.loads(file.read_bytes())
-    data["attributes"].update(changes)
+    change(data)
     file.write_text(json.dumps(data))
+
+
+def change_root(path, **changes):
+    """As a writer of that kind would have sealed it."""
+
+    def change(data):
+        ours = {**data["attributes"], **changes}
+        ours.pop("check")
+        data["attributes"] = sealed(ours)
+
+    change_json(path / "zarr.json", change)
 
 
 @given(st.data(), st.sampled_from([SPACE, ActionSpace.create("state", "continuous")]))
@@ -105,44 +126,119 @@ def test_round_trip_is_exact(data, space):
         write(Path(folder) / "store", parts, space)
         opened = DemoStore(Path(folder) / "store")
         got, flat = list(opened.read()), [record for part in parts for record in part]
+        walkers = list(DemoStore(Path(folder) / "store", agents="vru").read())
     assert len(got) == len(flat) == len(opened)
     assert all(map(same, got, flat))
+    for walker, record in zip(walkers, flat, strict=True):
+        assert walker.vru is None
+        assert same(*(replace(r, demos=d, vru=d) for r, d in ((walker, walker.demos), (record, record.vru))))
     assert opened.space == space
 
 
-def test_scenes_are_found_by_index_and_by_id(finished, record):
-    opened = DemoStore(finished)
-    assert opened.places() == [("00000", 0), ("00000", 1), ("00002", 0)]
+@pytest.fixture(params=["folder", "zip", "s3"])
+def kept(request, finished, tmp_path):
+    """The finished store in each kind of place."""
+    if request.param == "folder":
+        return finished
+    place = str(tmp_path / "store.zip") if request.param == "zip" else request.getfixturevalue("s3")
+    packed = merged_bytes(finished, place)
+    return packed
+
+
+def merged_bytes(finished, place):
+    """The same files in another place."""
+    files = LocalFolder(finished).tree("")
+    if place.endswith(".zip"):
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        storage = storage_at(place)
+        for name, data in files.items():
+            storage.write(name, data)
+    return place
+
+
+def test_scenes_are_found_by_index_and_by_id(kept, record):
+    opened = DemoStore(kept)
+    index = opened.index
+    assert [index.part.tolist(), index.place.tolist()] == [[0, 0, 2], [0, 1, 0]]
+    assert index.demos.tolist() == [record.moving.sum()] * 3
+    assert index.transitions.tolist() == [record.transitions] * 3
+    assert [list(opened.part_scenes(k)) for k in range(3)] == [[0, 1], [], [2]]
     assert opened.scene_ids() == [record.scene.id] * 3
     assert opened.find(record.scene.id) == 0
-    assert [same(r, record) for r in opened.read([2, 0])] == [True, True]
+    for scenes in ([2, 0], [0, 1, 2], [1], range(1, 3), [1, 1], None):
+        got = list(opened.read(scenes))
+        assert len(got) == (3 if scenes is None else len(scenes))
+        assert all(same(r, record) for r in got)
     with pytest.raises(StoreError, match=f"no scene 'x'; it has {record.scene.id}"):
         opened.find("x")
 
 
+def test_a_store_goes_to_another_process(kept, record):
+    again = pickle.loads(pickle.dumps(DemoStore(kept, agents="vru")))
+    assert again.space == VRU_SPACE
+    assert len(list(again.read())) == 3
+
+
+def test_one_request_an_array_reads_scenes_that_follow_each_other(finished, monkeypatch):
+    opened = DemoStore(finished)
+    list(opened.read([0]))
+    asked = []
+    real = opened.storage.read_spans
+    monkeypatch.setattr(opened.storage, "read_spans", lambda spans: asked.append([s[0] for s in spans]) or real(spans))
+    list(opened.read([0, 1]))
+    (names,) = asked
+    assert len(names) == len(set(names)) > 15
+
+
+def test_opening_reads_one_file(finished, monkeypatch):
+    asked = []
+    real = LocalFolder.read
+    monkeypatch.setattr(LocalFolder, "read", lambda self, names: asked.extend(names) or real(self, names))
+    DemoStore(finished)
+    assert asked == ["zarr.json"]
+
+
 def test_ids_of_any_length_survive_to_64_bytes():
-    assert store.decode_id(store.encode_id("ü" * 32)) == "ü" * 32
-    assert store.decode_id(store.encode_id("a" * 80)) == "a" * 64
-    assert store.decode_id(store.encode_id("")) == ""
+    assert schema.decode_id(schema.encode_id("ü" * 32)) == "ü" * 32
+    assert schema.decode_id(schema.encode_id("a" * 80)) == "a" * 64
+    assert schema.decode_id(schema.encode_id("")) == ""
 
 
-def test_the_root_explains_the_arrays(finished):
+def test_the_split_of_a_scene():
+    """By the first eight bytes of the SHA-256 of its id: that of "abc" begins with ba7816bf, 0.7284 of 2^32."""
+    assert split_of("abc", (0.7285, 0.2715, 0)) == Split.TRAIN
+    assert split_of("abc", (0.7280, 0.2720, 0)) == Split.VALIDATION
+    assert split_of("abc", (0.5, 0.2280, 0.2720)) == Split.TEST
+    assert split_of("abc", (1, 0, 0)) == Split.TRAIN
+    counts = np.bincount([split_of(str(k), (0.8, 0.15, 0.05)) for k in range(10_000)])
+    np.testing.assert_allclose(counts, [8000, 1500, 500], atol=4 * np.sqrt(10_000 * 0.8 * 0.2))
+
+
+def test_any_zarr_library_reads_the_arrays(finished, record):
     root = zarr.open_group(finished, mode="r")
     for column in SCHEMA:
         assert root.attrs["arrays"][column.path] == {"row": column.kind, "what": column.what}
-        assert root[f"parts/00000/{column.path}"].dtype == store.expected_dtype(column, SPACE)
+        array = root[f"parts/00000/{column.path}"]
+        assert array.dtype == form_of(column, SPACE, 30).dtype
+    states = root["parts/00000/demos/state"][...]
+    assert np.array_equal(states, np.concatenate([record.demos.state] * 2))
+    agents = record.scene.num_agents
+    assert root["parts/00000/scenes/agent_start"][...].tolist() == [0, agents, 2 * agents]
 
 
 def test_the_document_has_every_array():
     text = DOC.read_text()
-    names = {"scene": "S", "agent": "A", "segment": "R", "light": "L", "demo": "D", "steps": "T", "components": "K"}
+    names = dict(zip(("scene", *RAGGED, "steps", "components"), "SARLDVTK", strict=True))
     for c in SCHEMA:
         dtype = "int16 or float32" if c.dtype == "action" else c.dtype
         shape = ", ".join(names.get(n, str(n)) for n in (c.kind, *c.tail))
         assert f"| `{c.path}` | {dtype} | [{shape}] | {c.what} |" in text
     for kind in RAGGED:
         assert f"| `{starts_path(kind)}` | int64 | [S + 1] |" in text
-    assert f"format {store.VERSION[0]}.{store.VERSION[1]}" in text
+    assert f"format {schema.VERSION[0]}.{schema.VERSION[1]}" in text
 
 
 def test_the_same_records_give_the_same_bytes(finished, record, tmp_path):
@@ -157,34 +253,58 @@ def contents(root):
 # what cannot be read
 
 
-def test_a_flipped_bit_in_any_chunk_is_told_when_it_is_read(copy):
+def test_every_flipped_byte_is_told_when_it_is_read(copy):
+    """200 of them, anywhere in chunks, manifest entries and index."""
     rng = np.random.default_rng(0)
-    chunks = sorted(p for p in (copy / "parts").rglob("c/**/*") if p.is_file())
-    for chunk in rng.choice(chunks, 30):
-        whole = chunk.read_bytes()
+    shutil.rmtree(copy / "parts" / "00001")  # which has no scene, so nobody reads it
+    files = sorted(p for p in copy.rglob("*") if p.is_file() and p.name != "zarr.json")
+    sizes = np.array([p.stat().st_size for p in files])
+    told = set()
+    for place in rng.integers(sizes.sum(), size=200):
+        k = int(np.searchsorted(np.cumsum(sizes), place, side="right"))
+        whole = files[k].read_bytes()
         data = bytearray(whole)
-        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        chunk.write_bytes(data)
-        with pytest.raises(StoreError, match=r"part 0000\d: damaged .*; extract the store again"):
+        data[place - sizes[:k].sum()] ^= rng.integers(1, 256)
+        files[k].write_bytes(data)
+        with pytest.raises(StoreError, match=r"^store [^\n]*; [^\n]*$"):
             read_all(copy)
-        chunk.write_bytes(whole)
+        files[k].write_bytes(whole)
+        told.add(files[k].relative_to(copy).parts[0])
+    assert told == {"parts", "manifest", "index"}
     read_all(copy)
+
+
+def test_a_flipped_byte_of_the_root_never_changes_what_it_says(copy):
+    root, before = copy / "zarr.json", DemoStore(copy).attributes
+    whole, told = root.read_bytes(), 0
+    for place in range(0, len(whole), 7):
+        root.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert DemoStore(copy).attributes == before
+        except StoreError:
+            told += 1
+    assert told > len(whole) / 7 * 0.7
 
 
 def read_all(path):
     opened = DemoStore(path)
-    return [opened.read_part(name) for name in opened.parts]
+    return manifest(opened.storage), list(opened.read()), opened.index
 
 
-def test_a_chunk_that_is_missing_is_told(copy):
+def test_a_file_that_is_missing_or_cut_is_told(copy):
     part = copy / "parts" / "00000"
     full = [path for path in PATHS if np.prod(zarr.open_array(part / path).shape)]
     assert len(full) > 15
     for path in full:
-        (part / path / "c").rename(copy / "c")
-        with pytest.raises(StoreError, match=f"a chunk of {path} is missing"):
-            DemoStore(copy).read_part("00000")
-        (copy / "c").rename(part / path / "c")
+        (chunk,) = (p for p in (part / path / "c").rglob("*") if p.is_file())
+        whole = chunk.read_bytes()
+        chunk.unlink()
+        with pytest.raises(StoreError, match=f"part 00000: damaged .a file is missing: 00000/{path}/c/0"):
+            list(DemoStore(copy).read([0]))
+        chunk.write_bytes(whole[:-1])
+        with pytest.raises(StoreError, match="part 00000: damaged"):
+            list(DemoStore(copy).read([0, 1]))
+        chunk.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +316,11 @@ def test_a_chunk_that_is_missing_is_told(copy):
         (lambda root: (root / "zarr.json").write_text('{"attributes": null}'), "zarr.json cannot be read"),
         (lambda root: (root / "zarr.json").write_text("{}"), "is not a gail-cli demo store; check the path"),
         (lambda root: change_root(root, complete=False), "did not finish; run the same command again"),
-        (lambda root: change_root(root, version=[2, 0]), "format 2.0 is newer than this program's; upgrade gail-cli"),
+        (lambda root: change_root(root, version=[3, 0]), "format 3.0 is newer than this program's; upgrade gail-cli"),
+        (lambda root: change_root(root, version=[1, 0]), "format 1.0 is older than this program's; extract"),
         (lambda root: change_root(root, version=None), "zarr.json is damaged"),
         (lambda root: change_root(root, action_space={}), "zarr.json is damaged"),
+        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].pop("check")), "zarr.json is damaged"),
     ],
 )
 def test_stores_that_cannot_be_opened(copy, damage, match):
@@ -210,32 +332,32 @@ def test_stores_that_cannot_be_opened(copy, damage, match):
 
 
 def test_a_newer_minor_version_is_read(copy):
-    change_root(copy, version=[1, 9], novelty=1)
+    change_root(copy, version=[2, 9], novelty=1)
     assert len(DemoStore(copy)) == 3
 
 
 def test_a_damaged_index_is_told(copy):
     shutil.rmtree(copy / "index" / "place")
-    with pytest.raises(StoreError, match="the index is damaged"):
+    with pytest.raises(StoreError, match=r"the index is damaged \(a file is missing"):
         list(DemoStore(copy).read())
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"part": "00000"}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"part": "00000"}', '{"check": 1}'])
 def test_a_damaged_manifest_entry_is_told(copy, text):
     (copy / "manifest" / "00000.json").write_text(text)
-    with pytest.raises(StoreError, match="the manifest entry is damaged"):
-        store.manifest(copy)
+    with pytest.raises(StoreError, match=r"manifest/00000.json: the entry is damaged"):
+        manifest(LocalFolder(copy))
 
 
 def test_removal_cut_short_leaves_no_store_that_opens(copy, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.shutil, "rmtree", fail)
+    monkeypatch.setattr(LocalFolder, "remove", fail)
     with pytest.raises(KeyboardInterrupt):
-        store.clear_store(copy)
+        writer.clear_store(LocalFolder(copy))
     with pytest.raises(StoreError, match="did not finish"):
         DemoStore(copy)
     monkeypatch.undo()
-    store.clear_store(copy)
+    writer.clear_store(LocalFolder(copy))
     assert not copy.exists()

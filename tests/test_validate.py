@@ -8,9 +8,11 @@ import zarr
 from strategies import gpudrive_scene
 
 from data import SAMPLE
+from pipeline.build import ExtractConfig
 from pipeline.expert import ABSENT, BRIDGED, LOGGED
-from pipeline.extract import ExtractConfig, extract
-from pipeline.store import DemoStore
+from pipeline.extract import ExtractOptions, extract
+from pipeline.files import json_bytes
+from pipeline.store import DemoStore, sealed, unsealed
 from pipeline.validate import Expectation, validate_store
 from sim.actions import ActionSpace
 
@@ -24,8 +26,8 @@ DIGEST = "its files are not those that were written"
 def sound(tmp_path_factory):
     """Four scenes in two parts; the first part has lights and every mark."""
     path = tmp_path_factory.mktemp("sound") / "store"
-    config = ExtractConfig(ActionSpace.create("classic"), scenes_per_part=2)
-    extract([str(SAMPLE / "synthetic-00001-of-00004.tfrecord")], str(path), config, workers=1)
+    config = ExtractConfig(ActionSpace.create("classic"), scenes_per_part=2, agents="all")
+    extract([str(SAMPLE / "synthetic-00001-of-00004.tfrecord")], str(path), config, options=ExtractOptions(workers=1))
     return path
 
 
@@ -38,17 +40,28 @@ def lines(path, *args, **kwargs):
     return [str(problem) for problem in validate_store(path, *args, **kwargs)]
 
 
-def change_json(file, change):
-    data = json.loads(file.read_bytes())
-    change(data)
-    file.write_text(json.dumps(data))
+def change_entry(root, change, name="00000"):
+    """Change a manifest entry as its writer would have sealed it."""
+    file = root / "manifest" / f"{name}.json"
+    entry = unsealed(json.loads(file.read_bytes()))
+    change(entry)
+    file.write_bytes(json_bytes(sealed(entry)))
+
+
+def change_root(root, change):
+    """The same with the root's attributes."""
+    data = json.loads((root / "zarr.json").read_bytes())
+    attributes = unsealed(data["attributes"])
+    change(attributes)
+    (root / "zarr.json").write_bytes(json_bytes({**data, "attributes": sealed(attributes)}))
 
 
 def test_a_sound_store_has_no_problem(sound):
     calls = []
     assert lines(sound, progress=lambda *call: calls.append(call)) == []
     assert calls == [(0, 2), (1, 2), (2, 2)]
-    records = DemoStore(sound).read_part("00000")
+    records = list(DemoStore(sound).read(range(2)))
+    assert sum(record.vru.num_demos for record in records) > 0
     assert sum(len(record.scene.light_lane) for record in records) > 0
     assert {0, 1, 2} == {int(m) for record in records for m in np.unique(record.demos.mark)}
 
@@ -62,7 +75,7 @@ def test_a_sound_store_has_no_problem(sound):
     ],
 )
 def test_stores_of_other_action_spaces_are_sound(tmp_path, space):
-    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=1)
+    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), ExtractOptions(workers=1), limit=1)
     assert lines(tmp_path / "store") == []
 
 
@@ -121,7 +134,7 @@ MUTATIONS = [
     ("scenes/origin", put((0, 0), np.nan), "a number is not finite"),
     ("scenes/timestamp", put((0, 0), np.inf), "a number is not finite"),
     ("agents/type", put(0, 9), "a code is not within 0 to 4"),
-    ("agents/role", put(0, 200), "a code is not within 0 to 15"),
+    ("agents/role", put(0, 200), "a code is not within 0 to 63"),
     ("agents/size", put(slice(None), -1), "a length or width is not between 0 and 100 m"),
     ("agents/size", put((-1, 0), 1e9), "a length or width is not between 0 and 100 m"),
     ("tracks/log", put((0, 0, 3), 1e6), "an agent is faster than 200 m/s"),
@@ -150,12 +163,24 @@ MUTATIONS = [
     ("demos/state", put((0, 3, 2), 3.2), "a heading is not within +-pi"),
     ("demos/state", absent_states, "a state is not zero where absent"),
     ("demos/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
-    ("demos/state", add((0, slice(0, 40), 1), 1), "the replay error is not that of the stored states"),
+    ("demos/state", add((0, slice(0, 40), 1), 1), "ade_m is not that of the stored states and actions"),
     ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 21"),
     ("demos/action", put((0, 3, 1), 21), "an index is outside the action grid of 15 x 21"),
     ("demos/action", idle_action, "an action is not zero where the demo does not go on"),
     ("demos/action", lambda a, _: a.__setitem__((0, 3, 0), (a[0, 3, 0] + 5) % 15), "do not lead to the stored states"),
-    ("demos/error", add((0, 0), 0.01), "the replay error is not that of the stored states"),
+    ("demos/quality", add((0, 0), 0.01), "ade_m is not that of the stored states and actions"),
+    ("demos/quality", add((0, 1), 0.01), "fde_m is not that of"),
+    ("demos/quality", add((0, 2), 0.01), "heading_error_rad is not that of"),
+    ("demos/quality", put((0, 3), 0.5), "goal is not that of"),
+    ("demos/quality", add((0, 4), 0.1), "saturated is not that of"),
+    ("demos/quality", add((0, 5), 0.1), "zero is not that of"),
+    ("demos/quality", put((0, 6), -1), "quantisation_m is negative"),
+    ("scenes/split", put(0, 3), "a code is not within 0 to 2"),
+    ("vru/agent", put(0, -1), "the agent is none of its scene"),
+    ("vru/mark", set_mark(LOGGED, ABSENT, 3), "the demo is not one unbroken span"),
+    ("vru/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
+    ("vru/action", put((0, 3, 0), 7.0), "an action is outside the bounds"),
+    ("vru/quality", add((0, 0), 0.01), "ade_m is not that of the stored states and actions"),
 ]
 
 
@@ -176,6 +201,7 @@ def test_each_kind_of_corruption_is_told(copy, path, change, told):
         "tracks/valid",
         "demos/action",
         "demos/state",
+        "vru/state",
     )
 
 
@@ -183,7 +209,7 @@ def test_each_kind_of_corruption_is_told(copy, path, change, told):
     ("space", "value"), [(ActionSpace.create("classic", "continuous"), 0.7), (ActionSpace.create("delta_local"), 99)]
 )
 def test_actions_outside_other_spaces_are_told(tmp_path, space, value):
-    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=1)
+    extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), ExtractOptions(workers=1), limit=1)
     group = zarr.open_group(tmp_path / "store" / PART, mode="r+")
     group["demos/action"][0, 3, 1] = value
     assert any("outside the" in line for line in lines(tmp_path / "store"))
@@ -220,6 +246,10 @@ def other_ids(root):
     zarr.open_array(root / "index" / "id", mode="r+")[0, 0] = 35
 
 
+def other_split(root):
+    zarr.open_array(root / "index" / "split", mode="r+")[0] = 1
+
+
 def more_demos(entry):
     entry["demos"] += 1
 
@@ -228,20 +258,24 @@ def more_demos(entry):
     ("damage", "told"),
     [
         (lambda root: shutil.rmtree(root / PART), "part 00000: its folder is missing"),
-        (lambda root: shutil.rmtree(root / PART / "demos" / "agent" / "c"), "a chunk of demos/agent is missing"),
+        (
+            lambda root: shutil.rmtree(root / PART / "demos" / "agent" / "c"),
+            "agent: cannot be read (its file is missing)",
+        ),
         (lambda root: shutil.copytree(root / PART, root / "parts" / "x"), "part x: is no part of the store"),
         (lambda root: (root / "manifest" / "00001.json").unlink(), "listed in the attributes but not in the manifest"),
-        (lambda root: change_json(root / "manifest" / "00000.json", more_demos), "demos/state: has shape"),
-        (lambda root: change_json(root / "manifest" / "00000.json", more_demos), "its attributes tell of"),
-        (lambda root: (root / "manifest" / "00000.json").write_text("{"), "the manifest entry is damaged"),
-        (shuffle_index, "index: its places are not those"),
-        (other_ids, "index: its ids are not those"),
+        (lambda root: change_entry(root, more_demos), "demos/state: has shape"),
+        (lambda root: change_entry(root, more_demos), "its attributes tell of"),
+        (lambda root: (root / "manifest" / "00000.json").write_text("{"), "manifest/00000.json: the entry is damaged"),
+        (shuffle_index, "index/place: its values are not those"),
+        (other_split, "index/split: its values are not those"),
+        (other_ids, "index/id: its ids are not those"),
         (lambda root: shutil.rmtree(root / "index" / "part"), "index: cannot be read"),
-        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(dt_s=0.2)), "0.2 s apart"),
-        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(arrays={})), "not those of the"),
-        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(version=[9, 0])), "newer than"),
-        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].update(complete=False)), "not finish"),
-        (lambda root: change_json(root / "zarr.json", lambda d: d["attributes"].pop("steps")), "zarr.json is damaged"),
+        (lambda root: change_root(root, lambda d: d.update(dt_s=0.2)), "0.2 s apart"),
+        (lambda root: change_root(root, lambda d: d.update(arrays={})), "not those of the"),
+        (lambda root: change_root(root, lambda d: d.update(version=[9, 0])), "newer than"),
+        (lambda root: change_root(root, lambda d: d.update(complete=False)), "not finish"),
+        (lambda root: change_root(root, lambda d: d.pop("steps")), "zarr.json is damaged"),
         (lambda root: (root / "zarr.json").unlink(), "there is no demo store here; make one with"),
     ],
 )
@@ -293,14 +327,13 @@ def test_one_agent_that_is_valid_once_is_sound(tmp_path):
     data = gpudrive_scene(steps=30)
     data["objects"][1]["valid"] = [True] + [False] * 29
     (tmp_path / "a.json").write_text(json.dumps(data))
-    extract(
-        [str(tmp_path / "a.json")], str(tmp_path / "store"), ExtractConfig(ActionSpace.create("classic")), workers=1
-    )
+    config = ExtractConfig(ActionSpace.create("classic"))
+    extract([str(tmp_path / "a.json")], str(tmp_path / "store"), config, ExtractOptions(workers=1))
     assert lines(tmp_path / "store") == []
 
 
 @needs_real
 def test_real_scenes_are_sound(tmp_path):
     space = ActionSpace.create("bicycle", "continuous")
-    extract([str(WOMD / "*" / "*")], str(tmp_path / "store"), ExtractConfig(space), workers=1, limit=4)
+    extract([str(WOMD / "*" / "*")], str(tmp_path / "store"), ExtractConfig(space), ExtractOptions(workers=1), limit=4)
     assert lines(tmp_path / "store") == []

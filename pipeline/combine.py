@@ -1,0 +1,166 @@
+"""``merge`` and ``split``: stores out of stores, scene by scene, without a second look at the sources."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import writer
+from pipeline.cluster import ExtractionError
+from pipeline.extract_report import LISTS, make_report, replay_sums
+from pipeline.files import aside, sync
+from pipeline.schema import Record, Split, split_of
+from pipeline.storage import LocalFolder, Storage, StorageError
+from pipeline.store import DemoStore, manifest, open_storage, part_name
+
+Progress = Callable[[int, int], None]
+
+
+def merge(stores: Sequence[str], path: str, *, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """One store of the scenes of several, in their order; of one store, a copy.
+
+    Args:
+        stores: that agree in action space and steps.
+        path: of the new store: a folder, a URL, or a ``.zip`` file for sharing.
+        progress: called with scenes done and scenes in all.
+
+    Returns:
+        The report, ready for JSON.
+
+    Raises:
+        StoreError, ExtractionError: each one sentence.
+    """
+    opened = [DemoStore(store) for store in stores]
+    first = opened[0]
+    for store in opened[1:]:
+        for name in ("action_space", "steps"):
+            if store.attributes[name] != first.attributes[name]:
+                what = f"its {name.replace('_', ' ')} is not that of {first.path}"
+                raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
+    chosen = [(store, range(len(store))) for store in opened]
+    return _copy(chosen, path, lambda record: record, progress)
+
+
+def split(
+    path: str,
+    folder: str,
+    fractions: tuple[float, float, float] | None = None,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, dict[str, Any]]:
+    """A store of each split, ``train``, ``validation`` and ``test``, below a folder or URL.
+
+    Args:
+        path: the store.
+        folder: where the new ones are put; a split without scenes gets none.
+        fractions: shares by which scenes are assigned anew; None keeps the splits that the store has.
+        progress: called with scenes done and scenes in all.
+
+    Returns:
+        The reports by the names of the splits.
+
+    Raises:
+        StoreError, ExtractionError: each one sentence.
+    """
+    store = DemoStore(path)
+    splits = store.index.split
+    if fractions is not None:
+        splits = np.array([split_of(scene, fractions) for scene in store.scene_ids()], np.uint8)
+    chosen = {which: np.flatnonzero(splits == which).tolist() for which in Split}
+    targets = {which: f"{folder.rstrip('/')}/{which.name.lower()}" for which in Split if chosen[which]}
+    for target in targets.values():
+        _check_free(open_storage(target))
+    reports, done = {}, 0
+    for which, target in targets.items():
+
+        def told(now: int, _: int, before: int = done) -> None:
+            progress(before + now, len(store))
+
+        def assigned(record: Record, which: Split = which) -> Record:
+            return Record(record.scene, record.demos, record.vru, which)
+
+        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, told)
+        done += len(chosen[which])
+    return reports
+
+
+def _copy(
+    chosen: Sequence[tuple[DemoStore, Sequence[int]]], path: str, change: Callable[[Record], Record], progress: Progress
+) -> dict[str, Any]:
+    """A new store of some scenes."""
+    target = open_storage(path)
+    _check_free(target)
+    if target.durable:
+        try:
+            with target.lock():
+                return _write(chosen, target, change, progress)
+        except StorageError as error:
+            raise ExtractionError(f"store {path}: {error}") from error
+    if "://" in path:
+        raise ExtractionError(f"store {path}: zip files are written to local folders alone; copy it there afterwards")
+    Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
+        report = _write(chosen, LocalFolder(Path(folder, "store")), change, progress)
+        _pack(Path(folder, "store"), Path(path))
+    return report | {"store": path, "bytes": Path(path).stat().st_size}
+
+
+def _check_free(target: Storage) -> None:
+    free = not Path(target.url).exists() if not target.durable else not target.names("")
+    if not free:
+        raise ExtractionError(f"store {target.url}: something is there already; choose another place")
+
+
+def _write(
+    chosen: Sequence[tuple[DemoStore, Sequence[int]]],
+    target: Storage,
+    change: Callable[[Record], Record],
+    progress: Progress,
+) -> dict[str, Any]:
+    first = chosen[0][0]
+    settings, total = first.attributes["settings"], sum(len(scenes) for _, scenes in chosen)
+    kept = {key: first.attributes[key] for key in ("settings", "software")}
+    merged_from = [store.attributes["plan"] for store, _ in chosen]
+    attributes = writer.store_attributes(first.own_space, first.steps, plan=None, made_from=merged_from, **kept)
+    writer.create_store(target, attributes)
+    scenes, done = _scenes(chosen), 0
+    progress(0, total)
+    for number in range(-(-total // settings["scenes_per_part"])):
+        batch = list(islice(scenes, settings["scenes_per_part"]))
+        records = [change(record) for record, _ in batch]
+        entry = writer.write_part(target, part_name(number), records, first.own_space, first.steps)
+        entry["scenes"]["source"] = [source for _, source in batch]
+        entry |= {kind: [] for kind in LISTS}
+        writer.commit_part(target, entry | {"replay": replay_sums(records)})
+        done += len(batch)
+        progress(done, total)
+    report = make_report(target, total, ())
+    writer.finish_store(target, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    return report | {"bytes": target.size()}
+
+
+def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:
+    """Scenes, with where each came from."""
+    for store, scenes in chosen:
+        sources = [source for entry in manifest(store.storage) for source in entry["scenes"]["source"]]
+        for scene, record in zip(scenes, store.read(scenes), strict=True):
+            yield record, sources[scene]
+
+
+def _pack(folder: Path, file: Path) -> None:
+    """A folder as a zip file of uncompressed entries, whose chunks can so be read one by one."""
+    temporary = aside(file)
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            with archive.open(zipfile.ZipInfo(name), "w") as out, path.open("rb") as source:
+                shutil.copyfileobj(source, out)
+    sync(temporary)
+    temporary.rename(file)
