@@ -67,12 +67,13 @@ def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
     from gail.run import RunError
     from pipeline.cluster import ExtractionError
+    from pipeline.export_writers import ExportError
     from pipeline.replay import NobodyError
-    from pipeline.sources import SourceError
     from pipeline.schema import StoreError
+    from pipeline.sources import SourceError
     from sim.scenario import SceneError
 
-    return RunError, ExtractionError, NobodyError, SourceError, StoreError, SceneError
+    return RunError, ExtractionError, ExportError, NobodyError, SourceError, StoreError, SceneError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -139,7 +140,18 @@ def _fractions(_: click.Context, __: click.Parameter, value: str | None) -> tupl
     return train, validation, test
 
 
-_store_argument = click.argument("store", type=click.Path())
+def _existing(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """Stores that are there: URLs are taken as they are, and looked up when they are opened."""
+    for path in [value] if isinstance(value, str) else value:
+        if "://" not in path and not Path(path).exists():
+            raise click.BadParameter(f"'{path}' does not exist.")
+    return value
+
+
+_store_argument = click.argument("store", type=click.Path(), callback=_existing)
+_store_option = click.option(
+    "--store", required=True, type=click.Path(), callback=_existing, help="Demo store: folder, .zip or URL."
+)
 _report_option = click.option(
     "--report", type=click.Path(path_type=Path), callback=_writable, help="Write a full report to this JSON file."
 )
@@ -232,9 +244,7 @@ def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
                    "[default: go on with an unfinished one]")  # fmt: skip
 @click.option("--fail-fast", is_flag=True, help="Stop at the first scene that cannot be read.")
 @_report_option
-@click.pass_context
 def extract_demos(
-    ctx: click.Context,
     sources: tuple[str, ...],
     store: str,
     dynamics: str,
@@ -272,18 +282,19 @@ def extract_demos(
     except KeyboardInterrupt:
         same = "the same command without --overwrite" if options.overwrite else "the same command"
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
-        ctx.exit(INTERRUPTED)
+        raise SystemExit(INTERRUPTED) from None
     _write_report(report, result)
     click.echo(summary(result))
     _print_lines([f"Error: {item['reason']}" for item in result["failed"]])
-    ctx.exit(1 if result["failed"] else 0)
+    if result["failed"]:
+        raise SystemExit(1)
 
 
 # --- merge, split ----------------------------------------------------------------------------------------------------
 
 
 @cli.command()
-@click.argument("stores", nargs=-1, required=True)
+@click.argument("stores", nargs=-1, required=True, callback=_existing)
 @click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
 def merge(stores: tuple[str, ...], store: str) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
@@ -307,6 +318,57 @@ def split(store: str, out: str, fractions: tuple[float, float, float] | None) ->
     with _progress("splitting", "scenes") as progress:
         for report in run_split(store, out, fractions, progress=progress).values():
             click.echo(contents(report))
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@_store_argument
+@click.option(
+    "--format", "kind", required=True, type=click.Choice(["hdf5", "zarr-rows", "gpudrive-json", "minari"]),
+    help="What to write; see docs/export.md.",
+)  # fmt: skip
+@click.option("--out", required=True, type=click.Path(), help="File (hdf5) or folder to make.")
+@click.option("--layout", type=click.Choice(["entity", "gpudrive"]), default="entity", help="Layout of observations.")
+@click.option("--agents", type=click.Choice(["vehicles", "vru"]), default="vehicles",
+              help="Whose demos: vehicles', or those of pedestrians and cyclists.")  # fmt: skip
+@click.option("--split", type=click.Choice(["all", "train", "validation", "test"]), default="all", help="Which scenes.")
+@click.option("--limit", type=click.IntRange(min=1), help="Write no more scenes than this.")
+@click.option("--overwrite", is_flag=True, help="Replace an export that is there already.")
+@_report_option
+def export(
+    store: str,
+    kind: str,
+    out: str,
+    layout: Literal["entity", "gpudrive"],
+    agents: Literal["vehicles", "vru"],
+    split: str,
+    limit: int | None,
+    overwrite: bool,
+    report: Path | None,
+) -> None:
+    """Write a store's demos for other tools: observations made out, actions and states beside them.
+
+    Memory stays bounded; what is written takes its name when it is whole.
+    """
+    from pipeline.export import export as run_export
+    from pipeline.export import summary
+    from pipeline.store import DemoStore
+    from sim.env import GPUDRIVE_AGENTS, SimConfig
+    from sim.layout import ObservationConfig
+    from sim.worlds import Selection
+
+    most = GPUDRIVE_AGENTS if kind == "gpudrive-json" else None
+    sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles", max_agents=most))
+    observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
+    with _progress("exporting", "scenes") as progress:
+        result = run_export(
+            DemoStore(store, agents), out, kind, observation, sim, split, limit=limit, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    _write_report(report, result)
+    click.echo(summary(result))
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -420,7 +482,7 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 
 @cli.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
-@click.option("--store", required=True, type=click.Path(), help="Demo store to learn from.")
+@_store_option
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
@@ -518,7 +580,7 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@click.option("--store", required=True, type=click.Path(), help="Worlds and experts.")
+@_store_option
 @click.option(
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )

@@ -19,5 +19,6 @@ def sample_store(path: str | None) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        extract([str(data.SAMPLE)], f"{folder}/store", ExtractConfig(ActionSpace.create("classic")), options=ExtractOptions(workers=1))
+        config = ExtractConfig(ActionSpace.create("classic"))
+        extract([str(data.SAMPLE)], f"{folder}/store", config, ExtractOptions(workers=1))
         yield f"{folder}/store"

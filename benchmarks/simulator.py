@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 import data
-from pipeline.sources import SourceError, list_scenes, read_scenes, resolve
 from pipeline.schema import StoreError
+from pipeline.sources import SourceError, list_scenes, read_scenes, resolve
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.env import Env

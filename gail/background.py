@@ -1,13 +1,28 @@
-"""One thing made ahead of time in a thread, in a fixed order."""
+"""Things made ahead of time in a thread, in a fixed order."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+def permuted(length: int, seed: int, number: int) -> int:
+    """Item ``number`` of an endless sequence that goes through 0 .. length-1 in a new random order each epoch."""
+    epoch, place = divmod(number, length)
+    return int(_order(length, seed, epoch)[place])
 
 
 class Prefetch(Generic[T]):

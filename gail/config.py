@@ -16,6 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from sim.env import GPUDRIVE_AGENTS, SimConfig
 from sim.layout import ObservationConfig
 
+RoleName = Literal["sdc", "track_to_predict", "object_of_interest", "mark_as_expert", "parked", "late"]
+"""Names of :class:`~sim.scene.Role`, in small letters."""
+
 _LONGEST_ECHO = 60
 """Characters of a bad value that an error repeats; a whole section is longer."""
 
@@ -31,13 +34,37 @@ def _positive(section: str, **values: float) -> None:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How expert demos are read from the store."""
+class DemoFilter:
+    """Which demos a run learns from. It changes nobody's part in the simulation: see ``sim.selection`` for that."""
 
-    pool_parts: int = 8
-    """Parts of the store held ready for sampling; memory is bounded by this, whatever the size of the store."""
-    batches_per_part: int = 64
-    """Batches drawn before the oldest part of the pool is replaced by the next (nothing is replaced if all fit)."""
+    split: Literal["train", "validation", "test", "all"] = "train"
+    """Scenes of this split alone, for demos and for worlds; a store that was not split is all ``train``."""
+    types: tuple[Literal["vehicle", "pedestrian", "cyclist", "other"], ...] | None = None
+    """Demos of these agent types alone; None for all."""
+    roles: tuple[RoleName, ...] = ()
+    """Demos of agents that have all of these roles alone."""
+    without_roles: tuple[RoleName, ...] = ()
+    """Demos of agents that have none of these roles alone."""
+    max_replay_error: float | None = None
+    """Demos whose mean distance from the log (``ade_m``) is at most this alone, m; None for all."""
+
+    def __post_init__(self) -> None:
+        if self.max_replay_error is not None and self.max_replay_error < 0:
+            raise ValueError(f"data.max_replay_error is {self.max_replay_error}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class DataConfig(DemoFilter):
+    """Which expert demos are read from the store, and how."""
+
+    weights: Literal["transition", "scene"] = "transition"
+    """``transition``: each transition is drawn alike; ``scene``: each scene is, then a transition in it, so that scenes
+    with many agents count no more than others."""
+    pool_scenes: int = 4096
+    """Scenes held ready for sampling, some 125 kB each; this bounds memory, whatever the size of the store."""
+    rows_per_scene: int = 256
+    """Rows drawn a scene, on average, before it makes room for another (nothing is replaced if all fit). A real scene
+    has some 800 transitions; fewer rows mix better and cost more reading."""
     dynamics: Literal["classic", "bicycle", "delta_local"] | None = None
     """What the store must hold for this run; None takes what it has. Checked by ``gail-cli validate --config``."""
     actions: Literal["discrete", "continuous"] | None = None
@@ -46,7 +73,8 @@ class DataConfig:
     """Likewise for the named action grid."""
 
     def __post_init__(self) -> None:
-        _positive("data", pool_parts=self.pool_parts, batches_per_part=self.batches_per_part)
+        super().__post_init__()
+        _positive("data", pool_scenes=self.pool_scenes, rows_per_scene=self.rows_per_scene)
 
 
 @dataclass(frozen=True)

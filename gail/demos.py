@@ -1,65 +1,81 @@
-"""From the store to batches: expert samples for training, and worlds for the simulator, read lazily.
+"""Batches of expert samples from a store of any size, in bounded memory.
 
-A demo is (scene, agent, step); its observation is made here, when it is drawn, by the simulator's own kernel from the
-replayed states. The order of everything is a pure function of the seed, so a position is one number.
+A demo is (scene, agent, step); its observation is made when it is drawn, by the simulator's own kernel from the
+replayed states. Everything is a pure function of the seed and the number of rows drawn before, so these two numbers
+are all of a sampler's state.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import suppress
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from gail.background import Prefetch
+from gail.background import Prefetch, permuted
+from gail.config import DataConfig
 from gail.discriminator import Samples
-from pipeline.replay import ExpertObserver, NobodyError, demo_worlds, make_experts
+from gail.pool import Block, Picks, Pool, load_block
+from pipeline.replay import NobodyError
+from pipeline.schema import Split
 from pipeline.store import DemoStore
-from sim.env import SimConfig, warm
+from sim.env import SimConfig
+from sim.launch import cpu_threads
 from sim.layout import ObservationConfig
-from sim.worlds import Worlds
 
-DEFAULT_WORLDS = 32
-
-
-@lru_cache(maxsize=4)
-def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)
+BLOCK_SCENES = 64
+"""Most scenes that are read and replaced together."""
+_FEWEST_BLOCKS = 8
+"""A pool is of no fewer blocks than this, if need be of smaller ones."""
 
 
-def permuted(length: int, seed: int, number: int) -> int:
-    """Item ``number`` of an endless sequence that goes through 0 .. length-1 in a new random order each epoch."""
-    epoch, place = divmod(number, length)
-    return int(_order(length, seed, epoch)[place])
+def chosen_scenes(store: DemoStore, split: str) -> NDArray[np.int64]:
+    """Indices of the scenes of a split ("all" for all).
+
+    Raises:
+        NobodyError: when there is none.
+    """
+    if split == "all":
+        found = np.arange(len(store))
+    else:
+        found = np.flatnonzero(np.asarray(store.index.split) == Split[split.upper()])
+    if not len(found):
+        raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; set data.split to one that it has")
+    return found
 
 
-def _samples(source: ExpertObserver, pick: Tensor) -> Samples:
-    """Observation and action of the transitions with the given numbers [B]."""
-    agent, step = source.experts.transitions[pick].unbind(dim=1)
-    return Samples(source.observe(agent, step), source.experts.action[agent, step])
+def blocks_of(scenes: NDArray[np.int64], part: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]:
+    """Runs of scenes of one part, of about the same length within a part, and of no more than ``most``."""
+    runs = np.split(scenes, 1 + np.flatnonzero(np.diff(part[scenes])))
+    return [piece for run in runs if len(run) for piece in np.array_split(run, -(-len(run) // most))]
 
 
 class DemoSampler:
-    """Endless batches of expert samples from a store of any size, in bounded memory.
+    """Endless batches of expert samples.
 
-    A pool holds some parts of the store; every batch is drawn uniformly from all transitions in the pool; after each
-    ``batches_per_part`` batches the oldest part makes room for the next, which a thread has read meanwhile. When the
-    whole store fits, nothing is replaced and draws are uniform over the store.
+    A pool holds some blocks of scenes; every batch is drawn uniformly, and independently, from all transitions in the
+    pool. As rows are drawn, the oldest blocks make room for the next ones, which a thread has read meanwhile, in an
+    order that goes through all blocks once an epoch, anew each epoch. When all scenes fit, nothing is replaced. (Blocks
+    that a single batch larger than ``data.rows_per_scene`` times a block's scenes asks to replace are not drawn from.)
 
     Args:
         store: where the demos are.
         observation: the layout of observations.
-        sim: which agents count, and the horizon.
+        sim: which agents are controlled, and the horizon.
         device: where batches are made.
-        seed: of the order of parts and of the draws.
-        pool_parts: parts held at once.
-        batches_per_part: draws before a part is replaced.
-        drawn: batches drawn already (:attr:`drawn` of an earlier sampler), to go on exactly there.
+        data: which demos, and how many scenes at once for how long.
+        seed: of the order of blocks and of the draws.
+        drawn: rows drawn already (see :attr:`state`), to go on exactly there.
+        shard: (index, count): draw from this one of ``count`` disjoint shares of the scenes, which together are all.
+        scene_weights: of the store's scenes, as an array [S] or by index (1 for those not named): how often a
+            transition (or a scene, if ``data.weights`` says so) is drawn compared with others in the pool; scenes of
+            weight 0 are not read.
+
+    Raises:
+        NobodyError: when there is nothing to draw from.
+        ValueError: for a shard or weights that make no sense.
     """
 
     def __init__(
@@ -68,110 +84,130 @@ class DemoSampler:
         observation: ObservationConfig,
         sim: SimConfig,
         device: torch.device | str = "cpu",
+        data: DataConfig | None = None,
         seed: int = 0,
-        pool_parts: int = 8,
-        batches_per_part: int = 64,
         drawn: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        scene_weights: Mapping[int, float] | Sequence[float] | NDArray[np.floating] | None = None,
     ) -> None:
-        self.store = store
-        self.drawn = drawn
+        self.store, self.drawn = store, drawn
         self._observation, self._sim, self._device, self._seed = observation, sim, torch.device(device), seed
-        parts = len(store.parts)
-        self._rotates = pool_parts < parts
-        self._every = batches_per_part
-        self._replaced = drawn // batches_per_part if self._rotates else 0
-        held = pool_parts if self._rotates else parts
-        self._pool = deque((self._load(self._replaced + k) for k in range(held)), maxlen=held)
-        self._prefetch = Prefetch(self._load, self._replaced + held) if self._rotates else None
+        self._data, self._shard = data or DataConfig(), shard
+        self._weight = _weights(scene_weights, len(store))
+        scenes = chosen_scenes(store, self._data.split)
+        scenes = scenes[self._weight[scenes] > 0]
+        index, count = shard
+        if not 0 <= index < count <= len(scenes):
+            raise ValueError(f"shard {index} of {count} of {len(scenes)} scenes; use fewer, numbered from 0")
+        most = min(BLOCK_SCENES, max(1, self._data.pool_scenes // _FEWEST_BLOCKS), len(scenes) // count)
+        self._blocks = blocks_of(scenes, np.asarray(store.index.part), most)[index::count]
+        mean = sum(map(len, self._blocks)) / len(self._blocks)
+        places = min(len(self._blocks), max(1, int(self._data.pool_scenes / mean)))
+        self._every = max(1, round(mean * self._data.rows_per_scene))
+        self._rotates = places < len(self._blocks)
+        self._next = self._loaded_after(0)
+        self._pool = Pool(places, observation, self._device)
+        with ThreadPoolExecutor(cpu_threads()) as threads:
+            numbers = range(self._next, self._next + places)
+            for number, block in zip(numbers, threads.map(self._load, numbers), strict=True):
+                self._pool.put(number % places, block)
+        self._next += places
+        self._prefetch = Prefetch(self._load, self._next) if self._rotates else None
+        self._weigh()
 
-    def sample(self, batch_size: int) -> Samples:
-        """A batch: observations [B, D] and actions [B, K] on the device.
+    @property
+    def state(self) -> tuple[int, int]:
+        """(seed, rows drawn), from which a sampler of the same store and settings goes on with the same batches."""
+        return self._seed, self.drawn
+
+    def sample(self, batch_size: int, next_state: bool = False, history: int = 0) -> Samples:
+        """A batch on the device. It stays as it is for as long as anything refers to it.
+
+        Args:
+            batch_size: B.
+            next_state: with the observation of the next step too, which every transition has.
+            history: with the observations of so many steps before, where the demo had begun.
 
         Raises:
-            NobodyError: when no agent in the pool may be controlled.
+            NobodyError: when there is no demo in the pool.
         """
-        if self._prefetch is not None and self.drawn // self._every > self._replaced:
-            self._pool.append(self._prefetch.next())
-            self._replaced += 1
-        pool = [source for source in self._pool if source is not None]
-        if not pool:
+        self._renew()
+        if not len(self._ends):
             raise NobodyError(
-                f"store {self.store.path}: no agent of the {len(self._pool)} part(s) held has a demo and may be "
-                "controlled; check sim.selection, or raise data.pool_parts"
+                f"store {self.store.path}: no agent of the {self._num_scenes()} scene(s) held has a demo, may be "
+                "controlled and passes the filter; check sim.selection and data, or raise data.pool_scenes"
             )
-        sizes = np.array([source.experts.num_transitions for source in pool])
-        rng = np.random.default_rng([self._seed, self.drawn])
-        self.drawn += 1
-        pick = np.sort(rng.integers(sizes.sum(), size=batch_size))
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        bounds = pairwise(np.searchsorted(pick, starts))
-        parts = [
-            _samples(source, torch.from_numpy(pick[a:b] - start).to(self._device))
-            for source, (a, b), start in zip(pool, bounds, starts[:-1], strict=True)
-            if b > a
-        ]
-        return Samples(torch.cat([s.observation for s in parts]), torch.cat([s.action for s in parts]))
+        rng = np.random.default_rng([self._seed, self._shard[0], self.drawn])
+        self.drawn += batch_size
+        return self._pool.batch(self._pick(rng, batch_size), next_state, history)
 
     def close(self) -> None:
         """Stop reading ahead."""
         if self._prefetch is not None:
             self._prefetch.close()
 
-    def _load(self, number: int) -> ExpertObserver | None:
-        """The part of this number; None when nobody in it may be controlled."""
-        part = self.store.parts[permuted(len(self.store.parts), self._seed, number)]
+    def _pick(self, rng: np.random.Generator, size: int) -> Picks:
+        """Independent draws by weight, sorted, each with a row of the batch in random order."""
+        table = self._pool.table
+        at = np.sort(rng.random(size)) * self._ends[-1]
+        demo = np.minimum(np.searchsorted(self._ends, at, side="right"), len(table) - 1)
+        inside = 1 - (self._ends[demo] - at) / self._demo_weight[demo]
+        count = table.count[demo]
+        step = table.first[demo] + np.clip((inside * count).astype(np.int32), 0, count - 1)
+        return Picks(demo, step, rng.permutation(size))
+
+    def _loaded_after(self, held: int) -> int:
+        """Number of the block after the oldest ``held`` that the rows drawn ask for."""
+        return held + (self.drawn // self._every if self._rotates else 0)
+
+    def _renew(self) -> None:
+        """Replace as many blocks as the rows drawn ask for."""
+        places = len(self._pool.tables)
+        wanted = self._loaded_after(places)
+        if self._prefetch is None or self._next == wanted:
+            return
+        while self._next < wanted:
+            self._pool.put(self._next % places, self._prefetch.next())
+            self._next += 1
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """How often each demo in the pool is drawn: running sums of the weights."""
+        table = self._pool.table
+        weight = self._weight[table.scene] * table.count
+        if self._data.weights == "scene":
+            scene, of = np.unique(table.scene, return_inverse=True)
+            weight = weight / np.bincount(of, table.count, len(scene))[of]
+        self._demo_weight, self._ends = weight, np.cumsum(weight)
+
+    def _num_scenes(self) -> int:
+        first = self._next - len(self._pool.tables)
+        return sum(len(self._block(number)) for number in range(first, self._next))
+
+    def _block(self, number: int) -> NDArray[np.int64]:
+        """Scenes of the block of this number in the endless order."""
+        return self._blocks[permuted(len(self._blocks), self._seed, number)]
+
+    def _load(self, number: int) -> Block | None:
+        """The block of this number; None when nobody in it may be controlled."""
+        scenes = self._block(number).tolist()
+        records = list(self.store.read(scenes))
         try:
-            return ExpertObserver(make_experts(self.store.read_part(part), self._sim, self._device), self._observation)
+            return load_block(records, scenes, self._sim, self._observation, self._data, self._device)
         except NobodyError:
             return None
 
 
-class WorldStream:
-    """Batches of a store's scenes as worlds, in an endless random order, the next one loaded while one is in use.
-
-    Args:
-        store: where the scenes are.
-        sim: which agents are controlled, and how large their boxes are.
-        observation: how far agents see; all that an environment looks up in a map is made ahead.
-        num_worlds: scenes a batch, no more than the store has; None: 32, or as many as there are.
-        device: where the worlds live.
-        seed: of the order.
-        start: number of the first batch.
-    """
-
-    def __init__(
-        self,
-        store: DemoStore,
-        sim: SimConfig,
-        observation: ObservationConfig,
-        num_worlds: int | None = None,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        start: int = 0,
-    ) -> None:
-        self._store, self._sim, self._observation = store, sim, observation
-        self._device, self._seed = torch.device(device), seed
-        self.num_worlds = min(num_worlds or DEFAULT_WORLDS, len(store))
-        self._prefetch = Prefetch(self._load, start)
-
-    def next(self) -> Worlds:
-        """The next batch."""
-        return self._prefetch.next()
-
-    def close(self) -> None:
-        """Stop loading ahead."""
-        self._prefetch.close()
-
-    def scenes(self, number: int) -> list[int]:
-        """Indices of the scenes of batch ``number``."""
-        first = number * self.num_worlds
-        return [permuted(len(self._store), self._seed, first + k) for k in range(self.num_worlds)]
-
-    def _load(self, number: int) -> Worlds:
-        """Batch ``number``, or the first after it in which somebody may be controlled."""
-        for ahead in range(1 + len(self._store) // self.num_worlds):
-            chosen = sorted(self.scenes(number + ahead))  # scenes of one part share one read
-            with suppress(NobodyError):
-                worlds = demo_worlds(list(self._store.read(chosen)), self._sim.selection, self._device)
-                return warm(worlds, self._sim, self._observation)
-        raise NobodyError(f"store {self._store.path}: nobody in it may be controlled; check sim.selection")
+def _weights(
+    given: Mapping[int, float] | Sequence[float] | NDArray[np.floating] | None, scenes: int
+) -> NDArray[np.float64]:
+    """[S] weights of a store's scenes."""
+    weight = np.ones(scenes)
+    if isinstance(given, Mapping):
+        for scene, value in given.items():
+            weight[scene] = value
+    elif given is not None:
+        weight = np.asarray(given, np.float64)
+    if weight.shape != (scenes,) or not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError(f"scene_weights: give {scenes} finite numbers, one a scene, of which none is negative")
+    return weight

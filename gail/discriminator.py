@@ -114,10 +114,20 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class Samples:
-    """Observations [B, D] and actions [B, K]."""
+    """Transitions of experts or of a policy: observations and actions, and what else was asked for."""
 
     observation: Tensor
+    """[B, D]."""
     action: Tensor
+    """[B, K]."""
+    next_observation: Tensor | None = None
+    """[B, D] what the same agent sees a step later."""
+    history: Tensor | None = None
+    """[B, H, D] what it saw in the H steps before, in order of time; zeros before its demo began."""
+    history_mask: Tensor | None = None
+    """[B, H] bool: whether the demo had begun."""
+    transition: Tensor | None = None
+    """[B, 3] int64, of demos: index of the scene in the store, row of the scene's agents, step."""
 
 
 def discriminator_loss(model: Discriminator, expert: Samples, policy: Samples) -> tuple[Tensor, dict[str, Tensor]]:

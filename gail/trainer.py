@@ -18,12 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from gail import rewards
 from gail.backends import check_backend, renew
 from gail.config import TrainConfig, config_to_dict
-from gail.demos import DemoSampler, WorldStream
+from gail.demos import DemoSampler
 from gail.discriminator import Accuracy, Samples, accuracy, discriminator_loss
 from gail.networks import Networks
 from gail.ppo import AdvantageScale, cloning_loss, discounted_returns, update
 from gail.rollout import Rollout, collect
 from gail.run import CHECKPOINT, RunError, check_fit, choose_device, read_checkpoint
+from gail.worlds import WorldStream
 from pipeline.store import DemoStore
 from sim.env import Backend
 
@@ -101,9 +102,8 @@ class Trainer:
             config.observation,
             config.sim,
             self.device,
+            config.data,
             config.seed,
-            config.data.pool_parts,
-            config.data.batches_per_part,
             self._drawn,
         )
         if not checkpoint:
@@ -116,6 +116,7 @@ class Trainer:
             self.device,
             config.seed,
             start=self.progress.iteration // config.worlds.rollouts_per_batch,
+            split=config.data.split,
         )
         self._env: Backend | None = None
         self._writer = SummaryWriter(self.folder / "tensorboard")
@@ -161,12 +162,12 @@ class Trainer:
             raise RunError(f"run {self.folder}: there is a run already; add --resume to go on, or name another folder")
         if resume and not file.exists():
             raise RunError(f"run {self.folder}: there is no checkpoint to go on from; leave --resume out to begin")
-        if self.store.path.resolve() in [self.folder.resolve(), *self.folder.resolve().parents]:
+        if self.store.location in map(str, [self.folder.resolve(), *self.folder.resolve().parents]):
             raise RunError(f"run {self.folder}: it would lie inside the store; name another folder")
         if not resume:
             return None
         before = json.loads((self.folder / "environment.json").read_text())["store"]
-        if before != str(self.store.path.resolve()):
+        if before != self.store.location:
             raise RunError(
                 f"run {self.folder}: it learned from {before}, not {self.store.path}; resume with that store"
             )
@@ -177,7 +178,7 @@ class Trainer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
-            spec = {"action_space": self.store.space.to_json(), "store": str(self.store.path.resolve())}
+            spec = {"action_space": self.store.space.to_json(), "store": self.store.location}
             (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
             self._keep_metrics()
         except OSError as error:

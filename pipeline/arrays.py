@@ -18,7 +18,8 @@ import numcodecs.blosc
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ShardingCodecIndexLocation, TransposeCodec
+from zarr.core.array import ShardsConfigParam
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
@@ -79,7 +80,7 @@ def _create(group: zarr.Group, path: str, data: NDArray[Any]) -> None:
         path,
         shape=data.shape,
         chunks=shape,
-        shards={"shape": shard, "index_location": "start"},
+        shards=ShardsConfigParam(shape=shard, index_location=ShardingCodecIndexLocation.start),
         dtype=data.dtype,
         filters=[TransposeCodec(order=form.order)] if len(shape) > 1 else None,
         compressors=[BloscCodec(cname="zstd", clevel=_LEVEL, shuffle="shuffle"), Crc32cCodec()],

@@ -40,9 +40,9 @@ def merge(stores: Sequence[str], path: str, *, progress: Progress = lambda done,
     opened = [DemoStore(store) for store in stores]
     first = opened[0]
     for store in opened[1:]:
-        for name in ("action_space", "steps"):
+        for name, told in (("action_space", "action space"), ("steps", "number of steps")):
             if store.attributes[name] != first.attributes[name]:
-                what = f"its {name.replace('_', ' ')} is not that of {first.path}"
+                what = f"its {told} is not that of {first.path}"
                 raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
     chosen = [(store, range(len(store))) for store in opened]
     return _copy(chosen, path, lambda record: record, progress)
@@ -141,7 +141,7 @@ def _write(
         writer.commit_part(target, entry | {"replay": replay_sums(records)})
         done += len(batch)
         progress(done, total)
-    report = make_report(target, total, ())
+    report = make_report(target, total)
     writer.finish_store(target, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
     return report | {"bytes": target.size()}
 

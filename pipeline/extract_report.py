@@ -36,7 +36,7 @@ def _sums(quality: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
 
 
 def make_report(
-    storage: Storage, read: int, unread: Sequence[dict[str, str]], built: int, seconds: float
+    storage: Storage, read: int, unread: Sequence[dict[str, str]] = (), built: int = 0, seconds: float = 1.0
 ) -> dict[str, Any]:
     """What the manifest tells, ready for JSON.
 

@@ -93,7 +93,7 @@ def _unique(values: NDArray[np.int8]) -> Iterable[tuple[int, int]]:
 
 def _named(counts: Counter[str], kind: str, names: type[IntEnum] | type[Role]) -> dict[str, int]:
     """Counts of one kind by the names of its values, without those that do not occur."""
-    found = {member.name.lower(): counts[f"{kind} {member.value}"] for member in names}
+    found = {str(member.name).lower(): counts[f"{kind} {member.value}"] for member in names}
     return {name: n for name, n in found.items() if n}
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import gpudrive_json, womd
+from pipeline import demos_hdf5, gpudrive_json, womd
 from pipeline.tfrecord import (
     GZIP_ERRORS,
     CorruptRecordError,
@@ -22,11 +22,12 @@ from pipeline.tfrecord import (
 )
 from sim.scenario import Scenario, SceneError
 
-KNOWN_ENDINGS = ".tfrecord, .tfrecord-00000-of-01000, .json, each also with .gz"
+KNOWN_ENDINGS = ".tfrecord, .tfrecord-00000-of-01000, .json, each also with .gz, or .hdf5, .h5"
 """What a file in a folder or glob must end in to be taken."""
 
 _TFRECORD = re.compile(r"(^|[./\\])tfrecords?(-\d+-of-\d+)?(\.gz)?$")
 _JSON = re.compile(r"\.json(\.gz)?$")
+_HDF5 = re.compile(r"\.(hdf5|h5)$")
 _JSON_START = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 
 
@@ -40,11 +41,16 @@ class SceneRef:
 
     path: str
     record: int | None = None
-    """Number of the record in a TFRecord file; None for a JSON file, which holds one scene."""
+    """Number of the record in a TFRecord file; None in other formats."""
     offset: int = 0
     """Byte at which the record starts."""
+    groups: tuple[str, ...] = ()
+    """Groups of an HDF5 file that hold the scene's agents; none in other formats."""
 
     def __str__(self) -> str:
+        if self.groups:
+            more = f" and {len(self.groups) - 1} more" if len(self.groups) > 1 else ""
+            return f"{self.path}, {self.groups[0]}{more}"
         return self.path if self.record is None else f"{self.path}, record {self.record}"
 
 
@@ -81,21 +87,27 @@ def _listed(fs: Any, path: str) -> list[str] | None:
         entries = fs.glob(path, detail=True).values()
     else:
         return None
-    known = [item for item in entries if _TFRECORD.search(item["name"]) or _JSON.search(item["name"])]
+    known = [item for item in entries if any(ending.search(item["name"]) for ending in (_TFRECORD, _JSON, _HDF5))]
     return [item["name"] for item in known if item["type"] == "file" or fs.isfile(item["name"])]
 
 
 def list_scenes(path: str) -> tuple[list[SceneRef], list[SceneError]]:
     """Plan one file: its scenes, and one error if the file, or its rest from some point on, cannot be read.
 
-    Reads the framing of a TFRecord file and nothing of a JSON file with a known ending.
+    Reads the framing of a TFRecord file, attributes of the groups of an HDF5 file, and nothing of a JSON file with a
+    known ending.
     """
     try:
-        if _is_json(path):
+        kind = _kind(path)
+        if kind == "json":
             return [SceneRef(path)], []
+        if kind == "hdf5":
+            return [SceneRef(path, groups=groups) for groups in demos_hdf5.list_demos(path)], []
         offsets, damage = index_records(path)
     except (OSError, *GZIP_ERRORS) as error:
         return [], [SceneError(f"{path} cannot be read ({error}); check the file and your access to it")]
+    except SceneError as error:
+        return [], [error]
     refs = [SceneRef(path, record, offset) for record, offset in enumerate(offsets)]
     if damage is None:
         return refs, []
@@ -110,7 +122,9 @@ def read_scenes(refs: Sequence[SceneRef]) -> Iterator[tuple[SceneRef, Scenario |
     """
     for path, group in groupby(refs, key=lambda ref: ref.path):
         batch = list(group)
-        if batch[0].record is None:
+        if batch[0].groups:
+            yield from ((ref, _attempt(ref, lambda ref: demos_hdf5.read(ref.path, ref.groups), ref)) for ref in batch)
+        elif batch[0].record is None:
             yield from ((ref, _attempt(ref, gpudrive_json.read, path)) for ref in batch)
         else:
             records = _records(path, [ref.offset for ref in batch])
@@ -143,9 +157,15 @@ def _attempt(ref: SceneRef, make: Callable[[Any], Scenario], argument: Any) -> S
         return SceneError(text if ref.path in text else f"{ref}: {text}")
 
 
-def _is_json(path: str) -> bool:
+def _kind(path: str) -> Literal["tfrecord", "json", "hdf5"]:
     """Told by the ending, or by the first bytes where the ending tells nothing."""
-    if _JSON.search(path) or _TFRECORD.search(path):
-        return bool(_JSON.search(path))
+    endings: dict[Literal["tfrecord", "json", "hdf5"], re.Pattern[str]]
+    endings = {"tfrecord": _TFRECORD, "json": _JSON, "hdf5": _HDF5}
+    for kind, ending in endings.items():
+        if ending.search(path):
+            return kind
     with open_binary(path) as file:
-        return _JSON_START.match(file.read(64)) is not None
+        start = file.read(64)
+    if start.startswith(demos_hdf5.HDF5_START):
+        return "hdf5"
+    return "json" if _JSON_START.match(start) else "tfrecord"

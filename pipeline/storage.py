@@ -29,6 +29,9 @@ HEARTBEAT = 20.0
 DEAD = 120.0
 """A writer to a bucket that has not done so for this long is dead, s."""
 
+_ATTEMPTS = 5
+"""To put a folder in its place."""
+
 Span = tuple[str, int, int]
 """Bytes of a file: its name, the first byte, and the one after the last."""
 
@@ -156,9 +159,15 @@ class LocalFolder:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         sync_tree(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
+        for attempt in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(final.rename(aside(final)))
+            try:
+                temporary.rename(final)
+                break
+            except OSError:  # a worker thought dead has just written the same
+                if attempt == _ATTEMPTS - 1:
+                    raise
         sync(final.parent)
 
     def remove(self, name: str) -> None:

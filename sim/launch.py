@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import torch
@@ -96,7 +97,8 @@ class Program:
             for part, (first, last) in enumerate(pairwise(stage.bounds)):
                 if last > first:
                     inputs = [first, part, *stage.inputs]
-                    launch = wp.launch(stage.kernel, dim=last - first, inputs=inputs, device=on, record_cmd=True)
+                    with _loading(os.getpid()):
+                        launch = wp.launch(stage.kernel, dim=last - first, inputs=inputs, device=on, record_cmd=True)
                     self._parts[part].append(launch)
 
     def run(self) -> None:
@@ -139,6 +141,12 @@ def launch(kernel: Any, items: int, inputs: Sequence[Any], device: torch.device)
 def _pool(_pid: int) -> ThreadPoolExecutor:
     """Threads of this process (a forked child must not inherit them: hence the process id as key)."""
     return ThreadPoolExecutor(cpu_threads(), thread_name_prefix="warp")
+
+
+@cache
+def _loading(_pid: int) -> Lock:
+    """Held while kernels are loaded, which Warp does at their first launch and not safely in two threads at once."""
+    return Lock()
 
 
 def _run_part(launches: Sequence[Any]) -> None:

@@ -6,14 +6,51 @@ The layouts are in :mod:`sim.layout`, the kernel in :mod:`sim.sight`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp
+from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from sim.layout import ObservationConfig
-from sim.sight import Layout, RoadOrder, States, observe
+from sim.roads import road_grid
+from sim.sight import Layout, RoadOrder, States, View, observe, observe_views
 from sim.worlds import Worlds
+
+_VIEW_CELL = 2.0
+"""Side of a view's grid cells in radii: a sixth of the memory of an environment's and a third of the time to make,
+for lookups that take a tenth longer."""
+
+
+def _layout(config: ObservationConfig, device: torch.device) -> Any:
+    """The layout as kernels see it."""
+    return struct(
+        Layout,
+        gpudrive=config.layout == "gpudrive",
+        partners=config.partners,
+        roads=config.road_segments,
+        radius=config.radius,
+        order=int(RoadOrder[config.road_order.upper()]),
+        ego_fields=len(config.ego_fields),
+        partner_fields=len(config.partner_fields),
+        road_fields=len(config.road_fields),
+        first_road=len(config.ego_fields) + config.partners * len(config.partner_fields),
+        scratch_a_part=device.type == "cpu",
+    )
+
+
+def _scratch_size(worlds: Worlds, grid: Any) -> int:
+    """Entries of scratch memory that one look needs."""
+    agents = int(worlds.tensors["agent_start"].diff().amax())
+    listed = int(np.diff(grid.start.numpy()).max(initial=0))
+    return 3 * max(agents, listed) + 1
+
+
+def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
+    """Scratch memory of so many looks at a time."""
+    kinds = (torch.float32, torch.int32)
+    return [to_warp(torch.empty(rows, size, dtype=kind, device=device)) for kind in kinds]
 
 
 class Observer:
@@ -27,24 +64,10 @@ class Observer:
     def __init__(self, worlds: Worlds, config: ObservationConfig) -> None:
         self.worlds = worlds
         self.config = config
-        self._layout = struct(
-            Layout,
-            gpudrive=config.layout == "gpudrive",
-            partners=config.partners,
-            roads=config.road_segments,
-            radius=config.radius,
-            order=int(RoadOrder[config.road_order.upper()]),
-            ego_fields=len(config.ego_fields),
-            partner_fields=len(config.partner_fields),
-            road_fields=len(config.road_fields),
-            first_road=len(config.ego_fields) + config.partners * len(config.partner_fields),
-            scratch_a_part=worlds.device.type == "cpu",
-        )
+        self._layout = _layout(config, worlds.device)
         self._arrays = worlds.arrays()
         self._grid = worlds.grid(config.radius)
-        agents = worlds.tensors["agent_start"].diff().amax()
-        listed = np.diff(self._grid.start.numpy()).max(initial=0)
-        self._scratch = 3 * max(int(agents), int(listed)) + 1
+        self._scratch = _scratch_size(worlds, self._grid)
         self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
         self._nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
 
@@ -104,8 +127,97 @@ class Observer:
             stride=state.shape[1] if state.dim() == 3 else 1,
         )
         base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
-        scratch = (len(bounds) - 1 if device.type == "cpu" else queries, self._scratch)
-        distance, index = torch.empty(scratch, device=device), torch.empty(scratch, dtype=torch.int32, device=device)
+        scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
-        arrays = map(to_warp, (agents, base, time_left, which, distance, index, out))
-        return Stage(observe, bounds, [self._arrays, self._grid, views, self._layout, *arrays])
+        arrays = map(to_warp, (agents, base, time_left, which))
+        inputs = [self._arrays, self._grid, views, self._layout, *arrays, *scratch, to_warp(out)]
+        return Stage(observe, bounds, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What observations of some worlds are made from, and no more of them: no scenes, no logs."""
+
+    view: Any
+    """:class:`~sim.sight.View`."""
+    scratch: int
+    """Entries of scratch memory that one look needs."""
+    owners: tuple[object, ...]
+    """Those whose memory the view points to."""
+
+    @classmethod
+    def of(cls, worlds: Worlds, track: torch.Tensor, present: torch.Tensor, config: ObservationConfig) -> Sight:
+        """Of agents on tracks.
+
+        Args:
+            worlds: where the agents live.
+            track: [M, T, 5] states.
+            present: [M, T] bool, whether the agent is in its world.
+            config: the layout.
+        """
+        cell = _VIEW_CELL * config.radius
+        everything = torch.ones(len(worlds.roads.segment), dtype=torch.bool, device=worlds.device)
+        grid = road_grid(worlds.roads, config.radius, cell, everything)
+        nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
+        # agents of one step lie side by side, as one look takes in all of them
+        by_step = track.transpose(0, 1).reshape(-1, 5), present.t().reshape(-1)
+        states = struct(States, state=by_step[0], present=by_step[1], collided=nobody, stride=1)
+        unlogged = {name: x[:0].clone() if name in ("log", "valid") else x for name, x in worlds.tensors.items()}
+        view = struct(
+            View,
+            worlds=replace(worlds, tensors=unlogged).arrays(),
+            grid=grid,
+            states=states,
+            rows_a_step=worlds.num_agents,
+        )
+        return cls(view, _scratch_size(worlds, grid), (*by_step, nobody, unlogged, grid))
+
+
+class Gallery:
+    """Makes observations of agents of many sets of worlds, which come and go, in one launch.
+
+    Args:
+        places: how many sets of worlds there is room for.
+        config: the layout.
+        device: where they are.
+    """
+
+    def __init__(self, places: int, config: ObservationConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.scratch = 0
+        """Entries of scratch memory that one look needs; stages made for less are of no use any more."""
+        self._layout = _layout(config, device)
+        self._held: list[Sight | None] = [None] * places
+        # in torch's memory, so that it changes in torch's order of things
+        self._bytes = torch.zeros(
+            places, wp.zeros(1, dtype=View, device="cpu").strides[0], dtype=torch.uint8, device=device
+        )
+        self._views = wp.array(
+            ptr=self._bytes.data_ptr(), dtype=View, shape=places, device=wp.device_from_torch(device), copy=False
+        )
+
+    def hang(self, place: int, sight: Sight | None) -> None:
+        """Put worlds in a place, instead of those that were there; None empties it."""
+        if sight is None:
+            self._held[place] = None
+            return
+        view = wp.array([sight.view], dtype=View, device="cpu").numpy()
+        self._bytes[place].copy_(torch.from_numpy(view.view(np.uint8)))
+        self._held[place] = sight
+        if sight.scratch > self.scratch:
+            self.scratch = sight.scratch * 5 // 4
+
+    def stage(self, bounds: Sequence[int], query: torch.Tensor, time_left: torch.Tensor, out: torch.Tensor) -> Stage:
+        """Looks as a stage of a program over fixed arrays.
+
+        Args:
+            bounds: of the parts, over Q.
+            query: [Q, 4] int32: place of the worlds, agent row there, step, row of ``out``; a step below zero gives
+                zeros.
+            time_left: [Q] seconds until each agent's episode ends.
+            out: [Q, D] float32 where observations go.
+        """
+        rows = len(bounds) - 1 if self.device.type == "cpu" else len(query)
+        arrays = map(to_warp, (query, time_left))
+        scratch = _scratch(rows, self.scratch, self.device)
+        return Stage(observe_views, bounds, [self._views, self._layout, *arrays, *scratch, to_warp(out)])

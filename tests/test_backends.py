@@ -18,7 +18,8 @@ from gail.backends import check_backend, make_backend, with_backend
 from gail.config import ConfigError, config_to_dict, load_config
 from gail.evaluate import evaluate
 from gail.run import RunError, load_run
-from pipeline.extract import ExtractConfig, extract
+from pipeline.build import ExtractConfig
+from pipeline.extract import ExtractOptions, extract
 from pipeline.replay import make_experts
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
@@ -96,7 +97,7 @@ def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small,
     crowded = small(**rules(horizon=None, selection={"max_agents": 1}))
     check_backend(crowded, store)
     short = tmp_path / "short"
-    extract([str(SAMPLE)], str(short), ExtractConfig(store.space, steps=50), workers=1, limit=1)
+    extract([str(SAMPLE)], str(short), ExtractConfig(store.space, steps=50), options=ExtractOptions(workers=1), limit=1)
     with pytest.raises(RunError, match="its scenes have 50 steps, GPUDrive's 91; extract with --steps 91"):
         check_backend(config, DemoStore(short))
 

@@ -30,7 +30,8 @@ def extract(*sources, store, **options):
 
 def errors(result):
     """Lines on stderr but those of progress."""
-    return [line for line in result.stderr.splitlines() if not line.startswith(("extracting: ", "validating: "))]
+    progress = ("extracting: ", "validating: ", "merging: ", "splitting: ", "exporting: ")
+    return [line for line in result.stderr.splitlines() if not line.startswith(progress)]
 
 
 def write_scene(path, name="a", **changes):
@@ -93,13 +94,20 @@ def test_choices_are_those_of_the_simulator():
         (["extract-demos", "a.json", "--store", "s", "--dynamics", "state"], "use --actions continuous"),
         (["extract-demos", "a.json", "--store", "s", "--workers", "0"], "0 is not in the range x>=1"),
         (["extract-demos", "a.json", "--store", "s", "--workers", "2", "--scheduler", "x"], "exclude each other"),
+        (["extract-demos", "a.json", "--store", "s", "--overwrite", "--no-resume"], "exclude each other"),
+        (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5"], "must be three numbers, as in 0.8,0.1,0.1"),
+        (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5,0.5"], "not negative and add up to 1"),
+        (["extract-demos", "a.json", "--store", "s", "--split", "1.5,-0.5,0"], "not negative and add up to 1"),
+        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "-1"], "-1.0 is not in the range x>=0"),
+        (["merge", "/missing", "--store", "s"], "'/missing' does not exist"),
+        (["split", "/missing", "--out", "s"], "'/missing' does not exist"),
         (["extract-demos", "a.json", "--store", "s", "--overwite"], "No such option"),
         (["extract-demos", "a.json", "--store", "s", "--report", f"{__file__}/r.json"], "cannot be made"),
         (["extract-demos", "a.json", "--store", "s", "--report", str(ROOT)], "is a folder"),
         (["validate"], "Missing argument 'STORE'"),
-        (["validate", "/missing"], "Directory '/missing' does not exist"),
+        (["validate", "/missing"], "'/missing' does not exist"),
         (["validate", str(ROOT), "--config", "/missing.yaml"], "File '/missing.yaml' does not exist"),
-        (["info", "/missing"], "Directory '/missing' does not exist"),
+        (["info", "/missing"], "'/missing' does not exist"),
         (["make-scenarios", "x", "--scenes", "0"], "0 is not in the range x>=1"),
     ],
 )
@@ -117,10 +125,10 @@ def test_extraction_tells_what_it_did(good, tmp_path):
     report = tmp_path / "new" / "folder" / "report.json"
     result = extract(good, store=tmp_path / "store", report=report)
     assert result.exit_code == 0
-    assert f"{tmp_path / 'store'}: 1 of 1 scenes, 2 demos, 58 transitions" in result.stdout
+    assert f"{tmp_path / 'store'}: 1 of 1 scenes, 2 demos of moving vehicles, 0 of others, 58 tran" in result.stdout
     assert "100.0% reach their goal" in result.stdout
     assert result.stderr.splitlines() == ["extracting: 0 of 1 scenes", "extracting: 1 of 1 scenes"]
-    assert json.loads(report.read_text())["demos"] == 2
+    assert json.loads(report.read_text())["demos"] == {"moving": 2, "vehicles": 2, "vru": 0}
 
 
 def cut_tfrecord(path):
@@ -182,7 +190,7 @@ def test_a_bad_file_alone_makes_no_store(tmp_path, name, make, told, scenes):
         ("missing.json", "store", "missing.json does not exist"),
         ("no*.json", "store", "no*.json holds no scene file"),
         ("good.json", "good.json", "a file is there; choose another place"),
-        ("good.json", "good.json/store", "cannot be written (Not a directory); choose another place"),
+        ("good.json", "good.json/store", "cannot be written (File exists); choose another place"),
         ("good.json", "full", "the folder holds other things than a demo store; choose another place"),
     ],
 )
@@ -293,7 +301,10 @@ def test_info(store):
     for told in ("2 vehicle", "classic, discrete, grid fine", "1 stop sign", "58", "bytes a transition", "numpy"):
         assert told in result.stdout
     data = json.loads(run("info", store, "--json").stdout)
-    assert (data["scenes"], data["controlled"], data["transitions"], data["parked"]) == (1, 2, 58, 0)
+    assert (data["scenes"], data["transitions"]) == (1, 58)
+    assert data["demos"] == {"moving": 2, "vehicles": 2, "vru": 0}
+    assert data["splits"] == {"train": 1, "validation": 0, "test": 0}
+    assert data["roles"] == {"sdc": 1, "track_to_predict": 1, "object_of_interest": 1}
     assert data["agents"] == {"vehicle": 2}
     assert data["actions"]["components"][0] == {"name": "acceleration (m/s^2)", "values": 15, "low": -6.0, "high": 6.0}
 
@@ -308,11 +319,36 @@ def test_the_real_scenes(tmp_path):
     data = json.loads(run("info", tmp_path / "store", "--json").stdout)
     *json_scenes, tfrecord = DemoStore(tmp_path / "store").read()
     assert len(tfrecord.scene.light_lane) > 0
-    assert sum(record.demos.num_demos for record in json_scenes) == 172
-    assert data["controlled"] == 172 + tfrecord.demos.num_demos
+    assert sum(record.moving.sum() for record in json_scenes) == 172
+    assert data["demos"]["moving"] == 172 + tfrecord.moving.sum()
     assert data["replay"]["goal_rate"] > 0.98
-    assert data["replay"]["ade_m"] < 0.15
-    assert data["bytes_per_scene"] < 80_000
+    assert data["replay"]["ade_m"] < 0.06
+    assert data["bytes_per_scene"] < 50_000
+
+
+# merge, split
+
+
+def test_a_store_is_packed_split_and_put_together_again(good, tmp_path):
+    for name in "bcdef":
+        write_scene(tmp_path / f"{name}.json", name)
+    made = extract(tmp_path / "*.json", store=tmp_path / "store", split="0.5,0.25,0.25")
+    assert made.exit_code == 0, made.output
+    assert "6 of 6 scenes" in run("merge", tmp_path / "store", "--store", tmp_path / "store.zip").stdout
+    assert run("validate", tmp_path / "store.zip").stdout == f"{tmp_path / 'store.zip'}: sound\n"
+    result = run("split", tmp_path / "store.zip", "--out", tmp_path / "parts")
+    assert result.exit_code == 0
+    found = sorted(p.name for p in (tmp_path / "parts").iterdir())
+    assert len(found) == len(result.stdout.splitlines()) > 1
+    again = run("merge", *(tmp_path / "parts" / name for name in found), "--store", tmp_path / "again")
+    assert again.exit_code == 0
+    ids = [sorted(DemoStore(tmp_path / name).scene_ids()) for name in ("again", "store")]
+    assert ids[0] == ids[1]
+    anew = run("split", tmp_path / "store", "--out", tmp_path / "anew", "--fractions", "0,0,1")
+    assert [p.name for p in (tmp_path / "anew").iterdir()] == ["test"], anew.output
+    refused = run("merge", tmp_path / "store", "--store", tmp_path / "again")
+    assert refused.exit_code == 1
+    assert "something is there already; choose another place" in refused.stderr
 
 
 # make-scenarios

@@ -54,7 +54,9 @@ def test_controlled_agents_are_not_parked_where_they_stand():
 def test_a_real_log_is_driven_as_logged():
     file = min(shared("womd", "scenes").glob("*.json.gz"))
     real = scene_from_scenario(real_scenario(file.name))
-    shown = drive_scene(Record(real, replay_experts([real], CLASSIC, [demo_rows_of(real)[0]])[0]), TrainConfig(), CLASSIC, "log")
+    shown = drive_scene(
+        Record(real, replay_experts([real], CLASSIC, [demo_rows_of(real)[0]])[0]), TrainConfig(), CLASSIC, "log"
+    )
     rows = shown.row[shown.controlled]
     there = real.valid[rows]
     assert len(rows) > 0

@@ -420,5 +420,5 @@ def test_two_extractions_at_once(scenes, tmp_path, monkeypatch):
 
 
 def test_a_zip_file_is_packed_not_extracted(scenes, tmp_path):
-    with pytest.raises(ExtractionError, match=r"a zip file cannot grow part by part; extract to a folder, then pack it"):
+    with pytest.raises(ExtractionError, match=r"a zip file cannot grow part by part; extract to a folder"):
         run(scenes, tmp_path / "store.zip")

@@ -117,7 +117,7 @@ def test_a_writer_to_a_bucket_shows_that_it_lives(s3, monkeypatch):
 
 
 def test_urls_of_unknown_kinds():
-    with pytest.raises(StorageError, match="its file system cannot be used .*; check the URL"):
+    with pytest.raises(StorageError, match=r"its file system cannot be used .*; check the URL"):
         storage_at("nosuch://a/b")
 
 
