@@ -398,7 +398,7 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
         from gail.backends import store_problem
         from pipeline.store import DemoStore
 
-        found = store_problem(loaded, DemoStore(store))
+        found = store_problem(loaded, DemoStore(store, loaded.data.agents))
         problems = [found] if found else []
     _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
     _print_lines([str(problem) for problem in problems])
@@ -585,6 +585,7 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )
 @click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]")
+@click.option("--split", type=click.Choice(["all", "train", "validation", "test"]), default="all", help="Which scenes.")
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
 @click.option("--seed", type=_SEED, default=0, help="Of the random anchor and of drawn actions.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
@@ -596,6 +597,7 @@ def evaluate(
     store: str,
     box_scale: float | None,
     backend: Literal["embedded", "gpudrive"] | None,
+    split: str,
     sampled: bool,
     seed: int,
     device: str,
@@ -609,6 +611,7 @@ def evaluate(
     agents; ADE and FDE are distances from the log.
     """
     from gail.backends import with_backend
+    from gail.demos import chosen_scenes
     from gail.evaluate import draw_scene
     from gail.evaluate import evaluate as run_evaluation
     from gail.run import load_run
@@ -616,12 +619,14 @@ def evaluate(
 
     config, policy = load_run(run, device)
     config = with_backend(config, backend) if backend else config
-    opened = DemoStore(store)
-    drawn = opened.find(scene) if scene else 0
+    opened = DemoStore(store, config.data.agents)
+    chosen = chosen_scenes(opened, split).tolist()
+    drawn = opened.find(scene) if scene else chosen[0]
     with _progress("evaluating", "scenes") as progress:
         result = run_evaluation(
-            policy, config, opened, box_scale=box_scale, deterministic=not sampled, seed=seed, progress=progress
-        )
+            policy, config, opened, scenes=chosen, box_scale=box_scale, deterministic=not sampled, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     _write_report(report, {"run": run, "store": store, **result})
     _print_results(result)
     if picture is not None:
@@ -707,10 +712,10 @@ def simulate(
         raise click.UsageError("--sampled is about a policy's actions; leave it out, or name a --run.")
     if driver == "policy" and run is None:
         raise click.UsageError("--policy policy needs the run that it comes from: --run FOLDER.")
-    opened = DemoStore(store)
-    index = _scene_index(opened, scene)
     config, policy = load_run(run, "cpu") if run else (TrainConfig(), None)
     config = with_rules(config, box_scale, everyone)
+    opened = DemoStore(store, config.data.agents)
+    index = _scene_index(opened, scene)
     (record,) = opened.read([index])
     episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
     with _progress("drawing", "frames") as progress:

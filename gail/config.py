@@ -57,6 +57,9 @@ class DemoFilter:
 class DataConfig(DemoFilter):
     """Which expert demos are read from the store, and how."""
 
+    agents: Literal["vehicles", "vru"] = "vehicles"
+    """Whom the policy drives: vehicles, or pedestrians and cyclists, of whom the store must have demos
+    (``extract-demos --agents all``) and ``sim.selection.remove_non_vehicles`` must be false."""
     weights: Literal["transition", "scene"] = "transition"
     """``transition``: each transition is drawn alike; ``scene``: each scene is, then a transition in it, so that scenes
     with many agents count no more than others."""

@@ -42,7 +42,7 @@ def chosen_scenes(store: DemoStore, split: str) -> NDArray[np.int64]:
     else:
         found = np.flatnonzero(np.asarray(store.index.split) == Split[split.upper()])
     if not len(found):
-        raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; set data.split to one that it has")
+        raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; choose another one (data.split)")
     return found
 
 

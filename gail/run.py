@@ -36,7 +36,9 @@ def choose_device(name: str) -> torch.device:
 def expectation(config: TrainConfig) -> Expectation:
     """What a run asks of its store."""
     data = config.data
-    return Expectation(data.dynamics, data.actions, data.grid, config.worlds.num_worlds, learnable=True)
+    return Expectation(
+        data.dynamics, data.actions, data.grid, config.worlds.num_worlds, data.split, data.agents, learnable=True
+    )
 
 
 def check_fit(config: TrainConfig, store: DemoStore) -> None:

@@ -82,7 +82,7 @@ class Trainer:
         self.config = config
         self.folder = Path(folder)
         self.device = choose_device(config.device)
-        self.store = DemoStore(store_path)
+        self.store = DemoStore(store_path, config.data.agents)
         check_fit(config, self.store)
         check_backend(config, self.store)
         self.progress = Progress()

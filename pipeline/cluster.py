@@ -38,7 +38,11 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
             yield client
         return
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error"}
+    quiet = {
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,  # memory is used again at once
+        "distributed.worker.profile.enabled": False,
+    }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.worker.daemon": True} | quiet))
         with _interrupts_ignored():

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline.part_checks import check_part
 from pipeline.part_view import Finding, Part
-from pipeline.schema import RAGGED, SCHEMA, StoreError, encode_id
-from pipeline.store import DemoStore, manifest
+from pipeline.schema import RAGGED, SCHEMA, Split, StoreError, encode_id
+from pipeline.store import Agents, DemoStore, manifest
 from sim.actions import GRIDS
 from sim.dynamics import Dynamics
 from sim.scenario import DT
@@ -44,6 +44,10 @@ class Expectation:
     grid: str | None = None
     num_worlds: int | None = None
     """Different scenes that it wants at a time."""
+    split: str = "all"
+    """Which of them: train, validation, test or all."""
+    agents: Agents = "vehicles"
+    """Whose demos."""
     learnable: bool = False
     """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
 
@@ -73,7 +77,8 @@ def validate_store(
         what, _, fix = str(error).removeprefix(f"{where}: ").rpartition("; ")
         return [Problem(where, what, fix)]
     found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
-    problems = fit(store, expectation or Expectation())
+    expectation = expectation or Expectation()
+    problems = fit(DemoStore(path, expectation.agents), expectation)
     problems += [Problem(f"{where}, {f.array}" if f.array else where, f.what, f.fix) for f in found]
     sampled = _sample(store, entries, sample, seed)
     for done, name in enumerate(store.parts):
@@ -161,9 +166,16 @@ def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
     if wanted.grid is not None and other and wanted.actions != "continuous":
         fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
         yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
-    if wanted.num_worlds is not None and len(store) < wanted.num_worlds:
-        what = f"{len(store)} scene(s), but the run wants {wanted.num_worlds}"
-        yield Finding("", what, "ask for fewer, or extract more scenes")
+    scenes, which = len(store), ""
+    if wanted.split != "all":
+        scenes = int((store.index.split == Split[wanted.split.upper()]).sum())
+        which = f" in the split {wanted.split}"
+    if scenes < (wanted.num_worlds or 1):
+        what = f"{scenes} scene(s){which}, but the run wants {wanted.num_worlds or 'some'}"
+        yield Finding("", what, "ask for fewer, set data.split, or extract more scenes")
+    if wanted.agents == "vru" and not store.totals["vrus"]:
+        what = "no demos of pedestrians and cyclists, but the run wants to learn from them (data.agents)"
+        yield Finding("", what, "extract with --agents all")
     if wanted.learnable and store.space.dynamics == Dynamics.STATE:
         what = "its actions are absolute states (dynamics state), which no policy can choose"
         yield Finding("", what, "extract with --dynamics classic, bicycle or delta_local")

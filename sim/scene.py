@@ -3,6 +3,7 @@
 # Warp reads annotations at run time, so this module must not postpone them.
 from dataclasses import dataclass, fields
 from enum import IntFlag
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -101,19 +102,19 @@ class Scene:
         """T."""
         return self.valid.shape[1]
 
-    @property
+    @cached_property
     def goal(self) -> NDArray[np.float32]:
         """[A, 2] where each agent's log ends (last valid position); zero for an agent that is never valid."""
         goal: NDArray[np.float32] = self.log[np.arange(self.num_agents), self.last_valid, :2]
         return goal
 
-    @property
+    @cached_property
     def last_valid(self) -> NDArray[np.int64]:
         """[A] last valid step of each agent, 0 when there is none."""
         steps = np.where(self.valid, np.arange(self.num_steps), 0).max(axis=1, initial=0)
         return np.asarray(steps, np.int64)
 
-    @property
+    @cached_property
     def parked(self) -> NDArray[np.bool_]:
         """[A] whether an agent stays where it is at the first step."""
         distance = np.linalg.norm(self.goal - self.log[:, 0, :2], axis=1)

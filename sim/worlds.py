@@ -75,7 +75,8 @@ def select_agents(scene: Scene, selection: Selection) -> SelectedAgents:
     if selection.init_mode != "all_objects":
         exists &= at_start
         if selection.remove_non_vehicles:
-            exists &= wanted | ~np.isin(scene.agent_type, (AgentType.PEDESTRIAN, AgentType.CYCLIST))
+            walks = (scene.agent_type == AgentType.PEDESTRIAN) | (scene.agent_type == AgentType.CYCLIST)
+            exists &= wanted | ~walks
     if selection.max_agents is not None:
         exists &= np.cumsum(exists) <= selection.max_agents
     parked = scene.parked & ~wanted

@@ -100,7 +100,6 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
         ("", ["--set", "reward"], "--set reward: must look like section.key=value"),
         ("", ["--set", "ppo.entropy=.nan"], "ppo.entropy is nan; it must be a finite number"),
         ("", ["--set", "seed=-1"], "seed and total_timesteps must not be negative"),
-        ("", ["--set", "sim.selection.max_controlled=0"], "held has a demo and may be controlled"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_path, text, options, told):
@@ -113,7 +112,10 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_pat
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("worlds.num_worlds=99", "2 scene(s), but the run wants 99; ask for fewer, or extract more"),
+        ("worlds.num_worlds=99", "2 scene(s) in the split train, but the run wants 99; ask for fewer, set data.split"),
+        ("data.split=test", "0 scene(s) in the split test, but the run wants some"),
+        ("data.agents=vru", "no demos of pedestrians and cyclists, but the run wants to learn from them"),
+        ("sim.selection.max_controlled=0", "held has a demo, may be controlled and passes the filter; check sim"),
         ("data.dynamics=bicycle", "dynamics classic, but the run wants bicycle; set classic in the run's"),
     ],
 )
@@ -136,7 +138,7 @@ def test_folders_without_what_they_should_hold(config, finished, tmp_path):
     ("args", "told"),
     [
         (["train"], "Missing option '--store'"),
-        (["train", "--store", "/missing", "--run", "r"], "Directory '/missing' does not exist"),
+        (["train", "--store", "/missing", "--run", "r"], "'/missing' does not exist"),
         (["train", "/missing.yaml", "--store", "/", "--run", "r"], "File '/missing.yaml' does not exist"),
         (["train", "--store", "/", "--run", "r", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
         (["train", "--store", "/", "--run", "r", "--total-timesteps", "-1"], "-1 is not in the range x>=0"),

@@ -16,6 +16,7 @@ from gail.drawing import ASPHALT, PAPER, STOP_SIGN
 from gail.render import render
 from gail.run import RunError
 from gail.sheet import Sheet
+from pipeline.store import sealed
 from tests.episodes import crash, pixel
 from tests.scenes import STEPS
 
@@ -200,8 +201,8 @@ def test_a_folder_that_is_no_store(tmp_path):
 def test_a_store_without_scenes(make_store, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    root = json.loads((make_store(scenes=2).path / "zarr.json").read_text())
-    root["attributes"]["totals"]["scenes"] = 0
-    (empty / "zarr.json").write_text(json.dumps(root))
+    attributes = make_store(scenes=2).attributes
+    root = sealed({**attributes, "totals": {**attributes["totals"], "scenes": 0}})
+    (empty / "zarr.json").write_text(json.dumps({"attributes": root}))
     result = run("simulate", empty, "--out", tmp_path / "a.gif")
     assert (result.exit_code, result.stderr) == (1, f"Error: store {empty}: it has no scene; extract some\n")

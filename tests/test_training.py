@@ -2,6 +2,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from gail.config import config_from_dict
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
 from gail.run import CHECKPOINT, RunError, check_fit, load_run
 from gail.trainer import RewardScale, Trainer
+from pipeline.build import ExtractConfig
+from pipeline.extract import ExtractOptions, extract
 from pipeline.replay import make_experts
+from pipeline.store import DemoStore
 from sim.actions import ActionSpace
-from sim.scenario import DT
+from sim.scenario import DT, AgentType
 
 LONG = 10**9
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 METRICS = {
     "seconds", "step", "iteration",
     "rollout/length", "rollout/goal", "rollout/collision", "rollout/off_road",
@@ -437,3 +442,41 @@ def test_policies_of_another_action_space_are_refused(tiny_run, make_store):
     config, policy = load_run(tiny_run[1])
     with pytest.raises(RunError, match="its actions are not those of the run; extract with the same settings"):
         evaluate(policy, config, make_store("bicycle", "continuous", scenes=2))
+
+
+def test_pedestrians_and_cyclists_can_be_learned_from(small, tmp_path):
+    """They are the ones controlled, by displacements; vehicles follow their logs."""
+    config = ExtractConfig(ActionSpace.create("classic"), agents="all")
+    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    store = DemoStore(tmp_path / "store", agents="vru")
+    chosen = small(data={"agents": "vru"}, sim={"selection": {"remove_non_vehicles": False}, "horizon": 20})
+    trainer = trained(replace(chosen, total_timesteps=1), store, tmp_path / "run")
+    scenes = trainer._env.worlds.scenes
+    kinds = {int(scenes[w].agent_type[row]) for w, row in trainer._env.worlds.controlled_agents()}
+    assert kinds <= {AgentType.PEDESTRIAN, AgentType.CYCLIST}
+    assert kinds
+    loaded, policy = load_run(tmp_path / "run", "cpu")
+    assert policy.space == store.space
+    result = evaluate(policy, loaded, store, scenes=range(4))
+    assert result["results"]["expert replayed"]["ade"] < 0.01
+    with pytest.raises(RunError, match="no demos of pedestrians and cyclists"):
+        check_fit(loaded, make_vehicles_only(tmp_path / "vehicles"))
+
+
+def make_vehicles_only(path):
+    extract([str(SAMPLE)], str(path), ExtractConfig(ActionSpace.create("classic")), ExtractOptions(workers=1), limit=2)
+    return DemoStore(path, agents="vru")
+
+
+def test_a_run_learns_from_its_split_alone(small, tmp_path):
+    config = ExtractConfig(ActionSpace.create("classic"), split=(0.5, 0.5, 0))
+    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1), limit=12)
+    store = DemoStore(tmp_path / "store")
+    splits = store.index.split.tolist()
+    assert len(set(splits)) == 2
+    trainer = trained(replace(small(data={"split": "validation"}), total_timesteps=1), store, tmp_path / "run")
+    held = {store.scene_ids().index(scene.id) for scene in trainer._env.worlds.scenes}
+    drawn = set(trainer.sampler.sample(4096).transition[:, 0].tolist())
+    wanted = {k for k, split in enumerate(splits) if split == 1}
+    assert held <= wanted
+    assert drawn == wanted

@@ -314,13 +314,23 @@ def test_the_sample_of_replays_is_seeded_and_bounded(copy):
         (Expectation("bicycle"), ["dynamics classic, but the run wants bicycle; set classic in"]),
         (Expectation(actions="continuous", grid="fine"), ["actions discrete, but the run wants continuous"]),
         (Expectation(grid="gpudrive"), ["its action grid is not the grid 'gpudrive' that the run wants"]),
-        (Expectation(num_worlds=5), ["4 scene(s), but the run wants 5; ask for fewer, or extract more scenes"]),
+        (Expectation(num_worlds=5), ["4 scene(s), but the run wants 5; ask for fewer, set data.split"]),
+        (Expectation(num_worlds=4, split="train", agents="vru"), []),
+        (Expectation(split="test"), ["0 scene(s) in the split test, but the run wants some; ask for fewer, set"]),
+        (Expectation("classic", agents="vru"), ["dynamics delta_local, but the run wants classic"]),
     ],
 )
 def test_the_fit_with_a_training_run(sound, wanted, told):
     got = lines(sound, wanted)
     assert len(got) == len(told)
     assert all(part in line for part, line in zip(told, got, strict=True))
+
+
+def test_a_store_without_pedestrians_does_not_fit_a_run_for_them(tmp_path):
+    config = ExtractConfig(ActionSpace.create("classic"))
+    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1), limit=1)
+    (got,) = lines(tmp_path / "store", Expectation(agents="vru"))
+    assert "no demos of pedestrians and cyclists, but the run wants to learn from them" in got
 
 
 def test_one_agent_that_is_valid_once_is_sound(tmp_path):
