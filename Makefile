@@ -30,9 +30,10 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## speed of simulator and store, on the sample
+bench: $(READY)  ## speed of simulator and store, and how experts drive, on the sample
 	$(BIN)/python -m benchmarks.simulator
 	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.experts data/sample
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) $(DEMO)

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,8 +171,12 @@ def _print_lines(lines: Sequence[str]) -> None:
         click.echo(f"... and {len(lines) - _MOST_LINES} more; --report FILE lists all", err=True)
 
 
+_Progress = Callable[..., None]
+"""Told of what is done and of how much there is, and, where there are several phases, which one and its unit."""
+
+
 @contextmanager
-def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str, unit: str) -> Iterator[_Progress]:
     """A bar on stderr with done, rate and time left; a line each tenth where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -181,32 +186,33 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         yield _plain_progress(what, unit)
         return
     columns = (
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None, rate="")
+        tasks: dict[str, Any] = {}
 
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+        def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None, unit=unit, rate="")
+            bar.update(tasks[what], completed=done, total=total)
+            speed = bar.tasks[list(tasks).index(what)].speed
+            bar.update(tasks[what], rate=f"{speed:.1f}/s" if speed else "")
 
         yield update
 
 
-def _plain_progress(what: str, unit: str) -> Callable[[int, int], None]:
-    told, first = -1, 0
-    begun = time.monotonic()
+def _plain_progress(what: str, unit: str) -> _Progress:
+    told: dict[str, int] = {}
+    first: dict[str, tuple[int, float]] = {}
 
-    def update(done: int, total: int) -> None:
-        nonlocal told, first
-        first = first if told >= 0 else done  # what an earlier run had done tells nothing about speed
+    def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
+        before, begun = first.setdefault(what, (done, time.monotonic()))  # what an earlier run did tells no speed
         tenth = 10 * done // max(total, 1)
-        if tenth > told:
-            told = tenth
-            left = (time.monotonic() - begun) / max(done - first, 1) * (total - done)
-            when = f", about {left:.0f} s left" if first < done < total else ""
+        if tenth > told.get(what, -1):
+            told[what] = tenth
+            left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
+            when = f", about {left:.0f} s left" if before < done < total else ""
             click.echo(f"{what}: {done} of {total} {unit}{when}", err=True)
 
     return update
@@ -278,7 +284,8 @@ def extract_demos(
     config, options = ExtractConfig(space, split=fractions, **content), ExtractOptions(**given)
     try:
         with _progress("extracting", "scenes") as progress:
-            result = extract(sources, store, config, options, limit=limit, progress=progress)
+            planning = partial(progress, what="planning", unit="files")
+            result = extract(sources, store, config, options, limit=limit, progress=progress, planning=planning)
     except KeyboardInterrupt:
         same = "the same command without --overwrite" if options.overwrite else "the same command"
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)

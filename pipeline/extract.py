@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -26,6 +27,8 @@ from pipeline.store import check_ours, manifest, open_storage, part_name, read_r
 
 _PACKAGES = ("gail-cli", "zarr", "numcodecs", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
 """Whose versions decide a store's bytes."""
+PLANNERS = 32
+"""Files that are listed at once."""
 SCENES_PER_TASK = 8
 SCENES_PER_WORKER = 16
 """A further worker process pays from about this many scenes on."""
@@ -58,8 +61,19 @@ class Plan:
         return sum(map(len, self.parts))
 
 
-def make_plan(sources: Sequence[str], scenes_per_part: int, limit: int | None = None) -> Plan:
+def make_plan(
+    sources: Sequence[str],
+    scenes_per_part: int,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
     """List the scenes of all sources, and cut them into parts.
+
+    Args:
+        sources: files, folders, globs, URLs.
+        scenes_per_part: at most.
+        limit: list no more scenes than this.
+        progress: called with files done and files in all, if they are many.
 
     Raises:
         SourceError: when a source does not exist or holds no scene file.
@@ -67,12 +81,17 @@ def make_plan(sources: Sequence[str], scenes_per_part: int, limit: int | None = 
     """
     refs: list[SceneRef] = []
     failed = []
-    for path in resolve(sources):
-        found, problems = list_scenes(path)
-        refs += found
-        failed += [{"source": path, "reason": str(problem)} for problem in problems]
-        if limit is not None and len(refs) >= limit:
-            break
+    paths = resolve(sources)
+    with ThreadPoolExecutor(PLANNERS) as threads:  # over a network, which mostly lets wait
+        for first in range(0, len(paths), PLANNERS):
+            batch = paths[first : first + PLANNERS]
+            for path, (found, problems) in zip(batch, threads.map(list_scenes, batch), strict=True):
+                refs += found
+                failed += [{"source": path, "reason": str(problem)} for problem in problems]
+            if len(paths) > PLANNERS:
+                progress(first + len(batch), len(paths))
+            if limit is not None and len(refs) >= limit:
+                break
     refs = refs[:limit]
     if not refs:
         raise ExtractionError("; ".join(item["reason"] for item in failed) or "the sources hold no scene")
@@ -105,6 +124,7 @@ def extract(
     *,
     limit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    planning: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Make a demo store.
 
@@ -115,6 +135,7 @@ def extract(
         options: how it is done.
         limit: read no more scenes than this.
         progress: called with scenes done and scenes in all.
+        planning: called before with files listed and files in all.
 
     Returns:
         The report, ready for JSON.
@@ -126,21 +147,21 @@ def extract(
     storage = open_storage(path)
     try:
         with storage.lock():
-            return _extract(sources, storage, config, options, limit, progress)
+            begun = time.perf_counter()
+            plan = make_plan(sources, config.scenes_per_part, limit, planning)
+            return _extract(plan, storage, config, options, progress, begun)
     except StorageError as error:
         raise ExtractionError(f"store {path}: {error}") from error
 
 
 def _extract(
-    sources: Sequence[str],
+    plan: Plan,
     storage: Storage,
     config: ExtractConfig,
     options: ExtractOptions,
-    limit: int | None,
     progress: Callable[[int, int], None],
+    begun: float,
 ) -> dict[str, Any]:
-    begun = time.perf_counter()
-    plan = make_plan(sources, config.scenes_per_part, limit)
     if options.fail_fast and plan.failed:
         raise ExtractionError(f"stopped at the first failure (--fail-fast): {plan.failed[0]['reason']}")
     if _prepare(storage, plan, config, options):

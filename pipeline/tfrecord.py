@@ -23,6 +23,8 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 MAX_RECORD_BYTES = 1 << 30
+_SKIP_BYTES = 1 << 14
+"""Fetched at a time where records are skipped."""
 
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 """What Python raises while it reads a damaged gzip stream."""
@@ -43,15 +45,21 @@ def masked_crc32c(data: bytes) -> int:
 
 
 @contextmanager
-def open_binary(path: str, mode: Literal["rb", "wb"] = "rb") -> Iterator[BinaryIO]:
+def open_binary(path: str, mode: Literal["rb", "wb"] = "rb", skips: bool = False) -> Iterator[BinaryIO]:
     """Open a local path or an fsspec URL; gzip is told by the content when reading, by ``.gz`` when writing.
 
     What is written to a ``.gz`` depends on the data alone (no time, no name).
 
+    Args:
+        path: what to open.
+        mode: to read or to write.
+        skips: little of the file will be read, here and there; over a network no more is fetched.
+
     Raises:
         OSError: when the file cannot be opened.
     """
-    with fsspec.open(path, mode) as raw:
+    fs, name = fsspec.url_to_fs(path)
+    with fs.open(name, mode, **({"block_size": _SKIP_BYTES} if skips and not path.endswith(".gz") else {})) as raw:
         if mode == "wb":
             zipped = path.endswith(".gz")
         else:
@@ -93,7 +101,7 @@ def index_records(path: str) -> tuple[list[int], TFRecordError | None]:
     """
     offsets: list[int] = []
     try:
-        with open_binary(path) as file:
+        with open_binary(path, skips=True) as file:
             _refuse_empty(file, path)
             start = 0
             while _read_record(file, path, skip=True) is not None:

@@ -1,5 +1,6 @@
 import gzip
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import tfrecord
 from pipeline.tfrecord import (
     CorruptRecordError,
     TFRecordError,
@@ -157,3 +159,22 @@ def test_zipped_bytes_depend_on_the_data_alone(tmp_path):
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="missing"):
         index_records(str(tmp_path / "missing.tfrecord"))
+
+
+def test_over_a_network_only_the_framing_is_fetched_to_plan(s3, monkeypatch):
+    """Three records of 1 MB: some kB are read of them, and the same offsets found as in the file itself."""
+    records = [bytes([k]) * 1_000_000 for k in range(3)]
+    write_records(f"{s3}/a.tfrecord", records)
+    asked = []
+    real = tfrecord.open_binary
+
+    @contextmanager
+    def noting(*args, **kwargs):
+        with real(*args, **kwargs) as file:
+            yield file
+            asked.append(file.cache.total_requested_bytes)
+
+    monkeypatch.setattr(tfrecord, "open_binary", noting)
+    assert index_records(f"{s3}/a.tfrecord") == ([0, 1_000_016, 2_000_032], None)
+    assert 48 < asked[0] < 150_000
+    assert list(read_records_at(f"{s3}/a.tfrecord", [1_000_016])) == records[1:2]
