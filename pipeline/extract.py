@@ -86,8 +86,9 @@ def make_plan(
         for first in range(0, len(paths), PLANNERS):
             batch = paths[first : first + PLANNERS]
             for path, (found, problems) in zip(batch, threads.map(list_scenes, batch), strict=True):
-                refs += found
-                failed += [{"source": path, "reason": str(problem)} for problem in problems]
+                if limit is None or len(refs) < limit:
+                    refs += found
+                    failed += [{"source": path, "reason": str(problem)} for problem in problems]
             if len(paths) > PLANNERS:
                 progress(first + len(batch), len(paths))
             if limit is not None and len(refs) >= limit:

@@ -41,3 +41,13 @@ def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     local = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert all(((ROOT / page).parent / link).exists() for link in local)
+
+
+def test_the_training_loop_of_the_documentation_runs(make_store, tmp_path, monkeypatch, capfd):
+    """The code block of docs/scale.md, on a small store of that name."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.zarr").symlink_to(make_store().path)
+    exec(block, {})
+    size = load_config().observation.size
+    assert f"torch.Size([1024, {size}]) torch.Size([1024, 2]) torch.Size([1024, {size}])" in capfd.readouterr().out

@@ -106,7 +106,19 @@ def test_a_store_can_hold_gpudrives_coordinates(scenes, tmp_path):
 
 
 def test_a_limit(scenes, tmp_path):
-    assert run(scenes, tmp_path / "store", limit=3)["scenes"]["read"] == 3
+    (scenes / "f.tfrecord").write_text("broken, and beyond the limit")
+    report = run(scenes, tmp_path / "store", limit=3)
+    assert report["scenes"]["read"] == 3
+    assert report["failed"] == []
+
+
+def test_many_files_are_planned_in_their_order(scenes, monkeypatch):
+    monkeypatch.setattr(module, "PLANNERS", 2)
+    told = []
+    plan = module.make_plan([str(scenes)], 2, progress=lambda *call: told.append(call))
+    assert [Path(ref.path).name for part in plan.parts for ref in part] == [f"{x}.json" for x in "abcde"]
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert module.make_plan([str(scenes)], 2, limit=3).scenes == 3
 
 
 def test_good_scenes_beside_bad_ones_are_written(scenes, tmp_path):
