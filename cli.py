@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             raise SystemExit(INTERRUPTED) from None
@@ -62,6 +64,23 @@ class _Commands(click.Group):
             if not isinstance(error, _foreseen()):
                 raise
             raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what it holds is given back."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -136,9 +155,16 @@ def _fractions(_: click.Context, __: click.Parameter, value: str | None) -> tupl
         train, validation, test = map(float, value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value}: must be three numbers, as in 0.8,0.1,0.1.") from None
-    if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
+    if not min(train, validation, test) >= 0 or not abs(train + validation + test - 1) <= 1e-6:
         raise click.BadParameter(f"{value}: shares are not negative and add up to 1.")
     return train, validation, test
+
+
+def _distance(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """A number of metres."""
+    if value is not None and not 0 <= value < float("inf"):
+        raise click.BadParameter(f"{value} is no distance in m.")
+    return value
 
 
 def _existing(_: click.Context, __: click.Parameter, value: Any) -> Any:
@@ -223,7 +249,7 @@ def _plain_progress(what: str, unit: str) -> _Progress:
 
 @cli.command("extract-demos")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--store", required=True, type=click.Path(), help="Folder of the store to make.")
+@click.option("--store", required=True, type=click.Path(), help="Folder or URL of the store to make.")
 @click.option(
     "--dynamics",
     type=click.Choice(["classic", "bicycle", "delta_local", "state"]),
@@ -235,7 +261,7 @@ def _plain_progress(what: str, unit: str) -> _Progress:
 @click.option("--steps", type=click.IntRange(min=2), default=91, help="States a scene; longer logs are cut.")
 @click.option("--agents", type=click.Choice(["vehicles", "all"]), default="vehicles",
               help="Whose demos: all adds pedestrians and cyclists, driven by delta_local.")  # fmt: skip
-@click.option("--max-replay-error", type=click.FloatRange(min=0), metavar="M",
+@click.option("--max-replay-error", type=float, callback=_distance, metavar="M",
               help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
 @click.option("--split", "fractions", callback=_fractions, default="1,0,0", metavar="T,V,T",
               help="Shares of train, validation and test scenes, told by a hash of their ids.")  # fmt: skip
@@ -306,10 +332,11 @@ def extract_demos(
 def merge(stores: tuple[str, ...], store: str) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
     from pipeline.combine import merge as run_merge
-    from pipeline.extract_report import contents
+    from pipeline.extract_report import contents, duplicates
 
     with _progress("merging", "scenes") as progress:
-        click.echo(contents(run_merge(stores, store, progress=progress)))
+        report = run_merge(stores, store, progress=progress)
+    click.echo("\n".join([contents(report), *duplicates(report)]))
 
 
 @cli.command()
@@ -362,12 +389,11 @@ def export(
     from pipeline.export import export as run_export
     from pipeline.export import summary
     from pipeline.store import DemoStore
-    from sim.env import GPUDRIVE_AGENTS, SimConfig
+    from sim.env import SimConfig
     from sim.layout import ObservationConfig
     from sim.worlds import Selection
 
-    most = GPUDRIVE_AGENTS if kind == "gpudrive-json" else None
-    sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles", max_agents=most))
+    sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
     observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
     with _progress("exporting", "scenes") as progress:
         result = run_export(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import inspect
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,23 +31,39 @@ def permuted(length: int, seed: int, number: int) -> int:
 class Prefetch(Generic[T]):
     """Makes ``make(start)``, ``make(start + 1)``, ... in a background thread and hands them out in that order.
 
+    The thread ends with :meth:`close`, with the object that ``make`` is a method of, and with the program.
+
     Args:
-        make: a pure function of its number; what it raises is raised by :meth:`next`.
+        make: a pure function of its number; what it raises is raised by :meth:`next`, from then on each time.
         start: the first number.
         ahead: how many finished items may wait.
     """
 
     def __init__(self, make: Callable[[int], T], start: int = 0, ahead: int = 1) -> None:
-        self._make = make
         self._queue: queue.Queue[T | BaseException] = queue.Queue(ahead)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(start,), name="prefetch", daemon=True)
+        self._failure: BaseException | None = None
+        # The thread must not keep alive whom it works for.
+        method = weakref.WeakMethod(make) if inspect.ismethod(make) else lambda: make
+        args = (method, self._queue, self._stop, start)
+        self._thread = threading.Thread(target=_run, args=args, name="prefetch", daemon=True)
         self._thread.start()
+        weakref.finalize(self, self._stop.set).atexit = False
+        _running.add(self)
 
     def next(self) -> T:
-        """The next item, waiting for it if need be."""
+        """The next item, waiting for it if need be.
+
+        Raises:
+            RuntimeError: after :meth:`close`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._stop.is_set():
+            raise RuntimeError("what is made ahead was closed; make a new sampler or stream")
         item = self._queue.get()
         if isinstance(item, BaseException):
+            self._failure = item
             raise item
         return item
 
@@ -56,21 +75,37 @@ class Prefetch(Generic[T]):
                 self._queue.get_nowait()
             self._thread.join(timeout=0.05)
 
-    def _run(self, number: int) -> None:
-        while not self._stop.is_set():
-            try:
-                item: T | BaseException = self._make(number)
-            except BaseException as error:
-                item = error
-            self._offer(item)
-            if isinstance(item, BaseException):
-                return
-            number += 1
 
-    def _offer(self, item: T | BaseException) -> None:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+_running: weakref.WeakSet[Prefetch[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is within a kernel when Python goes down takes the process with it."""
+    for prefetch in list(_running):
+        prefetch.close()
+
+
+def _run(method: Callable[[], Any], items: queue.Queue[Any], stop: threading.Event, number: int) -> None:
+    while not stop.is_set():
+        make = method()
+        if make is None:
+            return
+        try:
+            item = make(number)
+        except BaseException as error:
+            item = error
+        del make
+        _offer(item, items, stop)
+        if isinstance(item, BaseException):
+            return
+        number += 1
+
+
+def _offer(item: Any, items: queue.Queue[Any], stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=0.1)
+            return
+        except queue.Full:
+            continue

@@ -96,23 +96,28 @@ class DemoSampler:
         self._weight = _weights(scene_weights, len(store))
         scenes = chosen_scenes(store, self._data.split)
         scenes = scenes[self._weight[scenes] > 0]
+        if not len(scenes):
+            raise NobodyError(f"store {store.path}: scene_weights are zero for all scenes; give some a weight")
         index, count = shard
         if not 0 <= index < count <= len(scenes):
             raise ValueError(f"shard {index} of {count} of {len(scenes)} scenes; use fewer, numbered from 0")
-        most = min(BLOCK_SCENES, max(1, self._data.pool_scenes // _FEWEST_BLOCKS), len(scenes) // count)
-        self._blocks = blocks_of(scenes, np.asarray(store.index.part), most)[index::count]
+        share = np.array_split(scenes, count)[index]
+        most = min(BLOCK_SCENES, max(1, self._data.pool_scenes // _FEWEST_BLOCKS))
+        self._blocks = blocks_of(share, np.asarray(store.index.part), most)
         mean = sum(map(len, self._blocks)) / len(self._blocks)
         places = min(len(self._blocks), max(1, int(self._data.pool_scenes / mean)))
         self._every = max(1, round(mean * self._data.rows_per_scene))
         self._rotates = places < len(self._blocks)
+        self._places = places
         self._next = self._loaded_after(0)
-        self._pool = Pool(places, observation, self._device)
+        self._pool = Pool(places + 1, observation, self._device)  # the last place: see _never_empty
         with ThreadPoolExecutor(cpu_threads()) as threads:
             numbers = range(self._next, self._next + places)
             for number, block in zip(numbers, threads.map(self._load, numbers), strict=True):
                 self._pool.put(number % places, block)
         self._next += places
         self._prefetch = Prefetch(self._load, self._next) if self._rotates else None
+        self._never_empty()
         self._weigh()
 
     @property
@@ -129,14 +134,14 @@ class DemoSampler:
             history: with the observations of so many steps before, where the demo had begun.
 
         Raises:
-            NobodyError: when there is no demo in the pool.
+            NobodyError: when there is nothing to draw in the whole store.
+            ValueError: for a size that is none.
         """
+        if batch_size < 1 or history < 0:
+            raise ValueError(f"batch_size is {batch_size}, history {history}; they must be positive, and not negative")
         self._renew()
         if not len(self._ends):
-            raise NobodyError(
-                f"store {self.store.path}: no agent of the {self._num_scenes()} scene(s) held has a demo, may be "
-                "controlled and passes the filter; check sim.selection and data, or raise data.pool_scenes"
-            )
+            raise NobodyError(self._why_nobody())
         rng = np.random.default_rng([self._seed, self._shard[0], self.drawn])
         self.drawn += batch_size
         return self._pool.batch(self._pick(rng, batch_size), next_state, history)
@@ -162,14 +167,36 @@ class DemoSampler:
 
     def _renew(self) -> None:
         """Replace as many blocks as the rows drawn ask for."""
-        places = len(self._pool.tables)
-        wanted = self._loaded_after(places)
+        wanted = self._loaded_after(self._places)
         if self._prefetch is None or self._next == wanted:
             return
         while self._next < wanted:
-            self._pool.put(self._next % places, self._prefetch.next())
+            self._pool.put(self._next % self._places, self._prefetch.next())
             self._next += 1
+        self._never_empty()
         self._weigh()
+
+    def _never_empty(self) -> None:
+        """Where the blocks held have nothing to draw, hold the first one after them that has something, too."""
+        found = None
+        if self._rotates and not any(table is not None and len(table) for table in self._pool.tables[: self._places]):
+            for number in range(self._next, self._next + len(self._blocks)):
+                found = self._load(number)
+                if found is not None and len(found.table):
+                    break
+        if found is not None or self._pool.tables[self._places] is not None:
+            self._pool.put(self._places, found)
+
+    def _why_nobody(self) -> str:
+        """One sentence on what keeps everybody out."""
+        scenes, data = sum(map(len, self._blocks)), self._data
+        hint = "check sim.selection"
+        if data.agents == "vru" and self._sim.selection.remove_non_vehicles:
+            hint = "set sim.selection.remove_non_vehicles to false, since data.agents is vru"
+        elif data.types or data.roles or data.without_roles or data.max_replay_error is not None:
+            hint = "check data.types, data.roles, data.without_roles and data.max_replay_error, and sim.selection"
+        what = f"no agent of its {scenes} scene(s) has a demo, may be controlled and passes the filter"
+        return f"store {self.store.path}: {what}; {hint}"
 
     def _weigh(self) -> None:
         """How often each demo in the pool is drawn: running sums of the weights."""
@@ -179,10 +206,6 @@ class DemoSampler:
             scene, of = np.unique(table.scene, return_inverse=True)
             weight = weight / np.bincount(of, table.count, len(scene))[of]
         self._demo_weight, self._ends = weight, np.cumsum(weight)
-
-    def _num_scenes(self) -> int:
-        first = self._next - len(self._pool.tables)
-        return sum(len(self._block(number)) for number in range(first, self._next))
 
     def _block(self, number: int) -> NDArray[np.int64]:
         """Scenes of the block of this number in the endless order."""
@@ -204,6 +227,8 @@ def _weights(
     """[S] weights of a store's scenes."""
     weight = np.ones(scenes)
     if isinstance(given, Mapping):
+        if unknown := [scene for scene in given if not 0 <= scene < scenes]:
+            raise ValueError(f"scene_weights: scene {unknown[0]} is none of the store's, which are 0 to {scenes - 1}")
         for scene, value in given.items():
             weight[scene] = value
     elif given is not None:

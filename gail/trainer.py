@@ -96,7 +96,6 @@ class Trainer:
         checkpoint = self._begin(resume)
         if checkpoint:
             self._restore(checkpoint)
-        self._describe()
         self.sampler = DemoSampler(
             self.store,
             config.observation,
@@ -118,6 +117,7 @@ class Trainer:
             start=self.progress.iteration // config.worlds.rollouts_per_batch,
             split=config.data.split,
         )
+        self._describe()
         self._env: Backend | None = None
         self._writer = SummaryWriter(self.folder / "tensorboard")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -37,28 +36,25 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
         with client:
             yield client
         return
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     quiet = {
-        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,  # memory is used again at once
         "distributed.worker.profile.enabled": False,
     }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.worker.daemon": True} | quiet))
-        with _interrupts_ignored():
+        with _interrupts_held():
             cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
         stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster))
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one stops them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held() -> Iterator[None]:
+    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one does afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

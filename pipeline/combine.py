@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 
 from pipeline import writer
 from pipeline.cluster import ExtractionError
+from pipeline.extract import refuse_inside
 from pipeline.extract_report import LISTS, make_report, replay_sums
-from pipeline.files import aside, sync
+from pipeline.files import aside, json_digest, sync
 from pipeline.schema import Record, Split, split_of
 from pipeline.storage import LocalFolder, Storage, StorageError
 from pipeline.store import DemoStore, manifest, open_storage, part_name
@@ -45,7 +46,7 @@ def merge(stores: Sequence[str], path: str, *, progress: Progress = lambda done,
                 what = f"its {told} is not that of {first.path}"
                 raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
     chosen = [(store, range(len(store))) for store in opened]
-    return _copy(chosen, path, lambda record: record, progress)
+    return _copy(chosen, path, lambda record: record, _common([s.attributes["settings"] for s in opened]), progress)
 
 
 def split(
@@ -77,6 +78,7 @@ def split(
     targets = {which: f"{folder.rstrip('/')}/{which.name.lower()}" for which in Split if chosen[which]}
     for target in targets.values():
         _check_free(open_storage(target))
+    settings = store.attributes["settings"] | ({} if fractions is None else {"split": fractions})
     reports, done = {}, 0
     for which, target in targets.items():
 
@@ -86,33 +88,43 @@ def split(
         def assigned(record: Record, which: Split = which) -> Record:
             return Record(record.scene, record.demos, record.vru, which)
 
-        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, told)
+        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, settings, told)
         done += len(chosen[which])
     return reports
 
 
 def _copy(
-    chosen: Sequence[tuple[DemoStore, Sequence[int]]], path: str, change: Callable[[Record], Record], progress: Progress
+    chosen: Sequence[tuple[DemoStore, Sequence[int]]],
+    path: str,
+    change: Callable[[Record], Record],
+    settings: Mapping[str, Any],
+    progress: Progress,
 ) -> dict[str, Any]:
     """A new store of some scenes."""
     target = open_storage(path)
-    _check_free(target)
-    if target.durable:
-        try:
+    try:
+        _check_free(target)
+        if target.durable:
             with target.lock():
-                return _write(chosen, target, change, progress)
-        except StorageError as error:
-            raise ExtractionError(f"store {path}: {error}") from error
+                return _write(chosen, target, change, settings, progress)
+    except StorageError as error:
+        raise ExtractionError(f"store {path}: {error}") from error
+    except OSError as error:
+        raise ExtractionError(
+            f"store {path}: cannot be written ({error.strerror or error}); make room there"
+        ) from error
     if "://" in path:
         raise ExtractionError(f"store {path}: zip files are written to local folders alone; copy it there afterwards")
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
-        report = _write(chosen, LocalFolder(Path(folder, "store")), change, progress)
+        report = _write(chosen, LocalFolder(Path(folder, "store")), change, settings, progress)
         _pack(Path(folder, "store"), Path(path))
     return report | {"store": path, "bytes": Path(path).stat().st_size}
 
 
 def _check_free(target: Storage) -> None:
+    if isinstance(target, LocalFolder):
+        refuse_inside(target)
     free = not Path(target.url).exists() if not target.durable else not target.names("")
     if not free:
         raise ExtractionError(f"store {target.url}: something is there already; choose another place")
@@ -122,14 +134,16 @@ def _write(
     chosen: Sequence[tuple[DemoStore, Sequence[int]]],
     target: Storage,
     change: Callable[[Record], Record],
+    settings: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    first = chosen[0][0]
-    settings, total = first.attributes["settings"], sum(len(scenes) for _, scenes in chosen)
-    kept = {key: first.attributes[key] for key in ("settings", "software")}
-    merged_from = [store.attributes["plan"] for store, _ in chosen]
-    attributes = writer.store_attributes(first.own_space, first.steps, plan=None, made_from=merged_from, **kept)
+    first, total = chosen[0][0], sum(len(scenes) for _, scenes in chosen)
+    origin = [[store.attributes["plan"], len(scenes)] for store, scenes in chosen]
+    software = _common([store.attributes["software"] for store, _ in chosen])
+    attributes = writer.store_attributes(first.own_space, first.steps, settings=settings, software=software)
+    attributes |= {"made_from": origin, "plan": json_digest([attributes, origin])}
     writer.create_store(target, attributes)
+    lists = _kept_lists(chosen)
     scenes, done = _scenes(chosen), 0
     progress(0, total)
     for number in range(-(-total // settings["scenes_per_part"])):
@@ -137,13 +151,34 @@ def _write(
         records = [change(record) for record, _ in batch]
         entry = writer.write_part(target, part_name(number), records, first.own_space, first.steps)
         entry["scenes"]["source"] = [source for _, source in batch]
-        entry |= {kind: [] for kind in LISTS}
+        entry |= lists if number == 0 else {kind: [] for kind in LISTS}
         writer.commit_part(target, entry | {"replay": replay_sums(records)})
         done += len(batch)
         progress(done, total)
     report = make_report(target, total)
     writer.finish_store(target, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
     return report | {"bytes": target.size()}
+
+
+def _common(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of several stores in one: what differs is called mixed, the size of parts is that of the first."""
+    first = many[0]
+    common = {key: value if all(one.get(key) == value for one in many) else "mixed" for key, value in first.items()}
+    return common | {key: first[key] for key in ("scenes_per_part",) if key in first}
+
+
+def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, list[Any]]:
+    """What was left out and mended of the sources of whole stores; where scenes are chosen, what was done to these."""
+    kept: dict[str, list[Any]] = {kind: [] for kind in LISTS}
+    for store, scenes in chosen:
+        entries = manifest(store.storage)
+        sources = [source for entry in entries for source in entry["scenes"]["source"]]
+        wanted = {sources[scene] for scene in scenes}
+        for kind in LISTS:
+            items = [item for entry in entries for item in entry[kind]]
+            whole = len(wanted) == len(sources)
+            kept[kind] += [item for item in items if whole or item["source"] in wanted]
+    return kept
 
 
 def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:

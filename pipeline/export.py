@@ -87,7 +87,7 @@ def export(
     scenes = _scenes(store, split)[:limit]
     counts = {"scenes": 0, "demos": 0, "transitions": 0}
     left_out = []
-    with _target(store, out, FORMATS[format], overwrite) as temporary:
+    with _told(out), _target(store, out, FORMATS[format], overwrite) as temporary:
         writer = FORMATS[format].writer(temporary, Path(out).name, store.space, describe(store, observation, sim))
         try:
             records = zip(scenes, store.read(scenes), strict=True)
@@ -115,6 +115,16 @@ def export(
         "seconds": seconds,
         "rows_per_s": counts["transitions"] / seconds,
     }
+
+
+@contextmanager
+def _told(out: str | Path) -> Iterator[None]:
+    """Tell in one sentence what keeps a file from being written."""
+    try:
+        yield
+    except OSError as error:  # also h5py's own, of many lines
+        what = error.strerror or " ".join(str(error).split())
+        raise ExportError(f"export {out}: cannot be written ({what}); make room, or choose another place") from error
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -153,6 +153,9 @@ def extract(
             return _extract(plan, storage, config, options, progress, begun)
     except StorageError as error:
         raise ExtractionError(f"store {path}: {error}") from error
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise ExtractionError(f"store {path}: {what}; mend that, and the same command goes on") from error
 
 
 def _extract(
@@ -169,6 +172,9 @@ def _extract(
         return make_report(storage, plan.scenes, plan.failed, 0, time.perf_counter() - begun)
     try:
         done = _make_parts(storage, plan, config, options, progress)
+        if len(manifest(storage)) < len(plan.parts):
+            hint = "name a folder that all of them see under this path, or a bucket"
+            raise ExtractionError(f"store {storage.url}: what the workers wrote is not there; {hint}")
         report = make_report(storage, plan.scenes, plan.failed, done, time.perf_counter() - begun)
         if not report["scenes"]["written"]:
             writer.clear_store(storage)
@@ -178,8 +184,7 @@ def _extract(
         _give_back(storage)
         raise
     writer.finish_store(storage, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
-    if aside := _aside(storage):
-        writer.clear_store(aside)
+    writer.clear_store(storage.aside())
     report["bytes"] = storage.size()
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]
     return report
@@ -202,7 +207,7 @@ def _make_parts(
     if not todo:
         return 0
     with dask_client(options.workers or _default_workers(scenes), options.scheduler) as client:
-        job = _Job(storage.url, todo, config, options.fail_fast)
+        job = _Job(storage.location, todo, config, options.fail_fast)
         for count in _run_on(client, job) if client else _run_here(job):
             done += count
             progress(plan.scenes - scenes + done, plan.scenes)
@@ -231,13 +236,11 @@ def _prepare(storage: Storage, plan: Plan, config: ExtractConfig, options: Extra
             if found.get("complete") and same and options.resume:
                 return True
             if found.get("complete") or not same or options.resume is False:
-                state = "exists already" if found.get("complete") or same else _OTHER
+                state = "exists already" if found.get("complete") or same else "was begun"
+                state += "" if same else " with other sources, settings or software"
                 raise ExtractionError(f"store {storage.url}: it {state}; add --overwrite to replace it")
     writer.create_store(storage, attributes)
     return False
-
-
-_OTHER = "was begun with other sources, settings or software"
 
 
 def _is_store(storage: Storage) -> bool:
@@ -247,43 +250,49 @@ def _is_store(storage: Storage) -> bool:
         ExtractionError: when something else is there, which is never touched.
     """
     where = f"store {storage.url}"
-    if isinstance(storage, LocalFolder) and storage.root.is_file():
-        raise ExtractionError(f"{where}: a file is there; choose another place")
+    if isinstance(storage, LocalFolder):
+        if storage.root.is_file():
+            raise ExtractionError(f"{where}: a file is there; choose another place")
+        refuse_inside(storage)
     names = storage.names("")
     if names and "zarr.json" not in names:
         raise ExtractionError(f"{where}: the folder holds other things than a demo store; choose another place")
     return bool(names)
 
 
-def _aside(storage: Storage) -> LocalFolder | None:
-    """Where a store waits that is being replaced; in a bucket it cannot."""
-    if isinstance(storage, LocalFolder):
-        return LocalFolder(storage.root.with_name(f".{storage.root.name}.replaced"))
-    return None
+def refuse_inside(storage: LocalFolder) -> None:
+    """Refuse a place within another store.
+
+    Raises:
+        ExtractionError: naming it.
+    """
+    for parent in storage.root.parents:
+        if (parent / "zarr.json").is_file():
+            raise ExtractionError(f"store {storage.url}: it would lie inside {parent}; choose another place")
 
 
 def _put_aside(storage: Storage) -> None:
-    """Make place for another store; a finished local one is kept until that is done.
+    """Make place for another store; the finished one is kept until that is done.
 
     Raises:
         StoreError: when what is there is no store of ours.
     """
     check_ours(storage)
-    aside = _aside(storage)
-    if aside and isinstance(storage, LocalFolder) and not aside.root.exists():
-        storage.root.rename(aside.root)
-    else:  # an earlier replacement did not finish; what it was to replace is kept
+    aside = storage.aside()
+    if "zarr.json" in aside.names(""):  # an earlier replacement did not finish; what it was to replace is kept
         writer.clear_store(storage)
+    else:
+        storage.move(aside)
 
 
 def _give_back(storage: Storage) -> None:
-    """Put a store back that was to be replaced, if not one scene of the new one is done."""
-    aside = _aside(storage)
-    if aside and isinstance(storage, LocalFolder) and aside.root.exists():
-        if any(entry["scenes"]["id"] for entry in manifest(storage)):
-            return
-        writer.clear_store(storage)
-        aside.root.rename(storage.root)
+    """Leave nothing if not one scene is done, and put a store back that was to be replaced."""
+    if any(entry["scenes"]["id"] for entry in manifest(storage)):
+        return
+    writer.clear_store(storage)
+    aside = storage.aside()
+    if "zarr.json" in aside.names(""):
+        aside.move(storage)
 
 
 # --- running -------------------------------------------------------------------------------------------------------

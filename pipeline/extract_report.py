@@ -107,6 +107,10 @@ def summary(report: dict[str, Any]) -> str:
     lines += [f"{n} demo(s) left out: {reason}" for reason, n in reasons.most_common()]
     if mended := len({item["source"] for item in report["mended"]}):
         lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
-    if twice := report["duplicate_ids"]:
-        lines.append(f"{len(twice)} scenario id(s) occur more than once: {twice[0]}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *duplicates(report)])
+
+
+def duplicates(report: dict[str, Any]) -> list[str]:
+    """A line on scenes that are there more than once, if there are any."""
+    twice = report["duplicate_ids"]
+    return [f"{len(twice)} scenario id(s) occur more than once: {twice[0]}"] if twice else []

@@ -30,7 +30,6 @@ def describe(path: str | Path) -> dict[str, Any]:
     for record in store.read():
         counts.update(_count(record))
     size = store.storage.size()
-    report = store.attributes["report"]
     return {
         "store": str(path),
         "version": ".".join(map(str, store.attributes["version"])),
@@ -39,7 +38,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "parts": len(store.parts),
         "agents": _named(counts, "agent", AgentType),
         "roles": _named(counts, "role", Role),
-        "demos": report["demos"],
+        "demos": {kind: counts[kind] for kind in ("moving", "vehicles", "vru")},
         "transitions": counts["transitions"],
         "bridged_steps": counts["bridged"],
         "road_segments": _named(counts, "road", RoadType),
@@ -47,7 +46,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "steps": store.steps,
         "dt_s": store.attributes["dt_s"],
         "actions": describe_actions(store.space),
-        "replay": report["replay"],
+        "replay": store.attributes.get("report", {}).get("replay"),
         "bytes": size,
         "bytes_per_scene": size / max(len(store), 1),
         "bytes_per_transition": size / max(counts["transitions"], 1),
@@ -83,6 +82,8 @@ def _count(record: Record) -> Counter[str]:
     counts.update({f"road {value}": n for value, n in _unique(scene.segment_type)})
     counts.update({f"role {role.value}": int((scene.agent_role & role > 0).sum()) for role in Role})
     counts["transitions"] = record.transitions
+    counts["moving"], counts["vehicles"] = int(record.moving.sum()), demos.num_demos
+    counts["vru"] = record.vru.num_demos if record.vru else 0
     counts["bridged"] = int((demos.mark == BRIDGED).sum())
     return counts
 
@@ -122,9 +123,10 @@ def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for part in actions["components"]:
         limits = "unbounded" if part["low"] is None else f"{part['low']:g} to {part['high']:g}"
         yield "", f"{part['name']}: {limits}" + (f", {part['values']} values" if part["values"] else "")
-    yield "expert replay", f"{replay['goal_rate']:.1%} reach their goal"
-    yield "", f"{replay['ade_m']:.3f} m from the log on average, {replay['fde_m']:.3f} m at the end"
-    yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
+    if replay:
+        yield "expert replay", f"{replay['goal_rate']:.1%} reach their goal"
+        yield "", f"{replay['ade_m']:.3f} m from the log on average, {replay['fde_m']:.3f} m at the end"
+        yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
     yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB a scene"
     yield "", f"{d['bytes_per_transition']:.1f} bytes a transition"
     yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items())

@@ -77,7 +77,8 @@ class Experts:
 def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu") -> Experts:
     """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
 
-    What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything.
+    What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything. With
+    ``sim.end_with_log`` false, experts are seen by others as long as their demos go on; a policy's agents stay.
     """
     worlds = demo_worlds(records, sim.selection, device)
     rows = demo_rows(records, worlds)
@@ -104,15 +105,25 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
     if sim.on_goal != "ignore":
         arrived = _arrived(track, present, worlds.tensors["goal"], sim.goal_radius)
         acts &= ~arrived[worlds.controlled]
-        if sim.on_goal == "remove":
-            leaves = ~parked if sim.teleport else worlds.tensors["slot"] >= 0
-            present &= ~(_a_step_late(arrived) & leaves[:, None])
+        leaves = ~parked if sim.teleport else worlds.tensors["slot"] >= 0
+        after = _a_step_late(arrived) & leaves[:, None]
+        if sim.on_goal == "remove" or sim.teleport:
+            present &= ~after
+        else:
+            track = torch.where(after[..., None], _at_rest(track, arrived)[:, None], track)
     return Experts(worlds, track, present, gather("action"), end, acts.nonzero())
 
 
 def _a_step_late(values: Tensor) -> Tensor:
     """[M, T, ...] at each step what was one step before; at the first what is."""
     return torch.cat([values[:, :1], values[:, :-1]], dim=1)
+
+
+def _at_rest(track: Tensor, arrived: Tensor) -> Tensor:
+    """[M, 5] where each agent of [M, T] first arrived, at rest there."""
+    held = track[torch.arange(len(track), device=track.device), arrived.int().argmax(dim=1)]
+    held[:, 3:] = 0.0
+    return held
 
 
 def _arrived(track: Tensor, present: Tensor, goal: Tensor, radius: float) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -44,7 +43,9 @@ class Storage(Protocol):
     """The files of one store."""
 
     url: str
-    """Folder or URL, as messages and other processes name it."""
+    """Folder or URL, as messages name it."""
+    location: str
+    """Folder or URL, as other processes find it, whatever their working directory."""
     durable: bool
     """Whether it can be written."""
 
@@ -86,6 +87,12 @@ class Storage(Protocol):
     def sweep(self) -> None:
         """Remove what killed writers left."""
 
+    def aside(self) -> Storage:
+        """Where this store waits while another one takes its place."""
+
+    def move(self, to: Storage) -> None:
+        """Move everything to :meth:`aside`, or from there."""
+
     def lock(self) -> Any:
         """A context in which no other process writes to the store.
 
@@ -100,8 +107,10 @@ def storage_at(path: str | Path) -> Storage:
     Raises:
         StorageError: when the URL's file system is not known or not installed.
     """
-    text = str(path)
-    if "://" not in text and not text.endswith(".zip"):
+    text = str(path).removeprefix("file://")
+    if not text:
+        raise StorageError("it has no name; name a folder or a URL")
+    if "://" not in text and (not text.endswith(".zip") or Path(text).is_dir()):
         return LocalFolder(Path(text))
     return Remote(text)
 
@@ -112,8 +121,9 @@ class LocalFolder:
     durable = True
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         self.url = str(root)
+        self.root = root.resolve()
+        self.location = str(self.root)
 
     def read(self, names: Sequence[str]) -> list[bytes]:
         """See :class:`Storage`."""
@@ -188,10 +198,18 @@ class LocalFolder:
         for folder in (self.root, *(p for p in self.root.iterdir() if p.is_dir())):
             sweep(folder)
 
+    def aside(self) -> LocalFolder:
+        """See :class:`Storage`."""
+        return LocalFolder(self.root.with_name(f".{self.root.name}.replaced"))
+
+    def move(self, to: Storage) -> None:
+        """See :class:`Storage`."""
+        self.root.rename(to.location)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """See :class:`Storage`; the system frees the lock of a process that ends, however it ends."""
-        file = self.root.absolute().parent / f".{self.root.name}{LOCK}"  # beside it, as it may be moved aside itself
+        file = self.root.parent / f".{self.root.name}{LOCK}"  # beside it, as it may be moved aside itself
         held = FileLock(file, timeout=0)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +229,7 @@ class Remote:
     """A bucket, or a zip file, which is only read."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = self.location = url
         self.durable = not url.endswith(".zip")
         self._open: tuple[int, Any, str] | None = None
         if self.durable:
@@ -232,6 +250,7 @@ class Remote:
         return self._open[1]
 
     def _path(self, name: str) -> str:
+        _ = self._fs
         assert self._open is not None
         return "/".join(part for part in (self._open[2], name) if part)
 
@@ -246,19 +265,22 @@ class Remote:
     def _ranges(self, names: Sequence[str], first: Sequence[Any], last: Sequence[Any]) -> list[bytes]:
         if not names:
             return []
-        paths = [self._path_of(name) for name in names]
-        return [_whole(x) for x in self._fs.cat_ranges(paths, list(first), list(last), on_error="return")]
+        paths = [self._path(name) for name in names]
+        with _reached(missing=True):
+            return [_whole(x) for x in self._fs.cat_ranges(paths, list(first), list(last), on_error="return")]
 
     def tree(self, folder: str) -> dict[str, bytes]:
         """See :class:`Storage`."""
-        root = f"{self._path_of(folder)}/"
-        names = sorted(str(path).removeprefix(root) for path in self._find(folder))
+        root = f"{self._path(folder)}/"
+        with _reached():
+            names = sorted(str(path).removeprefix(root) for path in self._fs.find(root.rstrip("/")))
         return dict(zip(names, self.read([f"{folder}/{name}" for name in names]), strict=True))
 
     def names(self, folder: str) -> list[str]:
         """See :class:`Storage`."""
         try:
-            paths = self._fs.ls(self._path(folder), detail=False)
+            with _reached(missing=True):
+                paths = self._fs.ls(self._path(folder), detail=False)
         except FileNotFoundError:
             return []
         names = {str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths}
@@ -266,26 +288,45 @@ class Remote:
 
     def size(self) -> int:
         """See :class:`Storage`."""
-        return sum(info["size"] for info in self._fs.find(self._path_of(""), detail=True).values())
+        with _reached():
+            return sum(info["size"] for info in self._fs.find(self._path(""), detail=True).values())
 
     def write(self, name: str, data: bytes) -> None:
         """See :class:`Storage`."""
-        self._fs.pipe_file(self._path_of(name), data)
+        with _reached():
+            self._fs.pipe_file(self._path(name), data)
 
     def write_tree(self, folder: str, files: Mapping[str, bytes]) -> None:
         """See :class:`Storage`."""
-        self._fs.pipe({f"{self._path_of(folder)}/{name}": data for name, data in files.items()})
+        with _reached():
+            self._fs.pipe({f"{self._path(folder)}/{name}": data for name, data in files.items()})
 
     def remove(self, name: str) -> None:
         """See :class:`Storage`."""
-        with suppress(FileNotFoundError):
-            self._fs.rm(self._path_of(name), recursive=True)
+        with suppress(FileNotFoundError), _reached(missing=True):
+            self._fs.rm(self._path(name), recursive=True)
 
     def drop(self) -> None:
         """See :class:`Storage`; a bucket has no empty folders."""
 
     def sweep(self) -> None:
         """See :class:`Storage`; a bucket has no half-written files."""
+
+    def aside(self) -> Remote:
+        """See :class:`Storage`."""
+        return Remote(f"{self.url.rstrip('/')}.replaced")
+
+    def move(self, to: Storage) -> None:
+        """See :class:`Storage`: file by file, copied by the bucket itself."""
+        for folder in ("zarr.json", "parts", "manifest", "index"):
+            for name in [folder] if "." in folder else [f"{folder}/{name}" for name in self._below(folder)]:
+                with _reached():
+                    self._fs.mv(self._path(name), f"{to.location.split('://', 1)[-1]}/{name}")
+
+    def _below(self, folder: str) -> list[str]:
+        root = f"{self._path(folder)}/"
+        with _reached():
+            return sorted(str(path).removeprefix(root) for path in self._fs.find(root.rstrip("/")))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -296,9 +337,8 @@ class Remote:
         if not self.durable:
             hint = "extract to a folder, then pack it with `gail-cli merge FOLDER --store FILE.zip`"
             raise StorageError(f"a zip file cannot grow part by part; {hint}")
-        mine = secrets.token_hex(8)
         age = float("inf")
-        with suppress(FileNotFoundError, ValueError, KeyError):
+        with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
             age = time.time() - json.loads(self.read([LOCK])[0])["time"]
         if age < DEAD:
             what = f"another process is writing to it (last sign of life {age:.0f} s ago)"
@@ -306,11 +346,11 @@ class Remote:
         done = threading.Event()
 
         def sign() -> None:
-            self.write(LOCK, json.dumps({"owner": mine, "time": time.time()}).encode())
+            self.write(LOCK, json.dumps({"time": time.time()}).encode())
 
         def keep() -> None:
             while not done.wait(HEARTBEAT):
-                with suppress(Exception):  # the next one may succeed
+                with suppress(StorageError):  # the next one may succeed
                     sign()
 
         sign()
@@ -323,13 +363,21 @@ class Remote:
             thread.join()
             self.remove(LOCK)
 
-    def _path_of(self, name: str) -> str:
-        _ = self._fs
-        return self._path(name)
 
-    def _find(self, folder: str) -> list[str]:
-        found: list[str] = self._fs.find(self._path_of(folder))
-        return found
+@contextmanager
+def _reached(missing: bool = False) -> Iterator[None]:
+    """Tell in one sentence what a file system has to say; ``missing``: let a file that is not there through."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if missing:
+            raise
+        raise StorageError(f"cannot be reached ({error}); check its name") from error
+    except StorageError:
+        raise
+    except Exception as error:  # file systems have errors of their own
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise StorageError(f"cannot be reached ({what}); check its name and your access to it") from error
 
 
 def _whole(found: Any) -> bytes:

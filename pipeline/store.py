@@ -203,7 +203,7 @@ class DemoStore:
 
     def __init__(self, path: str | Path, agents: Agents = "vehicles") -> None:
         self.storage = open_storage(path)
-        self.path = self.storage.root if isinstance(self.storage, LocalFolder) else self.storage.url
+        self.path = Path(self.storage.url) if isinstance(self.storage, LocalFolder) else self.storage.url
         self.agents = agents
         self.attributes = read_root(self.storage)
         try:
@@ -229,7 +229,7 @@ class DemoStore:
     @property
     def location(self) -> str:
         """Where it lies, whatever the working directory."""
-        return str(self.path.resolve()) if isinstance(self.path, Path) else self.path
+        return self.storage.location
 
     @property
     def space(self) -> ActionSpace:

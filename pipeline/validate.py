@@ -6,6 +6,7 @@ time. A check is left out only where one that it builds on has found something.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.part_checks import check_part
 from pipeline.part_view import Finding, Part
 from pipeline.schema import RAGGED, SCHEMA, Split, StoreError, encode_id
 from pipeline.store import Agents, DemoStore, manifest
+from pipeline.writer import files_digest
 from sim.actions import GRIDS
 from sim.dynamics import Dynamics
 from sim.scenario import DT
@@ -74,8 +76,8 @@ def validate_store(
         store = DemoStore(path)
         entries = {entry["part"]: entry for entry in manifest(store.storage)}
     except StoreError as error:
-        what, _, fix = str(error).removeprefix(f"{where}: ").rpartition("; ")
-        return [Problem(where, what, fix)]
+        place, what, fix = _told(error, where)
+        return [Problem(place, what, fix)]
     found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
     expectation = expectation or Expectation()
     problems = fit(DemoStore(path, expectation.agents), expectation)
@@ -102,6 +104,25 @@ def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -
 
 
 # --- the store as a whole ------------------------------------------------------------------------------------------
+
+
+def _told(error: StoreError, where: str) -> tuple[str, str, str]:
+    """Place, what and fix of an error, whose sentence begins with ``where``."""
+    rest, _, fix = str(error).removeprefix(where).rpartition("; ")
+    place, _, what = rest.partition(": ")
+    return where + place, what, fix
+
+
+def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
+    """Other readers of Zarr need what this program does without."""
+    for name in ("zarr.json", "parts/zarr.json"):
+        try:
+            data = json.loads(store.storage.read([name])[0])
+            whole = (data["zarr_format"], data["node_type"]) == (3, "group")
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            yield Finding(name, "does not say that a Zarr group is here")
 
 
 def _attributes(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
@@ -132,8 +153,10 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     try:
         index = store.index
     except StoreError as error:
-        yield Finding("index", f"cannot be read ({error})")
+        yield Finding("index", _told(error, f"store {store.path}")[1])
         return
+    if files_digest(store.storage.tree("index")) != store.attributes["index"]:
+        yield Finding("index", "its files are not those that were written (the digest differs)")
     parts = [(k, entries[name]["scenes"]) for k, name in enumerate(store.parts) if name in entries]
     expected = {
         "part": [k for k, scenes in parts for _ in scenes["id"]],
@@ -147,7 +170,7 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("index/id", "its ids are not those of the scenes in the parts")
 
 
-_STORE_CHECKS = (_attributes, _parts, _totals, _index)
+_STORE_CHECKS = (_groups, _attributes, _parts, _totals, _index)
 
 
 def fit(store: DemoStore, wanted: Expectation) -> list[Problem]:

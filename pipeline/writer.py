@@ -77,11 +77,13 @@ def finish_store(storage: Storage, attributes: Mapping[str, Any]) -> None:
     columns["id"] = [encode_id(text) for text in columns["id"]] or np.zeros((0, ID_BYTES))
     columns["part"] = np.repeat(np.arange(len(entries)), counts)
     columns["place"] = np.concatenate([np.zeros(0), *map(np.arange, counts)])
-    storage.write_tree("index", encode({n: np.asarray(columns[n]).astype(form.dtype) for n, form in INDEX.items()}))
+    index = encode({n: np.asarray(columns[n]).astype(form.dtype) for n, form in INDEX.items()})
+    storage.write_tree("index", index)
     totals = {"scenes": sum(counts), **{f"{k}s": sum(e[f"{k}s"] for e in entries) for k in RAGGED}}
     storage.sweep()
     before = read_root(storage)
-    _write_root(storage, {**before, **attributes, "parts": len(entries), "totals": totals, "complete": True})
+    ours = {"parts": len(entries), "totals": totals, "index": files_digest(index), "complete": True}
+    _write_root(storage, {**before, **attributes, **ours})
 
 
 def clear_store(storage: Storage) -> None:

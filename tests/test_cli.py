@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -98,7 +100,9 @@ def test_choices_are_those_of_the_simulator():
         (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5"], "must be three numbers, as in 0.8,0.1,0.1"),
         (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5,0.5"], "not negative and add up to 1"),
         (["extract-demos", "a.json", "--store", "s", "--split", "1.5,-0.5,0"], "not negative and add up to 1"),
-        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "-1"], "-1.0 is not in the range x>=0"),
+        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "-1"], "-1.0 is no distance in m"),
+        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "nan"], "nan is no distance in m"),
+        (["extract-demos", "a.json", "--store", "s", "--split", "nan,nan,nan"], "not negative and add up to 1"),
         (["merge", "/missing", "--store", "s"], "'/missing' does not exist"),
         (["split", "/missing", "--out", "s"], "'/missing' does not exist"),
         (["extract-demos", "a.json", "--store", "s", "--overwite"], "No such option"),
@@ -245,7 +249,10 @@ def test_an_interruption_is_told_with_the_way_on(good, tmp_path, monkeypatch):
     [
         (ModuleNotFoundError("No module named 'zarr'", name="zarr"), "'zarr' is missing; install"),
         (ImportError("one sentence with the command"), "Error: one sentence with the command"),
-        (OSError(28, "No space left on device", "/x"), "Error: /x: No space left on device"),
+        (
+            OSError(28, "No space left on device", "/x"),
+            "cannot be written (No space left on device); mend that, and the same command goes on",
+        ),
     ],
 )
 def test_foreseen_errors_of_the_machine_are_one_sentence(good, tmp_path, monkeypatch, error, told):
@@ -324,6 +331,16 @@ def test_the_real_scenes(tmp_path):
     assert data["replay"]["goal_rate"] > 0.98
     assert data["replay"]["ade_m"] < 0.06
     assert data["bytes_per_scene"] < 50_000
+
+
+def test_sigterm_ends_as_ctrl_c_does(good, tmp_path, monkeypatch):
+    """A job that is taken off a cluster gives its lock back."""
+    monkeypatch.setattr("pipeline.extract.write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    result = extract(good, store=tmp_path / "store")
+    assert result.exit_code == cli.INTERRUPTED
+    assert "goes on from there" in result.stderr
+    monkeypatch.undo()
+    assert extract(good, store=tmp_path / "store").exit_code == 0
 
 
 # merge, split

@@ -136,3 +136,33 @@ def test_the_index_of_a_merged_store(stores, tmp_path):
     scenes = len(records(*stores))
     assert index.part.tolist() == (np.arange(scenes) // 3).tolist()
     assert index.place.tolist() == (np.arange(scenes) % 3).tolist()
+
+
+def test_a_merged_store_tells_where_it_comes_from(stores, tmp_path):
+    """What differs is called so; what was left out of the sources stays told; and so on, store by store."""
+    merge([str(s) for s in stores], str(tmp_path / "all"))
+    inputs, merged = [DemoStore(s).attributes for s in stores], DemoStore(tmp_path / "all").attributes
+    assert merged["settings"]["agents"] == merged["settings"]["split"] == "mixed"
+    assert merged["settings"]["simplify"] == 0.1
+    assert [plan for plan, _ in merged["made_from"]] == [one["plan"] for one in inputs]
+    entries = manifest(DemoStore(tmp_path / "all").storage)
+    for kind in ("mended", "dropped"):
+        expected = [item for s in stores for e in manifest(DemoStore(s).storage) for item in e[kind]]
+        assert [item for e in entries for item in e[kind]] == expected
+    split(str(tmp_path / "all"), str(tmp_path / "parts"), (0.5, 0.5, 0.0))
+    part = DemoStore(tmp_path / "parts" / "train").attributes
+    assert part["settings"]["split"] == [0.5, 0.5, 0.0]
+    assert part["made_from"] == [[merged["plan"], len(DemoStore(tmp_path / "parts" / "train"))]]
+
+
+def test_scenes_that_are_there_twice_are_told(stores, tmp_path):
+    report = merge([str(stores[0]), str(stores[0])], str(tmp_path / "twice"))
+    assert report["duplicate_ids"] == sorted(DemoStore(stores[0]).scene_ids())
+
+
+def test_no_store_within_a_store(stores, tmp_path):
+    merge([str(stores[0])], str(tmp_path / "a"))
+    with pytest.raises(ExtractionError, match="it would lie inside"):
+        merge([str(stores[0])], str(tmp_path / "a" / "sub"))
+    with pytest.raises(ExtractionError, match="it would lie inside"):
+        split(str(tmp_path / "a"), str(tmp_path / "a"))

@@ -1,7 +1,12 @@
+import gc
+import subprocess
+import sys
 import threading
+import weakref
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import count, islice
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -111,6 +116,15 @@ def test_samples_are_what_the_simulator_shows_of_difficult_logs(selection):
     space = ActionSpace.create("classic")
     found = records(HARD, random_scene(1), random_scene(2), space=space, selection=selection)
     assert_experts_see_what_the_simulator_shows(found, space, SimConfig(selection=selection))
+
+
+@pytest.mark.parametrize("on_goal", ["stop", "remove"])
+def test_samples_are_what_the_simulator_shows_after_arrivals(on_goal):
+    """Who has arrived stands, or is gone, in everybody's eyes."""
+    space = ActionSpace.create("classic")
+    early = car(10, 3, speed=8, valid=valid_only(*range(6)))
+    found = records(HARD, scene(car(speed=6), early, car(-8, -3, speed=9)), random_scene(3), space=space)
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig(on_goal=on_goal, goal_radius=4.0))
 
 
 def test_samples_are_what_the_simulator_shows_where_logs_do_not_end_episodes():
@@ -315,7 +329,7 @@ def test_the_pool_is_bounded_and_passes_over_every_block_each_epoch(make_store, 
     order = [permuted(5, 5, number) for number in range(12)]
     for number, batch in enumerate(drawn(source, 10, 64)):
         assert set(batch.transition[:, 0].tolist()) == set(order[number : number + 2])
-        assert len(source._pool.tables) == sum(table is not None for table in source._pool.tables) == 2
+        assert sum(table is not None for table in source._pool.tables) == 2
     source.close()
     assert sorted(read[:2]) == sorted([[order[0]], [order[1]]])
     assert [scene for (scene,) in read[2:]] == [permuted(5, 5, k) for k in range(2, len(read))]
@@ -368,7 +382,7 @@ def test_scenes_of_other_splits_are_not_read(mixed, sampler, monkeypatch, split)
 
 
 def test_a_split_without_scenes_is_told(make_store, sampler):
-    message = r"no scene is in the split 'test'; set data\.split to one that it has"
+    message = r"no scene is in the split 'test'; choose another one"
     with pytest.raises(NobodyError, match=message):
         sampler(split="test")
     with pytest.raises(NobodyError, match=message):
@@ -663,14 +677,12 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
     assert {scenes_of(stream.next())[0] for _ in range(12)} == set(ids) - idle
     stream.close()
     source = sampler(store)
-    assert sum(held is None for held in source._pool.tables) == 1
+    assert sum(held is None for held in source._pool.tables[:-1]) == 1
     left = {ids[k] for k in source.sample(200).transition[:, 0]}
     assert left == set(ids) - idle
 
     idle |= set(ids)
-    with pytest.raises(
-        NobodyError, match=r"no agent of the 5 scene\(s\) held has a demo, may be controlled and passes"
-    ):
+    with pytest.raises(NobodyError, match=r"no agent of its 5 scene\(s\) has a demo, may be controlled and passes"):
         sampler(store).sample(8)
     empty = WorldStream(store, RULES, LAYOUT, 2)
     with pytest.raises(NobodyError, match=r"nobody in it may be controlled; check sim\.selection"):
@@ -678,7 +690,91 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
     empty.close()
 
 
+def test_blocks_without_anything_to_draw_are_passed_over(make_store, sampler):
+    """One scene of five has a demo that passes; a pool of one scene finds it, again and again, wherever it goes on."""
+    store = make_store()
+    nearest = [record.demos.quality[record.moving, QUALITY.index("ade_m")].min() for record in store.read()]
+    limit = float(np.sort(nearest)[:2].mean())
+    scene = int(np.argmin(nearest))
+    settings = {"pool_scenes": 1, "rows_per_scene": 16, "max_replay_error": limit}
+    source = sampler(store, **settings)
+    batches = [source.sample(16) for _ in range(12)]
+    assert {k for batch in batches for k in batch.transition[:, 0].tolist()} == {scene}
+    again = sampler(store, **settings, drawn=7 * 16)
+    for batch in batches[7:]:
+        assert torch.equal(again.sample(16).transition, batch.transition)
+    source.close()
+    again.close()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_shards_have_as_many_scenes(make_store, sampler, count):
+    shards = [sampler(make_store(), shard=(k, count)) for k in range(count)]
+    sizes = [sum(map(len, shard._blocks)) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == 5
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda sampler, store: sampler(store, scene_weights=[0.0] * 5), "scene_weights are zero for all scenes"),
+        (
+            lambda sampler, store: sampler(store, scene_weights={5: 1.0}),
+            "scene 5 is none of the store's",
+        ),
+        (lambda sampler, store: sampler(store, scene_weights={-1: 1.0}), "scene -1 is none of the store's"),
+        (lambda sampler, store: sampler(store).sample(0), "batch_size is 0"),
+        (lambda sampler, store: sampler(store).sample(1, history=-1), "history -1"),
+        (lambda sampler, store: sampler(store, types=("pedestrian",)).sample(1), "check data.types, data.roles"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(make_store, sampler, make, told):
+    with pytest.raises(ValueError, match=told):
+        make(sampler, make_store())
+
+
 # In the background
+
+
+def test_what_went_wrong_in_the_background_is_told_each_time():
+    def fail(number):
+        raise StoreError(f"number {number}")
+
+    ahead = Prefetch(fail)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="number 0"):
+            ahead.next()
+    ahead.close()
+    closed = Prefetch(lambda number: number)
+    closed.close()
+    closed.close()
+    with pytest.raises(RuntimeError, match="was closed; make a new sampler or stream"):
+        closed.next()
+
+
+def test_threads_end_with_whom_they_work_for(make_store, sampler):
+    source = DemoSampler(make_store(), LAYOUT, RULES, data=DataConfig(pool_scenes=1, rows_per_scene=8))
+    source.sample(8)
+    thread = source._prefetch._thread
+    gone = weakref.ref(source)
+    del source
+    gc.collect()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert gone() is None
+
+
+def test_a_program_ends_well_with_samplers_that_nobody_closed(make_store):
+    code = (
+        "from gail.config import DataConfig; from gail.demos import DemoSampler; from pipeline.store import DemoStore\n"
+        "from sim.env import SimConfig; from sim.layout import ObservationConfig\n"
+        f"s = DemoSampler(DemoStore({str(make_store().path)!r}), ObservationConfig(), SimConfig(),"
+        " data=DataConfig(pool_scenes=2, rows_per_scene=8))\n"
+        "for _ in range(9): s.sample(8)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_errors_of_the_background_surface(make_store, sampler, monkeypatch):

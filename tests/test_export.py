@@ -347,7 +347,7 @@ def test_a_failure_leaves_the_old_export(store, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_writers.Hdf5Writer, "add", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ExportError, match=r"cannot be written \(No space left on device\); make room"):
         export(store, out, "hdf5", LAYOUT, overwrite=True)
     assert out.read_bytes() == before
     assert list(tmp_path.iterdir()) == [out]

@@ -280,7 +280,7 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes(whole, tmp_path, monk
         patch.setattr(writer, moment, die)
         with pytest.raises(KeyboardInterrupt):
             run(whole / "scenes", tmp_path / "cut")
-    with pytest.raises(StoreError, match="did not finish"):
+    with pytest.raises(StoreError, match="did not finish" if parts else "no demo store here"):
         DemoStore(tmp_path / "cut")
     progress = []
     run(whole / "scenes", tmp_path / "cut", progress=lambda done, _: progress.append(done))
@@ -417,6 +417,78 @@ def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, s3, monkeypatch)
     run(whole / "scenes", s3, progress=lambda done, _: progress.append(done))
     assert progress[0] == 2
     assert DemoStore(s3).storage.tree("manifest") == LocalFolder(whole / "store").tree("manifest")
+
+
+def test_a_bucket_keeps_its_store_until_there_is_another(scenes, s3, tmp_path):
+    run(scenes, s3)
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(ExtractionError, match="can be used"):
+        run(tmp_path / "none.json", s3, overwrite=True)
+    assert DemoStore(s3).scene_ids() == list("abcde")
+    assert validate_store(s3) == []
+    run(scenes, s3, overwrite=True, limit=2)
+    assert DemoStore(s3).scene_ids() == list("ab")
+    assert LocalFolder(tmp_path).names("") == ["none.json", "scenes"]
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_sentence(scenes, monkeypatch):
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises((ExtractionError, StoreError), match=r"^store s3://stores/x: cannot be reached \(.*\);"):
+            run(scenes, "s3://stores/x")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_links_lead_to_the_store_itself(scenes, tmp_path):
+    """It is replaced where it lies, and locked under whatever name."""
+    run(scenes, tmp_path / "real", limit=1)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run(scenes, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert len(DemoStore(tmp_path / "real")) == 5
+    assert not list(tmp_path.glob(".*"))
+    with (
+        LocalFolder(tmp_path / "real").lock(),
+        pytest.raises(ExtractionError, match=f"store {tmp_path / 'link'}: another process is writing to it"),
+    ):
+        run(scenes, tmp_path / "link", overwrite=True)
+
+
+def test_a_stray_folder_is_not_taken_for_a_kept_store(scenes, tmp_path):
+    run(scenes, tmp_path / "store", limit=1)
+    (tmp_path / ".store.replaced").mkdir()
+    (tmp_path / "none.json").write_text("{}")
+    with pytest.raises(ExtractionError):
+        run(tmp_path / "none.json", tmp_path / "store", overwrite=True)
+    assert len(DemoStore(tmp_path / "store")) == 1
+
+
+def test_the_working_directory_can_be_the_store(scenes, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(scenes, ".")["scenes"]["written"] == 5
+    assert len(DemoStore(f"file://{tmp_path}/here")) == 5
+
+
+def test_no_store_within_a_store(scenes, tmp_path):
+    run(scenes, tmp_path / "store", limit=1)
+    with pytest.raises(ExtractionError, match=f"it would lie inside {tmp_path / 'store'}; choose another place"):
+        run(scenes, tmp_path / "store" / "sub")
+
+
+def test_workers_that_write_elsewhere_are_told(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "write", lambda *_: 0)
+    with pytest.raises(ExtractionError, match="what the workers wrote is not there; name a folder that all of"):
+        run(scenes, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_two_extractions_at_once(scenes, tmp_path, monkeypatch):

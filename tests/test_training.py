@@ -341,7 +341,10 @@ def test_folders_that_cannot_be_written(make_store, small, tmp_path):
         ({"data": {"dynamics": "bicycle"}}, "dynamics classic, but the run wants bicycle; set classic in the run's"),
         ({"data": {"actions": "continuous"}}, "actions discrete, but the run wants continuous; set discrete"),
         ({"data": {"grid": "gpudrive"}}, "its action grid is not the grid 'gpudrive' that the run wants"),
-        ({"worlds": {"num_worlds": 6}}, r"5 scene\(s\), but the run wants 6; ask for fewer, or extract more scenes"),
+        (
+            {"worlds": {"num_worlds": 6}},
+            r"5 scene\(s\) in the split train, but the run wants 6; ask for fewer, set data.split, or",
+        ),
     ],
 )
 def test_stores_that_do_not_fit(make_store, small, changes, told):

@@ -250,6 +250,10 @@ def other_split(root):
     zarr.open_array(root / "index" / "split", mode="r+")[0] = 1
 
 
+def change_node(file):
+    file.write_bytes(file.read_bytes().replace(b'"node_type": "group"', b'"node_type": "grouq"'))
+
+
 def more_demos(entry):
     entry["demos"] += 1
 
@@ -270,7 +274,10 @@ def more_demos(entry):
         (shuffle_index, "index/place: its values are not those"),
         (other_split, "index/split: its values are not those"),
         (other_ids, "index/id: its ids are not those"),
-        (lambda root: shutil.rmtree(root / "index" / "part"), "index: cannot be read"),
+        (lambda root: (root / "index/id/zarr.json").unlink(), "index: its files are not those that were written"),
+        (lambda root: (root / "parts/zarr.json").unlink(), "parts/zarr.json: does not say that a Zarr group is here"),
+        (lambda root: change_node(root / "zarr.json"), "zarr.json: does not say that a Zarr group is here"),
+        (lambda root: shutil.rmtree(root / "index" / "part"), "index: the index is damaged"),
         (lambda root: change_root(root, lambda d: d.update(dt_s=0.2)), "0.2 s apart"),
         (lambda root: change_root(root, lambda d: d.update(arrays={})), "not those of the"),
         (lambda root: change_root(root, lambda d: d.update(version=[9, 0])), "newer than"),
