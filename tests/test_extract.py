@@ -420,14 +420,14 @@ def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, s3, monkeypatch)
 
 
 def test_a_bucket_keeps_its_store_until_there_is_another(scenes, s3, tmp_path):
-    run(scenes, s3)
+    run(scenes, s3, limit=1)
     (tmp_path / "none.json").write_text("{}")
     with pytest.raises(ExtractionError, match="can be used"):
         run(tmp_path / "none.json", s3, overwrite=True)
-    assert DemoStore(s3).scene_ids() == list("abcde")
+    assert DemoStore(s3).scene_ids() == ["a"]
     assert validate_store(s3) == []
     run(scenes, s3, overwrite=True, limit=2)
-    assert DemoStore(s3).scene_ids() == list("ab")
+    assert DemoStore(s3).scene_ids() == ["a", "b"]
     assert LocalFolder(tmp_path).names("") == ["none.json", "scenes"]
 
 
