@@ -115,7 +115,7 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_pat
         ("worlds.num_worlds=99", "2 scene(s) in the split train, but the run wants 99; ask for fewer, set data.split"),
         ("data.split=test", "0 scene(s) in the split test, but the run wants some"),
         ("data.agents=vru", "no demos of pedestrians and cyclists, but the run wants to learn from them"),
-        ("sim.selection.max_controlled=0", "no agent of its 2 scene(s) has a demo, may be controlled and passes the filter; check sim"),
+        ("sim.selection.max_controlled=0", "has a demo, may be controlled and passes the filter; check sim"),
         ("data.dynamics=bicycle", "dynamics classic, but the run wants bicycle; set classic in the run's"),
     ],
 )
