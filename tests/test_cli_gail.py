@@ -1,5 +1,7 @@
+import io
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -162,6 +164,25 @@ def test_a_device_that_is_not_there(finished, config, tmp_path):
         assert refusal(run(*command)) == told
 
 
+def test_ctrl_c_may_come_while_a_line_is_written(monkeypatch, capfd):
+    """Python's streams cannot be written to by a signal that interrupts them."""
+
+    class Interrupted(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            os.kill(os.getpid(), signal.SIGINT)
+            return len(data)
+
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted())))
+    with cli._stop_on_signal() as stop:
+        print("a line of progress", file=sys.stderr, flush=True)
+        assert stop()
+    monkeypatch.undo()
+    assert capfd.readouterr().err == "Stopping after this step; once more to stop at once.\n"
+
+
 def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_path):
     """At the first line of progress; then the same command goes on."""
     folder = tmp_path / "run"
@@ -200,7 +221,7 @@ def test_ctrl_c_before_anything_is_reported(config, make_store, tmp_path, monkey
     interrupting(monkeypatch, calls={3})
     result = run("train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run")
     assert result.exit_code == cli.INTERRUPTED
-    assert len(result.stderr.splitlines()) == 2
+    assert result.stderr == "Interrupted: the same command with --resume goes on from here.\n"
     assert progress_of(tmp_path / "run")["cloned"] == 3
     assert (tmp_path / "run" / "curves.png").exists()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
