@@ -271,9 +271,7 @@ class Remote:
 
     def tree(self, folder: str) -> dict[str, bytes]:
         """See :class:`Storage`."""
-        root = f"{self._path(folder)}/"
-        with _reached():
-            names = sorted(str(path).removeprefix(root) for path in self._fs.find(root.rstrip("/")))
+        names = self._below(folder)
         return dict(zip(names, self.read([f"{folder}/{name}" for name in names]), strict=True))
 
     def names(self, folder: str) -> list[str]:
@@ -317,11 +315,11 @@ class Remote:
         return Remote(f"{self.url.rstrip('/')}.replaced")
 
     def move(self, to: Storage) -> None:
-        """See :class:`Storage`: file by file, copied by the bucket itself."""
-        for folder in ("zarr.json", "parts", "manifest", "index"):
-            for name in [folder] if "." in folder else [f"{folder}/{name}" for name in self._below(folder)]:
-                with _reached():
-                    self._fs.mv(self._path(name), f"{to.location.split('://', 1)[-1]}/{name}")
+        """See :class:`Storage`: file by file, the root last, so that what was cut short can be gone on with."""
+        below = [f"{folder}/{name}" for folder in ("parts", "manifest", "index") for name in self._below(folder)]
+        for name in (*below, "zarr.json"):
+            with _reached():
+                self._fs.mv(self._path(name), f"{to.location.split('://', 1)[-1]}/{name}")
 
     def _below(self, folder: str) -> list[str]:
         root = f"{self._path(folder)}/"
