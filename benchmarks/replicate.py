@@ -105,7 +105,7 @@ def main(source: str, target: str, scenes: int, scenes_per_part: int, workers: i
         for _ in pool.map(partial(_write_part, source, target, scenes, scenes_per_part), parts):
             bar.update(1)
     report = make_report(storage, scenes)
-    writer.finish_store(storage, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    writer.finish_store(storage, kept(report))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from gail.config import DataConfig
 from gail.discriminator import Samples
 from gail.pool import Block, Picks, Pool, load_block
 from pipeline.replay import NobodyError
-from pipeline.schema import Split
 from pipeline.store import DemoStore
 from sim.env import SimConfig
 from sim.launch import cpu_threads
@@ -37,10 +36,7 @@ def chosen_scenes(store: DemoStore, split: str) -> NDArray[np.int64]:
     Raises:
         NobodyError: when there is none.
     """
-    if split == "all":
-        found = np.arange(len(store))
-    else:
-        found = np.flatnonzero(np.asarray(store.index.split) == Split[split.upper()])
+    found = store.scenes_of(split)
     if not len(found):
         raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; choose another one (data.split)")
     return found

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline import writer
 from pipeline.cluster import ExtractionError
 from pipeline.extract import refuse_inside
-from pipeline.extract_report import LISTS, make_report, replay_sums
+from pipeline.extract_report import LISTS, kept, make_report, replay_sums
 from pipeline.files import aside, json_digest, sync
 from pipeline.schema import Record, Split, split_of
 from pipeline.storage import LocalFolder, Storage, StorageError
@@ -156,7 +156,7 @@ def _write(
         done += len(batch)
         progress(done, total)
     report = make_report(target, total)
-    writer.finish_store(target, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    writer.finish_store(target, kept(report))
     return report | {"bytes": target.size()}
 
 
@@ -169,24 +169,29 @@ def _common(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, list[Any]]:
     """What was left out and mended of the sources of whole stores; where scenes are chosen, what was done to these."""
-    kept: dict[str, list[Any]] = {kind: [] for kind in LISTS}
+    lists: dict[str, list[Any]] = {kind: [] for kind in LISTS}
     for store, scenes in chosen:
         entries = manifest(store.storage)
-        sources = [source for entry in entries for source in entry["scenes"]["source"]]
+        sources = _sources(entries)
         wanted = {sources[scene] for scene in scenes}
         for kind in LISTS:
             items = [item for entry in entries for item in entry[kind]]
             whole = len(wanted) == len(sources)
-            kept[kind] += [item for item in items if whole or item["source"] in wanted]
-    return kept
+            lists[kind] += [item for item in items if whole or item["source"] in wanted]
+    return lists
 
 
 def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:
     """Scenes, with where each came from."""
     for store, scenes in chosen:
-        sources = [source for entry in manifest(store.storage) for source in entry["scenes"]["source"]]
+        sources = _sources(manifest(store.storage))
         for scene, record in zip(scenes, store.read(scenes), strict=True):
             yield record, sources[scene]
+
+
+def _sources(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where each scene of a store came from."""
+    return [source for entry in entries for source in entry["scenes"]["source"]]
 
 
 def _pack(folder: Path, file: Path) -> None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.export_rows import SPLITS, SceneDemos, describe, scene_demos
 from pipeline.export_writers import (
     ExportError,
@@ -152,11 +150,9 @@ def _added(writer: Writer, demos: SceneDemos) -> str:
 
 def _scenes(store: DemoStore, split: str) -> Sequence[int]:
     """Indices of the scenes of a split."""
-    if split == "all":
-        return range(len(store))
-    if split not in SPLITS:
+    if split not in ("all", *SPLITS):
         raise ExportError(f"split {split!r} is unknown; use one of all, {', '.join(SPLITS)}")
-    scenes: list[int] = np.flatnonzero(store.index.split == SPLITS.index(split)).tolist()
+    scenes: list[int] = store.scenes_of(split).tolist()
     return scenes
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.replay import ExpertObserver, demo_agents, demo_rows, make_experts
-from pipeline.schema import Record
+from pipeline.schema import Record, Split
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.env import SimConfig
@@ -26,7 +26,7 @@ FORMAT = "gail-cli export"
 VERSION = (1, 0)
 """(major, minor) of the layouts that ``docs/export.md`` tells."""
 STATE_FIELDS = ("x (m)", "y (m)", "heading (rad)", "vx (m/s)", "vy (m/s)")
-SPLITS = ("train", "validation", "test")
+SPLITS = tuple(split.name.lower() for split in Split)
 """Names of :class:`~pipeline.schema.Split`."""
 
 _SCENES_A_BLOCK = 16

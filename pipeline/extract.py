@@ -19,7 +19,7 @@ from typing import Any
 from pipeline import writer
 from pipeline.build import ExtractConfig, Outcome, build
 from pipeline.cluster import ExtractionError, dask_client
-from pipeline.extract_report import make_report, replay_sums
+from pipeline.extract_report import LISTS, kept, make_report, replay_sums
 from pipeline.files import json_digest
 from pipeline.sources import SceneRef, list_scenes, resolve
 from pipeline.storage import LocalFolder, Storage, StorageError
@@ -40,7 +40,7 @@ def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcom
     records = [record for outcome in outcomes for record in outcome.records]
     entry = writer.write_part(storage, name, records, config.space, config.steps)
     entry["scenes"]["source"] = [source for outcome in outcomes for source in outcome.sources]
-    for kind in ("dropped", "failed", "mended", "dropped_demos"):
+    for kind in LISTS:
         entry[kind] = [item for outcome in outcomes for item in getattr(outcome, kind)]
     entry["replay"] = replay_sums(records)
     writer.commit_part(storage, entry)
@@ -183,7 +183,7 @@ def _extract(
     except BaseException:
         _give_back(storage)
         raise
-    writer.finish_store(storage, {"report": {k: report[k] for k in ("scenes", "demos", "transitions", "replay")}})
+    writer.finish_store(storage, kept(report))
     writer.clear_store(storage.aside())
     report["bytes"] = storage.size()
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]

@@ -19,6 +19,11 @@ _MEANS |= {name: f"{name}_share" for name in ("saturated", "zero")}
 """Names of the means of the demos' qualities."""
 
 
+def kept(report: dict[str, Any]) -> dict[str, Any]:
+    """What a store's root holds of the report: nothing that depends on time or place."""
+    return {"report": {name: report[name] for name in ("scenes", "demos", "transitions", "replay")}}
+
+
 def replay_sums(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     """Numbers of demos, and sums over them of their qualities, whose quotients are the report's means.
 
@@ -53,6 +58,7 @@ def make_report(
     ids = [scene for e in entries for scene in e["scenes"]["id"]]
     vehicles, vru = (_totals([e["replay"][kind] for e in entries]) for kind in ("vehicles", "vru"))
     transitions = vehicles.pop("transitions")
+    size = storage.size()
     return {
         "store": storage.url,
         "scenes": {"read": read, "written": len(ids), "dropped": len(lists["dropped"])},
@@ -66,8 +72,8 @@ def make_report(
         "replay_vru": _means(vru),
         "duplicate_ids": sorted(scene for scene, n in Counter(ids).items() if n > 1),
         **lists,
-        "bytes": storage.size(),
-        "bytes_per_scene": storage.size() / max(len(ids), 1),
+        "bytes": size,
+        "bytes_per_scene": size / max(len(ids), 1),
         "seconds": seconds,
         "scenes_per_s": built / seconds,
     }

@@ -35,6 +35,7 @@ from pipeline.schema import (
     Column,
     Kind,
     Record,
+    Split,
     StoreError,
     decode_id,
     form_of,
@@ -263,6 +264,12 @@ class DemoStore:
     def scene_ids(self) -> list[str]:
         """Ids of all scenes, in order."""
         return [decode_id(row) for row in self.index.id]
+
+    def scenes_of(self, split: str) -> NDArray[np.int64]:
+        """Indices of the scenes of a split, by its name in small letters; of all scenes for "all"."""
+        if split == "all":
+            return np.arange(len(self))
+        return np.flatnonzero(self.index.split == Split[split.upper()])
 
     def part_scenes(self, part: int) -> range:
         """Indices of the scenes of a part."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.part_checks import check_part
 from pipeline.part_view import Finding, Part
-from pipeline.schema import RAGGED, SCHEMA, Split, StoreError, encode_id
+from pipeline.schema import RAGGED, SCHEMA, StoreError, encode_id
 from pipeline.store import Agents, DemoStore, manifest
 from pipeline.writer import files_digest
 from sim.actions import GRIDS
@@ -189,10 +189,8 @@ def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
     if wanted.grid is not None and other and wanted.actions != "continuous":
         fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
         yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
-    scenes, which = len(store), ""
-    if wanted.split != "all":
-        scenes = int((store.index.split == Split[wanted.split.upper()]).sum())
-        which = f" in the split {wanted.split}"
+    scenes = len(store) if wanted.split == "all" else len(store.scenes_of(wanted.split))
+    which = "" if wanted.split == "all" else f" in the split {wanted.split}"
     if scenes < (wanted.num_worlds or 1):
         what = f"{scenes} scene(s){which}, but the run wants {wanted.num_worlds or 'some'}"
         yield Finding("", what, "ask for fewer, set data.split, or extract more scenes")
