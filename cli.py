@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from gail.reference import FLAGS, settings_of
+
 if TYPE_CHECKING:
+    from gail.config import TrainConfig
+    from gail.policy import Policy
     from gail.trainer import Progress
     from pipeline.store import DemoStore
 
@@ -173,6 +177,14 @@ def _existing(_: click.Context, __: click.Parameter, value: Any) -> Any:
         if "://" not in path and not Path(path).exists():
             raise click.BadParameter(f"'{path}' does not exist.")
     return value
+
+
+def _pairs(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """Texts of the form KEY=VALUE."""
+    for text in value:
+        if "=" not in text:
+            raise click.BadParameter(f"{text!r} must have the form KEY=VALUE.")
+    return {key: rest for key, _, rest in (text.partition("=") for text in value)}
 
 
 _store_argument = click.argument("store", type=click.Path(), callback=_existing)
@@ -513,9 +525,20 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 # --- train ---------------------------------------------------------------------------------------------------------
 
 
+def _reference_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags of GAIL-for-GPUDrive, each for a setting of ours."""
+    switches = {"use_gail": "--use-gail/--no-use-gail", "single_agent": "--single-agent/--multi-agent"}
+    for name in reversed([name for name in FLAGS if name != "total_timesteps"]):
+        flag = switches.get(name, f"--{name.replace('_', '-')}")
+        metavar = None if name in switches else "VALUE"
+        command = click.option(flag, default=None, metavar=metavar, help=f"Sets {FLAGS[name]}.")(command)
+    return command
+
+
 @cli.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
-@_store_option
+@click.option("--store", "stores", multiple=True, type=click.Path(), callback=_existing,
+              help="Demo store: folder, .zip or URL; may be repeated. [default: data.stores of CONFIG]")  # fmt: skip
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
@@ -523,9 +546,10 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 @click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive sets sim.compat=gpudrive too.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
+@_reference_flags
 def train(
     config: str | None,
-    store: str,
+    stores: tuple[str, ...],
     folder: str,
     settings: tuple[str, ...],
     resume: bool,
@@ -538,16 +562,21 @@ def train(
     """
     from gail.config import load_config
     from gail.report import curves_figure
+    from gail.run import chosen_stores
     from gail.trainer import Trainer
 
-    options = [f"{name}={value}" for name, value in given.items() if value is not None]
+    chosen = {name: value for name, value in given.items() if value is not None}
+    each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
+    options = [f"{key}={value}" for part in each for key, value in part.items()]
     if given["backend"] == "gpudrive":
         settings = ("sim.compat=gpudrive", *settings)
     if resume and config is None and (Path(folder) / "config.yaml").exists():
         config = str(Path(folder) / "config.yaml")
     try:
         with _training_progress() as report, _stop_on_signal() as stop:
-            trainer = Trainer(load_config(config, [*settings, *options]), store, folder, resume, report)
+            loaded = load_config(config, [*settings, *options])
+            named = chosen_stores(loaded, stores, folder if resume else None)
+            trainer = Trainer(loaded, named, folder, resume, report)
             trainer.run(stop)
     except KeyboardInterrupt:
         click.echo("Interrupted within a rollout: its steps do not count.", err=True)
@@ -619,79 +648,104 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )
 @click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]")
-@click.option("--split", type=click.Choice(["all", "train", "validation", "test"]), default="all", help="Which scenes.")
+@click.option("--split", "splits", multiple=True, type=click.Choice(["all", "train", "validation", "test"]),
+              help="Which scenes; may be repeated. [default: each split that has some]")  # fmt: skip
+@click.option("--bc", type=click.Path(exists=True, file_okay=False), metavar="RUN",
+              help="Take the cloned policy, an anchor, from this run. [default: the run's own]")  # fmt: skip
+@click.option("--rollouts", type=click.IntRange(min=1), default=8,
+              help="Drives with drawn actions: for realism, distributions and errors at best.")  # fmt: skip
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=_SEED, default=0, help="Of the random anchor and of drawn actions.")
+@click.option("--seed", type=_SEED, default=0, help="Of random and drawn actions, and of resampled scenes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
 @click.option("--picture", type=click.Path(path_type=Path), callback=_picture, help="Draw one scene to this PNG file.")
 @click.option("--scene", help="Id of the scene to draw. [default: the first]")
+@click.option("--figure", type=click.Path(path_type=Path), callback=_picture,
+              help="Draw realism and distributions to this PNG file.")  # fmt: skip
+@click.option("--submission", "submitted", type=click.Path(path_type=Path), callback=_writable, metavar="FILE",
+              help="Write 32 drives from step 10 on as a SimAgentsChallengeSubmission, for Waymo's scorer. The policy "
+                   "knows its goals from the log: for analysis, not for the leaderboard.")  # fmt: skip
+@click.option("--submission-info", "info", multiple=True, callback=_pairs, metavar="KEY=VALUE",
+              help="A field of the submission, as account_name; may be repeated.")  # fmt: skip
+@click.option("--submission-source", "sources", multiple=True, metavar="SOURCE",
+              help="Files that the store was made of, for the submission's heights; may be repeated. [default: all 0]"
+              )  # fmt: skip
 @_report_option
 def evaluate(
     run: str,
     store: str,
     box_scale: float | None,
     backend: Literal["embedded", "gpudrive"] | None,
-    split: str,
+    splits: tuple[str, ...],
+    bc: str | None,
+    rollouts: int,
     sampled: bool,
     seed: int,
     device: str,
     picture: Path | None,
     scene: str | None,
+    figure: Path | None,
+    submitted: Path | None,
+    info: dict[str, str],
+    sources: tuple[str, ...],
     report: Path | None,
 ) -> None:
-    """Drive a run's policy through the scenes of a store, beside three anchors.
+    """Drive a run's policy through the scenes of a store, beside its anchors.
 
-    The anchors are the experts' own actions replayed, constant velocity, and random actions. Shares are of controlled
-    agents; ADE and FDE are distances from the log.
+    The anchors are the policy as it was after behaviour cloning, the experts' own actions replayed, constant velocity,
+    and random actions. Shares are of controlled agents; ADE and FDE are distances from the log; intervals come from
+    resampled scenes. The report has every metric that docs/evaluation.md tells of.
     """
     from gail.backends import with_backend
-    from gail.demos import chosen_scenes
-    from gail.evaluate import draw_scene
+    from gail.evaluate import draw_scene, splits_of
     from gail.evaluate import evaluate as run_evaluation
-    from gail.run import load_run
+    from gail.report import evaluation_figure
+    from gail.run import load_cloned, load_run
+    from gail.tables import print_evaluation
     from pipeline.store import DemoStore
 
     config, policy = load_run(run, device)
     config = with_backend(config, backend) if backend else config
+    cloned = load_cloned(bc or run, device)
     opened = DemoStore(store, config.data.agents)
-    chosen = chosen_scenes(opened, split).tolist()
-    drawn = opened.find(scene) if scene else chosen[0]
-    with _progress("evaluating", "scenes") as progress:
-        result = run_evaluation(
-            policy, config, opened, scenes=chosen, box_scale=box_scale, deterministic=not sampled, seed=seed,
-            progress=progress,
-        )  # fmt: skip
-    _write_report(report, {"run": run, "store": store, **result})
-    _print_results(result)
+    chosen = splits_of(opened, splits)
+    drawn = opened.find(scene) if scene else next(iter(chosen.values()))[0]
+    if submitted is not None:
+        every = [index for scenes in chosen.values() for index in scenes]
+        _write_submission(submitted, config, policy, opened, every, seed, info, sources)
+    results = {}
+    for split, scenes in chosen.items():
+        with _progress("evaluating", "scenes") as progress:
+            results[split] = run_evaluation(
+                policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale, deterministic=not sampled,
+                rollouts=rollouts, seed=seed, progress=progress,
+            )  # fmt: skip
+    _write_report(report, {"run": run, "store": store, "splits": results})
+    for split, result in results.items():
+        print_evaluation(result, "" if split == "all" else split)
+    if cloned is None:
+        click.echo(f"run {bc or run} keeps no policy from behaviour cloning, so that anchor is left out (--bc RUN)")
     if picture is not None:
         draw_scene(policy, config, opened, drawn).savefig(picture)
         click.echo(f"picture: {picture}")
+    if figure is not None:
+        evaluation_figure(results).savefig(figure)
+        click.echo(f"figure: {figure}")
 
 
-def _print_results(result: dict[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def _write_submission(
+    file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scenes: list[int], seed: int,
+    info: dict[str, str], sources: tuple[str, ...],
+) -> None:  # fmt: skip
+    from gail.submission import read_heights, submission
 
-    agents = f"{result['agents']} agents in {result['scenes']} scenes"
-    groups = {
-        f"{agents}, boxes x{result['box_scale']:g}, off the road at the touch of an edge": (
-            "goal", "collision", "off_road", "safe_success", "ade", "fde",
-        ),
-        "boxes of true size, off the road beyond an edge": (
-            "goal", "full_collision", "full_off_road", "full_safe_success",
-        ),
-    }  # fmt: skip
-    titles = {"safe_success": "safe\nsuccess", "ade": "ADE (m)", "fde": "FDE (m)", "off_road": "off-road"}
-    for title, names in groups.items():
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for name in names:
-            plain = name.removeprefix("full_")
-            table.add_column(titles.get(plain, plain), justify="right", no_wrap=True)
-        for driver, means in result["results"].items():
-            table.add_row(driver, *(f"{means[n]:.2f}" if n in ("ade", "fde") else f"{means[n]:.1%}" for n in names))
-        Console().print(table)
+    ids = store.scene_ids()
+    heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
+    with _progress("submission", "scenes") as progress:
+        message = submission(
+            policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
+        )
+    file.write_bytes(message.SerializeToString())
+    click.echo(f"submission: {file}" + ("" if sources else ", all heights 0 (--submission-source tells them)"))
 
 
 # --- simulate ------------------------------------------------------------------------------------------------------

@@ -18,14 +18,15 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=4)
-def _order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """0 .. length-1 in the random order of an epoch; not to be written to."""
     return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 def permuted(length: int, seed: int, number: int) -> int:
     """Item ``number`` of an endless sequence that goes through 0 .. length-1 in a new random order each epoch."""
     epoch, place = divmod(number, length)
-    return int(_order(length, seed, epoch)[place])
+    return int(order(length, seed, epoch)[place])
 
 
 class Prefetch(Generic[T]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from gail.background import Prefetch, permuted
 from gail.config import DataConfig
 from gail.discriminator import Samples
 from gail.pool import Block, Picks, Pool, load_block
+from pipeline.augment import Augmentation, varied
+from pipeline.growing import GrowingStore
 from pipeline.replay import NobodyError
 from pipeline.store import DemoStore
 from sim.env import SimConfig
@@ -30,22 +33,35 @@ _FEWEST_BLOCKS = 8
 """A pool is of no fewer blocks than this, if need be of smaller ones."""
 
 
-def chosen_scenes(store: DemoStore, split: str) -> NDArray[np.int64]:
-    """Indices of the scenes of a split ("all" for all).
+def chosen_scenes(store: DemoStore, split: str, most: int | None = None) -> NDArray[np.int64]:
+    """Indices of the scenes of a split ("all" for all), of no more than the first ``most``.
 
     Raises:
         NobodyError: when there is none.
     """
     found = store.scenes_of(split)
+    if not len(store):
+        raise NobodyError(f"store {store.path}: it has no scene yet; wait until its extraction has finished a part")
     if not len(found):
         raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; choose another one (data.split)")
-    return found
+    return found[:most]
 
 
 def blocks_of(scenes: NDArray[np.int64], part: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]:
     """Runs of scenes of one part, of about the same length within a part, and of no more than ``most``."""
     runs = np.split(scenes, 1 + np.flatnonzero(np.diff(part[scenes])))
     return [piece for run in runs if len(run) for piece in np.array_split(run, -(-len(run) // most))]
+
+
+@dataclass(frozen=True, eq=False)
+class Variants:
+    """A block: some scenes, each in its variant of this number."""
+
+    number: int
+    scenes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
 
 
 class DemoSampler:
@@ -68,6 +84,10 @@ class DemoSampler:
         scene_weights: of the store's scenes, as an array [S] or by index (1 for those not named): how often a
             transition (or a scene, if ``data.weights`` says so) is drawn compared with others in the pool; scenes of
             weight 0 are not read.
+        alone: each expert drives in a world of its own, in which everyone else follows the log
+            (``worlds.mode: single_agent``). Tracks take twice the memory, some 60 kB a scene more.
+        only: draw from no other agents than these, rows of the scene's agents by the scene's index.
+        augment: hold each scene in several variants (see :mod:`pipeline.augment`), each counted as a scene.
 
     Raises:
         NobodyError: when there is nothing to draw from.
@@ -85,33 +105,37 @@ class DemoSampler:
         drawn: int = 0,
         shard: tuple[int, int] = (0, 1),
         scene_weights: Mapping[int, float] | Sequence[float] | NDArray[np.floating] | None = None,
+        alone: bool = False,
+        only: Mapping[int, NDArray[np.integer]] | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.store, self.drawn = store, drawn
         self._observation, self._sim, self._device, self._seed = observation, sim, torch.device(device), seed
         self._data, self._shard = data or DataConfig(), shard
+        self._alone, self._only = alone, only
+        self._augment = augment if augment is not None and augment.varies else Augmentation(variants=1)
         self._weight = _weights(scene_weights, len(store))
-        scenes = chosen_scenes(store, self._data.split)
-        scenes = scenes[self._weight[scenes] > 0]
+        scenes = self._scenes_from(0)
         if not len(scenes):
             raise NobodyError(f"store {store.path}: scene_weights are zero for all scenes; give some a weight")
         index, count = shard
         if not 0 <= index < count <= len(scenes):
             raise ValueError(f"shard {index} of {count} of {len(scenes)} scenes; use fewer, numbered from 0")
-        share = np.array_split(scenes, count)[index]
-        most = min(BLOCK_SCENES, max(1, self._data.pool_scenes // _FEWEST_BLOCKS))
-        self._blocks = blocks_of(share, np.asarray(store.index.part), most)
+        pool_scenes = self._data.pool_scenes
+        self._most = min(BLOCK_SCENES, max(1, pool_scenes // _FEWEST_BLOCKS))
+        self._blocks = self._cut(scenes)
         mean = sum(map(len, self._blocks)) / len(self._blocks)
-        places = min(len(self._blocks), max(1, int(self._data.pool_scenes / mean)))
-        self._every = max(1, round(mean * self._data.rows_per_scene))
-        self._rotates = places < len(self._blocks)
-        self._places = places
-        self._next = self._loaded_after(0)
-        self._pool = Pool(places + 1, observation, self._device)  # the last place: see _never_empty
+        grows = isinstance(store, GrowingStore)
+        self._room = pool_scenes // self._most if grows else min(len(self._blocks), max(1, int(pool_scenes / mean)))
+        self._places = min(len(self._blocks), self._room)
+        self._turn(self._places, 0)
+        self._next = self._wanted() - self._places
+        self._pool = Pool(self._room + 1, observation, self._device)  # the last place: see _never_empty
         with ThreadPoolExecutor(cpu_threads()) as threads:
-            numbers = range(self._next, self._next + places)
+            numbers = range(self._next, self._next + self._places)
             for number, block in zip(numbers, threads.map(self._load, numbers), strict=True):
-                self._pool.put(number % places, block)
-        self._next += places
+                self._pool.put(number % self._places, block)
+        self._next += self._places
         self._prefetch = Prefetch(self._load, self._next) if self._rotates else None
         self._never_empty()
         self._weigh()
@@ -142,6 +166,37 @@ class DemoSampler:
         self.drawn += batch_size
         return self._pool.batch(self._pick(rng, batch_size), next_state, history)
 
+    @property
+    def absorbing_share(self) -> float:
+        """Share of absorbing steps among all steps up to where the simulator cuts the agents off, over the demos held
+        and by their weights: those after an arrival that ends an episode, so 0 where ``sim.on_goal`` is ``ignore``."""
+        table = self._pool.table
+        acting = self._demo_weight.sum()
+        idle = (self._demo_weight / table.count * table.idle).sum()
+        return float(idle / (acting + idle)) if idle else 0.0
+
+    def extend(self) -> None:
+        """Let scenes that joined a :class:`~pipeline.growing.GrowingStore` join the demos.
+
+        As long as there is room they are held at once; otherwise they take their turns with all others. What is drawn
+        from here on depends on when this is called, which :attr:`state` does not tell.
+        """
+        known = len(self._weight)
+        self._weight = np.append(self._weight, np.ones(len(self.store) - known))
+        blocks = self._cut(self._scenes_from(known))
+        if not blocks:
+            return
+        self._blocks = self._blocks + blocks
+        for block in [] if self._rotates else blocks[: self._room - self._places]:
+            self._pool.put(self._places, self._read(block))
+            self._places += 1
+        if self._places < len(self._blocks):
+            self.close()
+            self._turn(self._next, self.drawn)
+            self._prefetch = Prefetch(self._load, self._next)
+        self._never_empty()
+        self._weigh()
+
     def close(self) -> None:
         """Stop reading ahead."""
         if self._prefetch is not None:
@@ -157,13 +212,31 @@ class DemoSampler:
         step = table.first[demo] + np.clip((inside * count).astype(np.int32), 0, count - 1)
         return Picks(demo, step, rng.permutation(size))
 
-    def _loaded_after(self, held: int) -> int:
-        """Number of the block after the oldest ``held`` that the rows drawn ask for."""
-        return held + (self.drawn // self._every if self._rotates else 0)
+    def _scenes_from(self, first: int) -> NDArray[np.int64]:
+        """Scenes to read, from this index on."""
+        scenes = chosen_scenes(self.store, self._data.split, self._data.max_scenes)
+        scenes = scenes[(scenes >= first) & (self._weight[scenes] > 0)]
+        return scenes if self._only is None else scenes[np.isin(scenes, list(self._only))]
+
+    def _cut(self, scenes: NDArray[np.int64]) -> list[Variants]:
+        """Blocks of this sampler's share of some scenes, in each variant."""
+        index, count = self._shard
+        blocks = blocks_of(np.array_split(scenes, count)[index], np.asarray(self.store.index.part), self._most)
+        return [Variants(number, block) for number in range(self._augment.variants) for block in blocks]
+
+    def _turn(self, loaded: int, since: int) -> None:
+        """From ``since`` rows on, and ``loaded`` blocks, replace blocks as often as there are now."""
+        self._rotates = self._places < len(self._blocks)
+        self._loaded, self._since = loaded, since
+        self._every = max(1, round(sum(map(len, self._blocks)) / len(self._blocks) * self._data.rows_per_scene))
+
+    def _wanted(self) -> int:
+        """How many blocks should have been loaded by now, of the endless order."""
+        return self._loaded + ((self.drawn - self._since) // self._every if self._rotates else 0)
 
     def _renew(self) -> None:
         """Replace as many blocks as the rows drawn ask for."""
-        wanted = self._loaded_after(self._places)
+        wanted = self._wanted()
         if self._prefetch is None or self._next == wanted:
             return
         while self._next < wanted:
@@ -180,8 +253,8 @@ class DemoSampler:
                 found = self._load(number)
                 if found is not None and len(found.table):
                     break
-        if found is not None or self._pool.tables[self._places] is not None:
-            self._pool.put(self._places, found)
+        if found is not None or self._pool.tables[self._room] is not None:
+            self._pool.put(self._room, found)
 
     def _why_nobody(self) -> str:
         """One sentence on what keeps everybody out."""
@@ -203,16 +276,28 @@ class DemoSampler:
             weight = weight / np.bincount(of, table.count, len(scene))[of]
         self._demo_weight, self._ends = weight, np.cumsum(weight)
 
-    def _block(self, number: int) -> NDArray[np.int64]:
-        """Scenes of the block of this number in the endless order."""
+    def _block(self, number: int) -> Variants:
+        """The block of this number in the endless order."""
         return self._blocks[permuted(len(self._blocks), self._seed, number)]
 
     def _load(self, number: int) -> Block | None:
         """The block of this number; None when nobody in it may be controlled."""
-        scenes = self._block(number).tolist()
+        return self._read(self._block(number))
+
+    def _read(self, block: Variants) -> Block | None:
+        scenes = block.scenes.tolist()
         records = list(self.store.read(scenes))
+        if self._augment.varies:
+            records = [
+                varied(
+                    record, self.store.space, self._augment, np.random.default_rng([self._seed, scene, block.number])
+                )
+                for scene, record in zip(scenes, records, strict=True)
+            ]
         try:
-            return load_block(records, scenes, self._sim, self._observation, self._data, self._device)
+            return load_block(
+                records, scenes, self._sim, self._observation, self._data, self._device, self._alone, self._only
+            )
         except NobodyError:
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gail.features import Features
 from sim.kernels import Event
+
+MAX_ACCELERATION = 8.0
+"""Along and across, m/s^2: about what dry asphalt holds (friction coefficient 0.8)."""
+MAX_CURVATURE = 0.3
+"""Of a path, 1/m: a car turns within 3.3 m at best (the limit of Waymax, Gulino et al. 2023)."""
+_TURN_IN_PLACE = 0.1
+"""Turning that is taken for noise in headings at any speed, rad/s."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,9 @@ def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[T
     return ade, distance.gather(1, last[:, None]).squeeze(1)
 
 
-def agent_metrics(position: Tensor, log: Tensor, valid: Tensor, events: Tensor, full_events: Tensor) -> AgentMetrics:
+def agent_metrics(
+    position: Tensor, log: Tensor, valid: Tensor, events: Tensor, full_collision: Tensor, full_off_road: Tensor
+) -> AgentMetrics:
     """All metrics of N agents over T steps.
 
     Args:
@@ -59,23 +70,44 @@ def agent_metrics(position: Tensor, log: Tensor, valid: Tensor, events: Tensor, 
         log: [N, T, 2] logged.
         valid: [N, T] bool, logged steps that the agent also drove; the first step is left out.
         events: [N, 4] bool, what ever happened to each agent while it drove.
-        full_events: [N, 4] bool, the same as :class:`~sim.contacts.Contacts` has it; its goal is not read.
+        full_collision: [N] bool, whether a box of true size ever touched another.
+        full_off_road: [N] bool, whether a corner of it was ever beyond the road's edge.
     """
     counted = valid.clone()
     counted[:, 0] = False
     ade, fde = displacement_errors(position, log, counted)
     goal = events[:, Event.GOAL]
-    own, full = ((e[:, Event.VEHICLE] | e[:, Event.NON_VEHICLE], e[:, Event.OFF_ROAD]) for e in (events, full_events))
-    safe, full_safe = (goal & ~collision & ~off_road for collision, off_road in (own, full))
-    values = (goal, *own, safe, ade, fde, *full, full_safe)
+    collision, off_road = events[:, Event.VEHICLE] | events[:, Event.NON_VEHICLE], events[:, Event.OFF_ROAD]
+    safe, full_safe = goal & ~collision & ~off_road, goal & ~full_collision & ~full_off_road
+    values = (goal, collision, off_road, safe, ade, fde, full_collision, full_off_road, full_safe)
     return AgentMetrics(*(x.cpu().numpy() for x in values))
 
 
-def concatenate(parts: list[AgentMetrics]) -> AgentMetrics:
-    """Metrics of all agents of several batches."""
-    return AgentMetrics(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(AgentMetrics)))
+def over_rollouts(rollouts: Sequence[AgentMetrics]) -> dict[str, NDArray[np.float64]]:
+    """The smallest errors of each agent [N] over K drives, and the mean of each metric over them."""
+    stacked = {f.name: np.stack([getattr(m, f.name) for m in rollouts]) for f in fields(AgentMetrics)}
+    least = {f"min_{name}": stacked[name].min(axis=0).astype(np.float64) for name in ("ade", "fde")}
+    return least | {f"drawn_{name}": values.mean(axis=0, dtype=np.float64) for name, values in stacked.items()}
 
 
-def means(metrics: AgentMetrics) -> dict[str, float]:
-    """Mean of each metric over agents: shares for events, m for errors."""
-    return {f.name: float(np.mean(getattr(metrics, f.name))) for f in fields(AgentMetrics)}
+def infeasibility(found: Features, vehicle: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Share [N] of each vehicle's steps that no car could drive; NaN for agents that are none.
+
+    ``infeasible`` is any of: ``infeasible_acceleration`` (it gains or loses speed faster than
+    :data:`MAX_ACCELERATION`), ``infeasible_lateral`` (so does speed times yaw rate), ``infeasible_curvature`` (it turns
+    more sharply than :data:`MAX_CURVATURE`).
+
+    Args:
+        found: features of a drive.
+        vehicle: [N] bool.
+    """
+    speed, turning = found["linear_speed"], found["angular_speed"].abs()
+    parts = {
+        "infeasible_acceleration": found["linear_acceleration"].abs() > MAX_ACCELERATION,
+        "infeasible_lateral": speed * turning > MAX_ACCELERATION,
+        "infeasible_curvature": turning > MAX_CURVATURE * speed + _TURN_IN_PLACE,
+    }
+    known = ~speed.isnan() & vehicle[:, None]
+    parts = {"infeasible": torch.stack(list(parts.values())).any(dim=0)} | parts
+    shares = {name: (flags & known).sum(dim=1) / known.sum(dim=1) for name, flags in parts.items()}
+    return {name: share.double().cpu().numpy() for name, share in shares.items()}

@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
+from torch.nn import functional
 
-from gail.config import NetworkConfig
+from gail.config import NetworkConfig, PolicyConfig
 from sim.actions import ActionSpace
 from sim.layout import ObservationConfig
 
@@ -62,17 +63,28 @@ class EntityEncoder(nn.Module):
         observation: the layout of the input.
         config: sizes.
         dropout: after each hidden layer, in training mode.
+        norm: LayerNorm behind the pooling.
+        partners: whether partners are looked at, or ego and road alone.
     """
 
-    def __init__(self, observation: ObservationConfig, config: NetworkConfig, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        observation: ObservationConfig,
+        config: NetworkConfig,
+        dropout: float = 0.0,
+        norm: bool = True,
+        partners: bool = True,
+    ) -> None:
         super().__init__()
         self.observation = observation
         h = config.entity_hidden
         widths = (len(observation.ego_fields), len(observation.partner_fields), len(observation.road_fields))
         self.normalisers = nn.ModuleList(Normaliser(n) for n in widths)
         # No LayerNorm over single entities: it would cost most of the time, above all in the gradient penalty.
-        self.ego, self.partners, self.roads = (mlp([n, h, h], dropout, norm=False) for n in widths)
-        self.trunk = mlp([3 * h, config.hidden], dropout)
+        self.ego = mlp([widths[0], h, h], dropout, norm=False)
+        self.partners = mlp([widths[1], h, h], dropout, norm=False) if partners else None
+        self.roads = mlp([widths[2], h, h], dropout, norm=False)
+        self.trunk = mlp([3 * h if partners else 2 * h, config.hidden], dropout, norm)
         self.size = config.hidden
 
     def fit_normaliser(self, observations: Tensor) -> None:
@@ -88,11 +100,10 @@ class EntityEncoder(nn.Module):
         ego, partners, roads = self.observation.split(observations)
         has_partner, has_road = self.observation.present(partners, roads)
         n_ego, n_partners, n_roads = self.normalisers
-        parts = (
-            self.ego(n_ego(ego)),
-            masked_max(self.partners(n_partners(partners)), has_partner),
-            masked_max(self.roads(n_roads(roads)), has_road),
-        )
+        parts = [self.ego(n_ego(ego))]
+        if self.partners is not None:
+            parts.append(masked_max(self.partners(n_partners(partners)), has_partner))
+        parts.append(masked_max(self.roads(n_roads(roads)), has_road))
         return self.trunk(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
 
 
@@ -108,18 +119,22 @@ class Policy(nn.Module):
         observation: the layout of the input.
         space: the actions.
         config: sizes.
+        codes: latent codes, see :mod:`gail.latent`; inputs then end with the code, one-hot.
     """
 
     action_mean: Tensor
     action_std: Tensor
 
-    def __init__(self, observation: ObservationConfig, space: ActionSpace, config: NetworkConfig) -> None:
+    def __init__(
+        self, observation: ObservationConfig, space: ActionSpace, config: PolicyConfig, codes: int = 0
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.codes, self._seen = space, codes, observation.size
         self.encoder = EntityEncoder(observation, config)
         outputs = sum(space.sizes) if space.discrete else space.components
-        self.body = mlp([config.hidden, config.hidden])
-        self.head = nn.Linear(config.hidden, outputs)
+        self.body = mlp([config.hidden + codes] + [config.hidden] * (config.layers - 1), config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.hidden if config.layers > 1 else config.hidden + codes, outputs)
         nn.init.orthogonal_(self.head.weight, 0.01)
         nn.init.zeros_(self.head.bias)
         self.log_std = nn.Parameter(torch.full((space.components,), -1.0))
@@ -135,12 +150,25 @@ class Policy(nn.Module):
 
     def distributions(self, observations: Tensor) -> list[Categorical] | list[Normal]:
         """One distribution an action component, each over [B]."""
-        out = self.head(self.body(self.encoder(observations)))
+        seen, code = observations[:, : self._seen], observations[:, self._seen :]
+        out = self.head(self.body(torch.cat([self.dropout(self.encoder(seen)), code], dim=1)))
         if self.space.discrete:
             return [Categorical(logits=x, validate_args=False) for x in out.split(self.space.sizes, dim=-1)]
         mean = self.action_mean + self.action_std * out
         std = self.action_std * self.log_std.exp()
         return [Normal(mean[:, k], std[k], validate_args=False) for k in range(self.space.components)]
+
+    def with_code(self, observations: Tensor, code: Tensor | None) -> Tensor:
+        """What the policy looks at, from observations [B, D] and latent codes [B], which it must have or not have.
+
+        Raises:
+            ValueError: for codes where there are none, or none where there are.
+        """
+        if (code is None) != (self.codes == 0):
+            raise ValueError(f"the policy has {self.codes} latent codes; give one a row, or none if it has none")
+        if code is None:
+            return observations
+        return torch.cat([observations, functional.one_hot(code, self.codes).to(observations.dtype)], dim=1)
 
     def act(self, observations: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor]:
         """Actions [B, K] (sampled, or the most likely) and their log-probability [B]."""
@@ -160,13 +188,16 @@ def _log_prob(distributions: Sequence[Categorical | Normal], actions: Sequence[T
 
 
 class Critic(nn.Module):
-    """The value of an observation."""
+    """The value of what a :class:`Policy` looks at."""
 
-    def __init__(self, observation: ObservationConfig, config: NetworkConfig) -> None:
+    def __init__(self, observation: ObservationConfig, config: NetworkConfig, codes: int = 0) -> None:
         super().__init__()
+        self._seen = observation.size
         self.encoder = EntityEncoder(observation, config)
-        self.head = nn.Sequential(mlp([config.hidden, config.hidden]), nn.Linear(config.hidden, 1))
+        body = mlp([config.hidden + codes] + [config.hidden] * (config.layers - 1))
+        self.head = nn.Sequential(body, nn.Linear(config.hidden if config.layers > 1 else config.hidden + codes, 1))
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, D] to [B]."""
-        return self.head(self.encoder(observations)).squeeze(-1)  # type: ignore[no-any-return]
+        seen, code = observations[:, : self._seen], observations[:, self._seen :]
+        return self.head(torch.cat([self.encoder(seen), code], dim=1)).squeeze(-1)  # type: ignore[no-any-return]

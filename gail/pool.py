@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -47,11 +47,13 @@ class Table:
     """[R] transitions."""
     end: NDArray[np.int32]
     """[R] step at which the simulator cuts the agent off."""
+    idle: NDArray[np.int32]
+    """[R] steps from the arrival that ended the demo to that one: 0 where none did."""
 
     @staticmethod
     def joined(tables: Sequence[Table]) -> Table:
         """The rows of some tables one after the other."""
-        kinds = (np.int32, np.int32, np.int32, np.int64, np.int64, np.int32, np.int32, np.int32)
+        kinds = (np.int32, np.int32, np.int32, np.int64, np.int64, *(np.int32,) * 4)
         columns = [[getattr(t, f.name) for t in tables] for f in fields(Table)]
         return Table(*(np.concatenate([*c, np.zeros(0, kind)]) for c, kind in zip(columns, kinds, strict=True)))
 
@@ -77,6 +79,8 @@ def load_block(
     observation: ObservationConfig,
     demos: DemoFilter,
     device: torch.device,
+    alone: bool = False,
+    only: Mapping[int, NDArray[np.integer]] | None = None,
 ) -> Block:
     """Lay some scenes out.
 
@@ -87,16 +91,18 @@ def load_block(
         observation: the layout.
         demos: which of the controlled agents are drawn.
         device: where.
+        alone: each expert drives in a world of its own, see :func:`~pipeline.replay.make_experts`.
+        only: no others than these rows of a scene's agents are drawn, by the scene's index in the store.
 
     Raises:
         NobodyError: when no agent of the scenes has a demo and may be controlled.
     """
-    experts = make_experts(records, sim, device)
+    experts = make_experts(records, sim, device, alone)
     worlds = experts.worlds
     agents = worlds.controlled_agents()
     keep = np.array(
         [
-            passes(demos, records[w], agent, row)
+            passes(demos, records[w], agent, row) and (only is None or agent in only[scenes[w]])
             for (w, agent), (_, row) in zip(agents, demo_rows(records, worlds), strict=True)
         ]
     )
@@ -104,17 +110,20 @@ def load_block(
     count = np.bincount(owner, minlength=len(agents)).astype(np.int32)
     begin = np.cumsum(count) - count
     chosen = np.flatnonzero(keep & (count > 0))
+    first = step[begin[chosen]].astype(np.int32)
+    end = experts.end.cpu().numpy()[chosen].astype(np.int32)
     table = Table(
         place=np.zeros(len(chosen), np.int32),
         agent=chosen.astype(np.int32),
         row=worlds.controlled.cpu().numpy()[chosen].astype(np.int32),
         scene=np.array([scenes[w] for w, _ in agents], np.int64)[chosen],
         scene_agent=np.array([agent for _, agent in agents], np.int64)[chosen],
-        first=step[begin[chosen]].astype(np.int32),
+        first=first,
         count=count[chosen],
-        end=experts.end.cpu().numpy()[chosen].astype(np.int32),
+        end=end,
+        idle=np.where(experts.arrived.cpu().numpy()[chosen], end - first - count[chosen], 0).astype(np.int32),
     )
-    return Block(Sight.of(worlds, experts.track, experts.present, observation), experts.action, table)
+    return Block(Sight.of(worlds, experts.own, experts.others, observation), experts.action, table)
 
 
 def passes(demos: DemoFilter, record: Record, agent: int, row: int) -> bool:
@@ -211,6 +220,7 @@ class Pool:
         if history:
             begun = step[:, None] + np.arange(-history, 0) >= table.first[demo, None]
             mask = _in_rows(torch.from_numpy(begun), row).to(device)
+        done = torch.from_numpy(step == table.first[demo] + table.count[demo] - 1)
         return Samples(
             observation,
             _in_rows(self._action[tuple(where)], row.to(device)),
@@ -218,6 +228,7 @@ class Pool:
             next(seen) if history else None,
             mask,
             _in_rows(torch.from_numpy(transition), row).to(device),
+            _in_rows(done, row).to(device),
         )
 
     def _keep_actions(self, place: int, action: Tensor) -> None:

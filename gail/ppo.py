@@ -109,12 +109,14 @@ def update(
     Returns:
         Means of the losses and of what shows the update's health.
     """
+    policy.eval()
     alive = rollout.alive
-    flat = rollout.observation[alive]
+    flat = rollout.seen(policy, alive)
     value = torch.zeros_like(reward)
     value[alive] = values(critic, flat)
-    next_value = torch.cat([value[1:], values(critic, rollout.last_observation)[None]])
-    next_value = _value_at_truncation(critic, rollout, next_value)
+    last = policy.with_code(rollout.last_observation, rollout.code)
+    next_value = torch.cat([value[1:], values(critic, last)[None]])
+    next_value = _value_at_truncation(policy, critic, rollout, next_value)
     ended = rollout.terminated | rollout.truncated
     no_future = rollout.terminated if config.bootstrap_truncation else ended
     advantage, target = advantages(reward, value, next_value, no_future, ended, config.gamma, config.gae_lambda)
@@ -131,7 +133,9 @@ def update(
                 losses |= _policy_losses(policy, flat[pick], action[pick], old[pick], advantage[pick], config)
                 loss = losses["policy_loss"] - config.entropy * losses["entropy"]
                 if expert is not None and config.bc_coefficient > 0:
+                    policy.train()
                     losses["bc_loss"] = cloning_loss(policy, expert(config.bc_batch_size))
+                    policy.eval()
                     loss = loss + config.bc_coefficient * losses["bc_loss"]
                 _step(optimisers[0], policy, loss, config.max_grad_norm)
             count += 1
@@ -148,11 +152,12 @@ def cloning_loss(policy: Policy, batch: Samples) -> Tensor:
     return -policy.evaluate(batch.observation, batch.action)[0].mean()
 
 
-def _value_at_truncation(critic: Critic, rollout: Rollout, next_value: Tensor) -> Tensor:
+def _value_at_truncation(policy: Policy, critic: Critic, rollout: Rollout, next_value: Tensor) -> Tensor:
     """``next_value`` with the entries filled in of agents cut off before the last step, who are not alive after it."""
-    early = rollout.truncated[:-1]
+    early = torch.zeros_like(rollout.truncated)
+    early[1:] = rollout.truncated[:-1]
     if early.any():
-        next_value[:-1][early] = values(critic, rollout.observation[1:][early])
+        next_value[:-1][early[1:]] = values(critic, rollout.seen(policy, early))
     return next_value
 
 

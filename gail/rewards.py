@@ -5,13 +5,12 @@ Small pure functions; none subtracts a mean, which would change a reward's sign 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from sim.kernels import Event
 
 
 def logit(f: Tensor) -> Tensor:
@@ -34,11 +33,31 @@ def bounded(f: Tensor) -> Tensor:
     return torch.sigmoid(f) - 0.5
 
 
-FORMS: dict[str, Callable[[Tensor], Tensor]] = {"logit": logit, "gail": gail, "airl": airl, "bounded": bounded}
+def dail(f: Tensor) -> Tensor:
+    """sigmoid(f) (1 + tanh f) / 2, in (0, 1): found by search (DAIL, 2510.00922)."""
+    return 0.5 * torch.sigmoid(f) * (1 + torch.tanh(f))
 
 
-def event_reward(events: Tensor, was_at_goal: Tensor, goal: float, collision: float, off_road: float) -> Tensor:
-    """Reward [N] of a step's events [N, 4]: the first arrival at the goal, contact with agents, with a road edge."""
-    arrived = events[:, Event.GOAL] & ~was_at_goal
-    contact = events[:, Event.VEHICLE] | events[:, Event.NON_VEHICLE]
-    return goal * arrived.float() + collision * contact.float() + off_road * events[:, Event.OFF_ROAD].float()
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logit": logit,
+    "gail": gail,
+    "airl": airl,
+    "bounded": bounded,
+    "dail": dail,
+}
+
+
+def absorbing_return(reward: Tensor, remaining: Tensor, gamma: float) -> Tensor:
+    """What an agent still gets that ends early and then stays in the absorbing state (Kostrikov et al. 2018, DAC).
+
+    Args:
+        reward: of one step in the absorbing state.
+        remaining: how many steps are left of the horizon, 0 or more; broadcast with ``reward``.
+        gamma: discount a step, in (0, 1].
+
+    Returns:
+        sum over k = 1 .. remaining of gamma^k reward, to be added to the reward of the last step.
+    """
+    steps = remaining.to(torch.float64)
+    total = steps if gamma == 1 else -gamma * torch.expm1(steps * math.log(gamma)) / (1 - gamma)
+    return (reward * total).to(reward.dtype)

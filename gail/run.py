@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.validate import Expectation, fit
 from sim.actions import ActionSpace
 
 CHECKPOINT = "checkpoint.pt"
+CLONED = "cloned.pt"
+"""The policy as it was after behaviour cloning."""
 
 
 class RunError(ValueError):
@@ -33,12 +36,26 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
+def chosen_stores(config: TrainConfig, named: Sequence[str] = (), resumed: str | Path | None = None) -> list[str]:
+    """The stores that a run learns from: those named, or those that the run in the folder ``resumed`` learned from, or
+    ``data.stores``, or ML-Agents' ``demo_path``.
+
+    Raises:
+        RunError: when there is none.
+    """
+    before = None if resumed is None else Path(resumed) / "environment.json"
+    known = json.loads(before.read_text())["stores"] if before is not None and before.exists() else []
+    demo_path = config.discriminator.mlagents.demo_path
+    found = list(named or known or config.data.stores or ([] if demo_path is None else [demo_path]))
+    if not found:
+        raise RunError("no demo store is named; name one with --store, or in data.stores")
+    return found
+
+
 def expectation(config: TrainConfig) -> Expectation:
     """What a run asks of its store."""
     data = config.data
-    return Expectation(
-        data.dynamics, data.actions, data.grid, config.worlds.num_worlds, data.split, data.agents, learnable=True
-    )
+    return Expectation(data.dynamics, data.actions, data.grid, data.split, data.agents, learnable=True)
 
 
 def check_fit(config: TrainConfig, store: DemoStore) -> None:
@@ -77,7 +94,7 @@ def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Pol
         config = config_from_dict(yaml.safe_load((root / "config.yaml").read_text()), str(root / "config.yaml"))
         space = ActionSpace.from_json(json.loads((root / "environment.json").read_text())["action_space"])
         on = choose_device(device)
-        policy = Policy(config.observation, space, config.policy).to(on)
+        policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
         policy.load_state_dict(read_checkpoint(root, on)["networks"]["policy"])
     except FileNotFoundError as error:
         raise RunError(
@@ -89,3 +106,20 @@ def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Pol
         what = " ".join(str(error).split())
         raise RunError(f"run {root}: cannot be read ({what}); train again") from error
     return config, policy.eval()
+
+
+def load_cloned(folder: str | Path, device: str = "auto") -> Policy | None:
+    """The policy of a run as it was after behaviour cloning, an anchor for what came after; None where none was kept.
+
+    Raises:
+        RunError: as :func:`load_run`, or when the file is damaged.
+    """
+    _, policy = load_run(folder, device)
+    try:
+        state = torch.load(Path(folder) / CLONED, map_location=choose_device(device), weights_only=True)
+        policy.load_state_dict(state)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # torch and pickle raise many kinds
+        raise RunError(f"run {folder}: {CLONED} is damaged; train again in another folder") from error
+    return policy.eval()

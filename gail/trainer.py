@@ -5,30 +5,34 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from gail import rewards
+from gail.adversary import Adversary
 from gail.backends import check_backend, renew
 from gail.config import TrainConfig, config_to_dict
-from gail.demos import DemoSampler
-from gail.discriminator import Accuracy, Samples, accuracy, discriminator_loss
+from gail.discriminator import Samples
+from gail.journal import Journal
+from gail.latent import Codes
+from gail.masking import masked
 from gail.networks import Networks
 from gail.ppo import AdvantageScale, cloning_loss, discounted_returns, update
 from gail.rollout import Rollout, collect
-from gail.run import CHECKPOINT, RunError, check_fit, choose_device, read_checkpoint
-from gail.worlds import WorldStream
-from pipeline.store import DemoStore
+from gail.run import CHECKPOINT, CLONED, RunError, check_fit, choose_device, load_cloned, read_checkpoint
+from gail.stores import Stores
+from pipeline.schema import StoreError
 from sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
+_HELD_OUT_SAMPLES = 1024
+_HISTOGRAM_EVERY = 10
+"""Rollouts from one picture of the discriminator's estimates to the next."""
 
 
 @dataclass
@@ -58,11 +62,11 @@ class Progress:
 
 
 class Trainer:
-    """A run in its folder.
+    """A run in its folder, whatever ``algorithm`` it follows.
 
     Args:
         config: what to do.
-        store_path: the demo store.
+        stores: the demo store, or several, drawn from by ``data.store_weights``.
         folder: where config, metrics and checkpoints go; created.
         resume: go on from the folder's checkpoint.
         report: called after each cloning report and each rollout with the run's progress and its newest metrics.
@@ -74,7 +78,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        store_path: str | Path,
+        stores: str | Path | Sequence[str | Path],
         folder: str | Path,
         resume: bool = False,
         report: Callable[[Progress, dict[str, float]], None] = lambda progress, metrics: None,
@@ -82,50 +86,52 @@ class Trainer:
         self.config = config
         self.folder = Path(folder)
         self.device = choose_device(config.device)
-        self.store = DemoStore(store_path, config.data.agents)
-        check_fit(config, self.store)
-        check_backend(config, self.store)
+        paths = [stores] if isinstance(stores, str | Path) else stores
+        try:
+            self.stores = Stores.open(paths, config.data.store_weights or None, config.data.agents, config.data.grows)
+        except StoreError:
+            raise
+        except ValueError as error:
+            raise RunError(f"data.store_weights: {error}") from error
+        for store in self.stores.stores:
+            check_fit(config, store)
+            check_backend(config, store)
         self.progress = Progress()
         self.reward_scale = RewardScale()
         self.advantage_scale = AdvantageScale()
         self._report = report
-        self._drawn = 0
+        self._drawn: tuple[int, int] = (0, 0)
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self.networks = Networks.create(config, self.store.space, self.device)
+        self._create()
         checkpoint = self._begin(resume)
         if checkpoint:
             self._restore(checkpoint)
-        self.sampler = DemoSampler(
-            self.store,
-            config.observation,
-            config.sim,
-            self.device,
-            config.data,
-            config.seed,
-            self._drawn,
-        )
+        self.sampler = self.stores.sampler(config, self.device, self._drawn[0])
+        self.held_out = self.stores.held_out(config, self.device, drawn=self._drawn[1]) if self.adversary else None
+        if self.adversary is not None:
+            self.adversary.absorbing_share = self.sampler.absorbing_share
         if not checkpoint:
-            self.networks.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
-        self.stream = WorldStream(
-            self.store,
-            config.sim,
-            config.observation,
-            config.worlds.num_worlds,
-            self.device,
-            config.seed,
-            start=self.progress.iteration // config.worlds.rollouts_per_batch,
-            split=config.data.split,
-        )
-        self._describe()
+            self._fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
+        start = self.progress.iteration // config.worlds.rollouts_per_batch
+        self.stream = self.stores.worlds(config, self.device, start)
         self._env: Backend | None = None
-        self._writer = SummaryWriter(self.folder / "tensorboard")
+        self._describe()
+
+    def _create(self) -> None:
+        """What learns in this algorithm."""
+        config, space = self.config, self.stores.space
+        self.networks = Networks.create(config, space, self.device)
+        self.codes = Codes(config, space, self.device, self._generator) if config.latent.codes else None
+        self.adversary: Adversary | None = None
+        if config.adversarial:
+            self.adversary = Adversary(config, space, self.device, self._experts, self._log_prob, self._generator)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end, or until ``stop`` says so between two steps; a checkpoint is left however it ends."""
         try:
             self._clone(stop)
-            while self.progress.timesteps < self.config.total_timesteps and not stop():
+            while self.progress.timesteps < self.config.rollout_timesteps and not stop():
                 self._iterate()
                 if self.progress.iteration % self.config.checkpoint_every == 0:
                     self.save()
@@ -136,24 +142,33 @@ class Trainer:
     def close(self) -> None:
         """Stop background threads and close files."""
         self.sampler.close()
+        if self.held_out is not None:
+            self.held_out.close()
         self.stream.close()
-        self._writer.close()
+        self._journal.close()
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        state = {
-            "networks": self.networks.state_dict(),
+        state = {name: part.state_dict() for name, part in self._learning().items()} | {
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
             "advantage_scale": vars(self.advantage_scale),
-            "drawn": self.sampler.drawn,
+            "drawn": (self.sampler.drawn, self.held_out.drawn if self.held_out else 0),
             "generator": self._generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        temporary = self.folder / f".{CHECKPOINT}"
+        self._write(CHECKPOINT, state)
+
+    def _write(self, name: str, state: Any) -> None:
+        temporary = self.folder / f".{name}"
         torch.save(state, temporary)
-        temporary.replace(self.folder / CHECKPOINT)
+        temporary.replace(self.folder / name)
+
+    def _learning(self) -> dict[str, Any]:
+        """What learns, by its name in the checkpoint."""
+        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _begin(self, resume: bool) -> dict[str, Any] | None:
         """The checkpoint to go on from, if any."""
@@ -162,15 +177,15 @@ class Trainer:
             raise RunError(f"run {self.folder}: there is a run already; add --resume to go on, or name another folder")
         if resume and not file.exists():
             raise RunError(f"run {self.folder}: there is no checkpoint to go on from; leave --resume out to begin")
-        if self.store.location in map(str, [self.folder.resolve(), *self.folder.resolve().parents]):
+        inside = [str(self.folder.resolve()), *map(str, self.folder.resolve().parents)]
+        if any(location in inside for location in self.stores.locations):
             raise RunError(f"run {self.folder}: it would lie inside the store; name another folder")
         if not resume:
             return None
-        before = json.loads((self.folder / "environment.json").read_text())["store"]
-        if before != self.store.location:
-            raise RunError(
-                f"run {self.folder}: it learned from {before}, not {self.store.path}; resume with that store"
-            )
+        before = json.loads((self.folder / "environment.json").read_text())["stores"]
+        if before != self.stores.locations:
+            then, now = ", ".join(before), ", ".join(self.stores.locations)
+            raise RunError(f"run {self.folder}: it learned from {then}, not {now}; resume with that store")
         return read_checkpoint(self.folder, self.device)
 
     def _describe(self) -> None:
@@ -178,42 +193,28 @@ class Trainer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
-            spec = {"action_space": self.store.space.to_json(), "store": self.store.location}
+            spec = {"action_space": self.stores.space.to_json(), "stores": self.stores.locations}
             (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
-            self._keep_metrics()
+            self._journal = Journal(self.folder, self.config, self.progress.cloned, self.progress.iteration)
         except OSError as error:
             raise RunError(f"run {self.folder}: cannot be written ({error.strerror}); choose another folder") from error
 
-    def _keep_metrics(self) -> None:
-        """Start the metrics file, or take out what a killed run measured after the checkpoint that it goes on from."""
-        file = self.folder / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-
-        def counts(text: str) -> bool:
-            try:
-                line = json.loads(text)
-            except ValueError:  # a killed run may have written half a line
-                return False
-            if "bc/loss" in line:
-                return bool(line["step"] <= self.progress.cloned)
-            return bool(line["iteration"] <= self.progress.iteration)
-
-        file.write_text("".join(line for line in whole if counts(line)))
-
     def _restore(self, state: dict[str, Any]) -> None:
         try:
-            self.networks.load_state_dict(state["networks"])
+            for name, part in self._learning().items():
+                part.load_state_dict(state[name])
         except (KeyError, ValueError, RuntimeError) as error:
             raise RunError(
                 f"run {self.folder}: its checkpoint is of other networks; resume with the configuration it began with"
             ) from error
         self.networks.set_rates(self.config)
+        if self.adversary is not None:
+            self.adversary.provider.set_rates(self.config)
         try:
             self.progress = Progress(**state["progress"])
             self.reward_scale = RewardScale(**state["reward_scale"])
             self.advantage_scale = AdvantageScale(**state["advantage_scale"])
-            self._drawn = int(state["drawn"])
+            self._drawn = tuple(state["drawn"])
             self._generator.set_state(state["generator"].cpu())
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"run {self.folder}: its checkpoint is of another version; begin a new run") from error
@@ -221,42 +222,95 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
+    def _fit_normalisers(self, expert: Samples) -> None:
+        self.networks.fit_normalisers(expert)
+        if self.adversary is not None:
+            self.adversary.fit_normaliser(expert)
+        if self.codes is not None:
+            self.codes.posterior.encoder.fit_normaliser(expert.observation)
+
+    def _experts(self, count: int, next_state: bool = False) -> Samples:
+        """A batch of demos, masked as rollouts are."""
+        return self._masked(self.sampler.sample(count, next_state))
+
+    def _masked(self, batch: Samples) -> Samples:
+        layout, masking = self.config.observation, self.config.masking
+        following = batch.next_observation
+        return replace(
+            batch,
+            observation=masked(batch.observation, layout, masking),
+            next_observation=None if following is None else masked(following, layout, masking),
+        )
+
+    def _demos(self, count: int) -> Samples:
+        """A batch to clone, each row with a latent code if the policy has some."""
+        batch = self._experts(count)
+        if self.codes is None:
+            return batch
+        code = self.codes.infer(batch.observation, batch.action)
+        return Samples(self.networks.policy.with_code(batch.observation, code), batch.action)
+
+    @torch.no_grad()
+    def _log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        """[B] of actions under the present policy, with codes as the posterior finds them."""
+        code = None if self.codes is None else self.codes.infer(observation, action)
+        policy = self.networks.policy
+        return policy.evaluate(policy.with_code(observation, code), action)[0]
+
     def _clone(self, stop: Callable[[], bool]) -> None:
         """Behaviour cloning on expert batches."""
         config, policy = self.config.bc, self.networks.policy
-        remaining = config.steps - self.progress.cloned
-        if remaining <= 0:
+        steps = self.config.cloning_steps
+        if self.progress.cloned >= steps:
             return
+        if config.run is not None:
+            self._take_over(config.run)
+            self.progress.cloned = steps
+            return
+        policy.train()
         optimiser = self.networks.cloning_optimiser
         begun = time.perf_counter()
         losses: list[float] = []
-        for step in range(self.progress.cloned, config.steps):
+        for step in range(self.progress.cloned, steps):
             if stop():
                 return
-            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimiser.param_groups[0]["lr"] = rate
-            loss = cloning_loss(policy, self.sampler.sample(config.batch_size))
+            loss = cloning_loss(policy, self._demos(config.batch_size))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             self.progress.cloned += 1
             losses.append(loss.item())
-            if (step + 1) % 100 == 0 or step + 1 == config.steps:
+            if (step + 1) % 100 == 0 or step + 1 == steps:
                 self.progress.seconds += time.perf_counter() - begun
                 begun = time.perf_counter()
                 self._log({"bc/loss": sum(losses) / len(losses)}, step + 1)
                 losses.clear()
+        self._write(CLONED, policy.state_dict())
+
+    def _take_over(self, folder: str) -> None:
+        """The cloned policy of another run."""
+        cloned = load_cloned(folder, str(self.device))
+        if cloned is None:
+            raise RunError(f"run {folder}: it has no cloned policy; name one that cloned (bc.run)")
+        try:
+            self.networks.policy.load_state_dict(cloned.state_dict())
+        except RuntimeError as error:
+            raise RunError(f"run {folder}: its policy is another network than this run's; set policy alike") from error
+        self._write(CLONED, self.networks.policy.state_dict())
 
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""
         begun = time.perf_counter()
-        config = self.config
-        rollout, metrics = collect(self._next_env(), self.networks.policy, config.reward)
-        samples = Samples(rollout.observation[rollout.alive], rollout.action[rollout.alive])
-        metrics |= self._update_discriminator(samples)
+        config, nets = self.config, self.networks
+        self._join()
+        env = self._next_env()
+        code = None if self.codes is None else self.codes.draw(env.num_agents)
+        rollout, metrics = collect(env, nets.policy, config.masking, code)
+        metrics |= self._learn_to_judge(rollout)
         reward, reward_metrics = self._reward(rollout)
         metrics |= reward_metrics
-        nets = self.networks
         health = update(
             nets.policy,
             nets.critic,
@@ -264,10 +318,10 @@ class Trainer:
             rollout,
             reward,
             config.ppo,
-            self.sampler.sample,
+            self._demos if config.clones else None,
             self.advantage_scale,
             self._generator,
-            train_policy=config.bc.steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
+            train_policy=config.cloning_steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
         )
         metrics |= {f"ppo/{name}": value for name, value in health.items()}
         seconds = time.perf_counter() - begun
@@ -277,60 +331,52 @@ class Trainer:
         metrics["time/steps_per_s"] = rollout.num_steps / seconds
         self._log(metrics, self.progress.timesteps)
 
+    def _join(self) -> None:
+        """Let what an extraction has added to the stores take part."""
+        if self.stores.refresh() and self.adversary is not None:
+            self.adversary.absorbing_share = self.sampler.absorbing_share
+
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            self._env = renew(self._env, self.config, self.stream.next(), self.store.space)
+            self._env = renew(self._env, self.config, self.stream.next(), self.stores.space)
         return self._env
 
-    def _update_discriminator(self, policy: Samples) -> dict[str, float]:
-        """Some gradient steps; the accuracies told are those before the first, on samples it has not learned from."""
-        config, model = self.config.discriminator, self.networks.discriminator
-        model.train()
-        sums: dict[str, float] = {}
-        first: Accuracy | None = None
-        done = 0
-        for _ in range(config.updates):
-            pick = torch.randint(len(policy.action), (config.batch_size,), generator=self._generator).to(self.device)
-            expert = self.sampler.sample(config.batch_size)
-            loss, parts = discriminator_loss(model, expert, Samples(policy.observation[pick], policy.action[pick]))
-            seen = accuracy(parts.pop("expert"), parts.pop("policy"))
-            first = first or seen
-            if seen.balanced > config.max_accuracy:
-                break
-            optimiser = self.networks.discriminator_optimiser
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            done += 1
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        assert first is not None
-        metrics = {f"discriminator/{name}": total / max(done, 1) for name, total in sums.items()}
-        return metrics | {
-            "discriminator/expert_accuracy": first.expert,
-            "discriminator/policy_accuracy": first.policy,
-            "discriminator/updates": float(done),
-        }
+    def _learn_to_judge(self, rollout: Rollout) -> dict[str, float]:
+        """Updates of the discriminator, and of the posterior of latent codes."""
+        metrics: dict[str, float] = {}
+        if self.adversary is not None:
+            held_out = None
+            if self.held_out is not None:
+                held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.config.discriminator.needs_next_state)
+                held_out = self._masked(held_out)
+            metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
+        if self.codes is not None:
+            latent = self.config.latent
+            metrics |= self.codes.update(rollout, latent.batch_size, latent.updates)
+        return metrics
 
-    @torch.no_grad()
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """[H, N] rewards: the discriminator's, scaled, plus those of events."""
-        config, model = self.config.reward, self.networks.discriminator
-        model.eval()
-        alive = rollout.alive
-        chunks = zip(rollout.observation[alive].split(8192), rollout.action[alive].split(8192), strict=True)
-        f = torch.cat([model(o, a) for o, a in chunks])
-        reward = torch.zeros_like(rollout.event_reward)
-        reward[alive] = rewards.FORMS[config.form](f.clamp(-config.clip, config.clip))
-        metrics = {"reward/gail": reward[alive].mean().item(), "discriminator/policy_logit": f.mean().item()}
-        scaled = config.gail * self.reward_scale(reward, alive, self.config.ppo.gamma) + rollout.event_reward
-        return scaled, metrics | {"reward/event": rollout.event_reward[alive].mean().item()}
+        """[H, N] rewards: the discriminator's, scaled, plus the environment's, plus what latent codes are paid."""
+        config, alive = self.config.reward, rollout.alive
+        reward = self.config.environment_weight * rollout.environment_reward
+        metrics = {"reward/environment": rollout.environment_reward[alive].mean().item()}
+        if self.adversary is not None:
+            paid, told = self.adversary.reward(rollout)
+            scaled = self.config.discriminator.compat is None  # ML-Agents pays what it finds
+            gail = self.reward_scale(paid, alive, self.config.ppo.gamma) if scaled else paid
+            reward = reward + config.gail * gail
+            metrics |= told
+            if self.progress.iteration % _HISTOGRAM_EVERY == 0:
+                self._journal.histogram(
+                    "discriminator/policy_estimates", self.adversary.estimates(rollout), self.progress.timesteps
+                )
+        if self.codes is not None:
+            bonus = self.codes.reward(rollout)
+            reward = reward + bonus
+            metrics["reward/latent"] = bonus[alive].mean().item()
+        return reward, metrics
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
-        line = {"step": step, "iteration": self.progress.iteration, **metrics}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"seconds": round(self.progress.seconds, 3), **line}) + "\n")
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        self._journal.write(metrics, step, seconds=round(self.progress.seconds, 3), iteration=self.progress.iteration)
         self._report(self.progress, metrics)

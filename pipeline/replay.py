@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.expert import ABSENT
 from pipeline.schema import Record
 from sim.env import SimConfig
 from sim.layout import ObservationConfig
-from sim.observation import Observer
+from sim.observation import Observer, Tracks
 from sim.scenario import DT
 from sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_agents
 
@@ -41,8 +42,33 @@ def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.d
     """
     selected = [demo_agents(record, selection) for record in records]
     if not any(chosen.controlled.any() for chosen in selected):
-        raise NobodyError("no agent of these scenes has a demo and may be controlled; check sim.selection")
+        raise _nobody()
     return make_worlds([r.scene for r in records], device, selected=selected)
+
+
+def lone_worlds(
+    pairs: Sequence[tuple[Record, NDArray[np.integer]]], selection: Selection, device: torch.device | str
+) -> Worlds:
+    """A world for each of some agents (rows of their scene's agents), in which everyone else follows the log.
+
+    Worlds of one record share its map. Agents without a demo, and those that the rule does not control, are left out.
+
+    Raises:
+        NobodyError: when that leaves nobody.
+    """
+    scenes, selected = [], []
+    for record, agents in pairs:
+        chosen = demo_agents(record, selection)
+        for row in chosen.row[chosen.controlled & np.isin(chosen.row, agents)]:
+            scenes.append(record.scene)
+            selected.append(SelectedAgents(chosen.row, chosen.row == row, chosen.parked))
+    if not scenes:
+        raise _nobody()
+    return make_worlds(scenes, device, selected=selected)
+
+
+def _nobody() -> NobodyError:
+    return NobodyError("no agent of these scenes has a demo and may be controlled; check sim.selection")
 
 
 def demo_rows(records: Sequence[Record], worlds: Worlds) -> list[tuple[int, int]]:
@@ -56,17 +82,29 @@ class Experts:
     """Demos on a device, ready to be drawn: M agents over T steps in W worlds, X transitions."""
 
     worlds: Worlds
-    track: Tensor
-    """[M, T, 5] what everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a
-    step late where the simulator has them so)."""
-    present: Tensor
-    """[M, T] who is in the world when."""
+    own: Tracks
+    """What everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a step late
+    where the simulator has them so)."""
+    others: Tracks
+    """What everyone does in the eyes of others: ``own`` itself; of experts who each drive alone, everyone logged."""
     action: Tensor
     """[N, T, K] of the controlled agents."""
     end: Tensor
     """[N] step at which the simulator would cut each agent off."""
+    arrived: Tensor
+    """[N] whether each stops acting at its goal; nobody where ``sim.on_goal`` is ``ignore``."""
     transitions: Tensor
     """[X, 2] (controlled agent 0 .. N-1, step) of every action taken."""
+
+    @property
+    def track(self) -> Tensor:
+        """[M, T, 5] states of :attr:`own`."""
+        return self.own.state
+
+    @property
+    def present(self) -> Tensor:
+        """[M, T] who is in the world when, likewise."""
+        return self.own.present
 
     @property
     def num_transitions(self) -> int:
@@ -74,14 +112,25 @@ class Experts:
         return len(self.transitions)
 
 
-def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu") -> Experts:
+def make_experts(
+    records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu", alone: bool = False
+) -> Experts:
     """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
 
     What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything. With
     ``sim.end_with_log`` false, experts are seen by others as long as their demos go on; a policy's agents stay.
+
+    Args:
+        records: the scenes.
+        sim: which agents are controlled, and the rules.
+        device: where.
+        alone: each expert drives in a world of its own (:func:`lone_worlds`), among others who all follow their logs.
+
+    Raises:
+        NobodyError: when no agent of the scenes has a demo and passes the rule.
     """
     worlds = demo_worlds(records, sim.selection, device)
-    rows = demo_rows(records, worlds)
+    rows, drivers = demo_rows(records, worlds), worlds.controlled
 
     def gather(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(records[w].demos, name)[d] for w, d in rows])).to(device)
@@ -91,27 +140,43 @@ def make_experts(records: Sequence[Record], sim: SimConfig, device: torch.device
     horizon = sim.horizon or worlds.num_steps - 1
     last = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
     end = last if sim.end_with_log else torch.full_like(last, horizon)
-    track, present = worlds.log.clone(), worlds.valid.clone()
+    logged = _followers(worlds, sim)
+    replayed = Tracks(logged.state.clone(), logged.present.clone())
+    replayed.state[drivers] = gather("state")
+    replayed.present[drivers] = mark
+    driven = worlds.tensors["slot"] >= 0
+    arrived = _arrived(replayed, worlds, sim)[drivers]
+    own = _after_arrivals(replayed, worlds, sim, driven)
+    others = _after_arrivals(logged, worlds, sim, torch.zeros_like(driven)) if alone else own
+    acts = mark & (steps < last[:, None]) & ~arrived
+    return Experts(worlds, own, others, gather("action"), end, arrived.any(dim=1), acts.nonzero())
+
+
+def _followers(worlds: Worlds, sim: SimConfig) -> Tracks:
+    """Everyone as the simulator shows those who follow their logs."""
+    steps = torch.arange(worlds.num_steps, device=worlds.device)
+    state, present = worlds.log.clone(), worlds.valid.clone()
     parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
     if sim.replay_lag:
-        track, present = _a_step_late(track), _a_step_late(present)
+        state, present = _a_step_late(state), _a_step_late(present)
         present &= (steps <= last_valid[:, None]) | (not sim.end_with_log)
-    track[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
-    track[parked, :, 3:] = 0.0
+    state[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
+    state[parked, :, 3:] = 0.0
     present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
-    track[worlds.controlled] = gather("state")
-    present[worlds.controlled] = mark
-    acts = mark & (steps < last[:, None])
-    if sim.on_goal != "ignore":
-        arrived = _arrived(track, present, worlds.tensors["goal"], sim.goal_radius)
-        acts &= ~arrived[worlds.controlled]
-        leaves = ~parked if sim.teleport else worlds.tensors["slot"] >= 0
-        after = _a_step_late(arrived) & leaves[:, None]
-        if sim.on_goal == "remove" or sim.teleport:
-            present &= ~after
-        else:
-            track = torch.where(after[..., None], _at_rest(track, arrived)[:, None], track)
-    return Experts(worlds, track, present, gather("action"), end, acts.nonzero())
+    return Tracks(state, present)
+
+
+def _after_arrivals(tracks: Tracks, worlds: Worlds, sim: SimConfig, driven: Tensor) -> Tracks:
+    """The tracks with what the simulator does to those at their goals, of whom some [M] are driven."""
+    if sim.on_goal == "ignore":
+        return tracks
+    arrived = _arrived(tracks, worlds, sim)
+    leaves = ~worlds.tensors["parked"] if sim.teleport else driven
+    after = _a_step_late(arrived) & leaves[:, None]
+    if sim.on_goal == "remove" or sim.teleport:
+        return Tracks(tracks.state, tracks.present & ~after)
+    at_rest = _at_rest(tracks.state, arrived)
+    return Tracks(torch.where(after[..., None], at_rest[:, None], tracks.state), tracks.present)
 
 
 def _a_step_late(values: Tensor) -> Tensor:
@@ -126,9 +191,13 @@ def _at_rest(track: Tensor, arrived: Tensor) -> Tensor:
     return held
 
 
-def _arrived(track: Tensor, present: Tensor, goal: Tensor, radius: float) -> Tensor:
-    """[M, T] whether each agent has been at its goal [M, 2], which counts from the first step on, not at the start."""
-    near = present & ((track[..., :2] - goal[:, None]).square().sum(dim=-1) < radius * radius)
+def _arrived(tracks: Tracks, worlds: Worlds, sim: SimConfig) -> Tensor:
+    """[M, T] whether each agent has been at its goal, which counts from the first step on, not at the start, and
+    never where ``sim.on_goal`` is ``ignore``."""
+    if sim.on_goal == "ignore":
+        return torch.zeros_like(tracks.present)
+    offset = tracks.state[..., :2] - worlds.tensors["goal"][:, None]
+    near = tracks.present & (offset.square().sum(dim=-1) < sim.goal_radius * sim.goal_radius)
     near[:, 0] = False
     return near.cumsum(dim=1) > 0
 
@@ -139,14 +208,18 @@ class ExpertObserver:
     def __init__(self, experts: Experts, observation: ObservationConfig) -> None:
         self.experts = experts
         self._observer = Observer(experts.worlds, observation)
+        layers = [experts.own] if experts.others is experts.own else [experts.own, experts.others]
+        self._state = torch.cat([tracks.state for tracks in layers])
+        self._present = torch.cat([tracks.present for tracks in layers])
 
     def observe(self, agent: Tensor, step: Tensor) -> Tensor:
         """[B, D] what controlled agents [B] (0 .. N-1) see at these steps [B]."""
         e = self.experts
         return self._observer.observe(
-            e.track,
-            e.present,
+            self._state,
+            self._present,
             agents=e.worlds.controlled[agent].to(torch.int32),
             time_left=(e.end[agent] - step) * DT,
             step=step.to(torch.int32),
+            seen=0 if e.others is e.own else e.worlds.num_agents,
         )

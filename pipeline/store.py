@@ -13,7 +13,7 @@ Every chunk carries a CRC-32C, every manifest entry and the root a digest, and a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -38,6 +38,7 @@ from pipeline.schema import (
     Split,
     StoreError,
     decode_id,
+    encode_id,
     form_of,
     record_at,
     starts_path,
@@ -141,13 +142,14 @@ def read_root(storage: Storage) -> dict[str, Any]:
         raise StoreError(f"{where}: zarr.json is damaged ({error}); {_AGAIN}") from error
 
 
-def manifest(storage: Storage) -> list[dict[str, Any]]:
-    """Entries of the committed parts, in order.
+def manifest(storage: Storage, known: Container[str] = ()) -> list[dict[str, Any]]:
+    """Entries of the committed parts, in order, but for those already known by name.
 
     Raises:
         StoreError: when an entry is damaged.
     """
-    names = [f"manifest/{name}" for name in storage.names("manifest") if name.endswith(".json")]
+    parts = [name.removesuffix(".json") for name in storage.names("manifest") if name.endswith(".json")]
+    names = [f"manifest/{part}.json" for part in parts if part not in known]
     entries = []
     for name, text in zip(names, storage.read(names), strict=True):
         try:
@@ -158,6 +160,22 @@ def manifest(storage: Storage) -> list[dict[str, Any]]:
         except ValueError as error:
             raise StoreError(f"store {storage.url}, {name}: the entry is damaged ({error}); {_AGAIN}") from error
     return entries
+
+
+def index_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of the index of a store that consists of these parts, given by their manifest entries."""
+    counts = [len(e["scenes"]["id"]) for e in entries]
+    columns: dict[str, Any] = {name: [x for e in entries for x in e["scenes"].get(name, ())] for name in INDEX}
+    columns["id"] = [encode_id(text) for text in columns["id"]] or np.zeros((0, ID_BYTES))
+    columns["part"] = np.repeat([int(e["part"]) for e in entries], counts)
+    columns["place"] = np.concatenate([np.zeros(0), *map(np.arange, counts)])
+    return {name: np.asarray(columns[name]).astype(form.dtype) for name, form in INDEX.items()}
+
+
+def store_totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows of each kind there are in some parts, given by their manifest entries."""
+    scenes = sum(len(e["scenes"]["id"]) for e in entries)
+    return {"scenes": scenes, **{f"{kind}s": sum(e[f"{kind}s"] for e in entries) for kind in RAGGED}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,21 +226,25 @@ class DemoStore:
         self.agents = agents
         self.attributes = read_root(self.storage)
         try:
-            if not self.attributes["complete"]:
-                raise StoreError(f"store {path}: its extraction did not finish; run the same command again")
+            self._take_stock()
             self._own = ActionSpace.from_json(self.attributes["action_space"])
             self.steps: int = self.attributes["steps"]
-            self.totals: dict[str, int] = self.attributes["totals"]
-            self.parts = [part_name(k) for k in range(self.attributes["parts"])]
-            self._length = int(self.totals["scenes"])
         except StoreError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreError(f"store {path}: zarr.json is damaged ({error!r}); {_AGAIN}") from error
         self._part = lru_cache(maxsize=_PARTS_KNOWN)(self._find_part)
 
+    def _take_stock(self) -> None:
+        """Find out what there is."""
+        if not self.attributes["complete"]:
+            raise StoreError(f"store {self.path}: its extraction did not finish; run the same command again")
+        self.totals: dict[str, int] = self.attributes["totals"]
+        self.parts = [part_name(k) for k in range(self.attributes["parts"])]
+        self._length = int(self.totals["scenes"])
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return DemoStore, (self.path, self.agents)
+        return type(self), (self.path, self.agents)
 
     def __len__(self) -> int:
         return self._length

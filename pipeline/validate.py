@@ -44,10 +44,8 @@ class Expectation:
     dynamics: str | None = None
     actions: str | None = None
     grid: str | None = None
-    num_worlds: int | None = None
-    """Different scenes that it wants at a time."""
     split: str = "all"
-    """Which of them: train, validation, test or all."""
+    """Scenes that there must be some of: train, validation, test or all."""
     agents: Agents = "vehicles"
     """Whose demos."""
     learnable: bool = False
@@ -191,9 +189,8 @@ def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
         yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
     scenes = len(store) if wanted.split == "all" else len(store.scenes_of(wanted.split))
     which = "" if wanted.split == "all" else f" in the split {wanted.split}"
-    if scenes < (wanted.num_worlds or 1):
-        what = f"{scenes} scene(s){which}, but the run wants {wanted.num_worlds or 'some'}"
-        yield Finding("", what, "ask for fewer, set data.split, or extract more scenes")
+    if not scenes:
+        yield Finding("", f"0 scene(s){which}, but the run wants some", "set data.split, or extract more scenes")
     if wanted.agents == "vru" and not store.totals["vrus"]:
         what = "no demos of pedestrians and cyclists, but the run wants to learn from them (data.agents)"
         yield Finding("", what, "extract with --agents all")

@@ -10,13 +10,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from pipeline.arrays import encode
 from pipeline.files import json_bytes
-from pipeline.schema import FORMAT, ID_BYTES, RAGGED, SCHEMA, VERSION, Record, StoreError, encode_id, lay_out
+from pipeline.schema import FORMAT, RAGGED, SCHEMA, VERSION, Record, StoreError, lay_out
 from pipeline.storage import Storage
-from pipeline.store import INDEX, manifest, read_root, sealed
+from pipeline.store import index_columns, manifest, read_root, sealed, store_totals
 from sim.actions import ActionSpace
 from sim.scenario import DT
 
@@ -72,14 +70,9 @@ def commit_part(storage: Storage, entry: Mapping[str, Any]) -> None:
 def finish_store(storage: Storage, attributes: Mapping[str, Any]) -> None:
     """Write the index over all committed parts and mark the store complete."""
     entries = manifest(storage)
-    counts = [len(e["scenes"]["id"]) for e in entries]
-    columns: dict[str, Any] = {name: [x for e in entries for x in e["scenes"].get(name, ())] for name in INDEX}
-    columns["id"] = [encode_id(text) for text in columns["id"]] or np.zeros((0, ID_BYTES))
-    columns["part"] = np.repeat(np.arange(len(entries)), counts)
-    columns["place"] = np.concatenate([np.zeros(0), *map(np.arange, counts)])
-    index = encode({n: np.asarray(columns[n]).astype(form.dtype) for n, form in INDEX.items()})
+    index = encode(index_columns(entries))
     storage.write_tree("index", index)
-    totals = {"scenes": sum(counts), **{f"{k}s": sum(e[f"{k}s"] for e in entries) for k in RAGGED}}
+    totals = store_totals(entries)
     storage.sweep()
     before = read_root(storage)
     ours = {"parts": len(entries), "totals": totals, "index": files_digest(index), "complete": True}

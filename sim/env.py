@@ -62,8 +62,8 @@ class SimConfig:
     horizon: int | None = None
     """Steps of an episode; None: as many as the log has (states minus one)."""
     reward: RewardType = "sparse_on_goal_achieved"
-    """Reward of the environment itself (GAIL does not use it): 1 in every step at the goal, or the weighted sum of the
-    event flags."""
+    """Reward of the environment itself, which ``algorithm: ppo`` learns from: 1 for arriving at the goal, or the
+    weighted sum of the event flags, of which the goal's counts once (GPUDrive's rules pay every step at the goal)."""
     collision_weight: float = -0.5
     """Of every agent type that is hit, in ``weighted_combination``."""
     goal_achieved_weight: float = 1.0
@@ -237,7 +237,7 @@ class Env(AgentViews):
 
         self._state = torch.zeros(m, 5, device=device)
         self._present, self._done, self._collided = flags(m), flags(m), flags(m)
-        self._events = flags(m, 4)
+        self._events, self._arrived = flags(m, 4), flags(m)
         self._reward = torch.zeros(m, device=device)
         self._alive, self._terminated, self._truncated = flags(n), flags(n), flags(n)
         self._action = torch.zeros(n, self.action_space.components, device=device)
@@ -299,6 +299,7 @@ class Env(AgentViews):
             collided=self._collided,
             done=self._done,
             events=self._events,
+            arrived=self._arrived,
             step=torch.zeros(worlds.num_agents, dtype=torch.int32, device=device),
             reward=self._reward,
             end=horizon,

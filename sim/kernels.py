@@ -72,6 +72,8 @@ class AgentArrays:
     collided: wp.array(dtype=wp.bool)
     done: wp.array(dtype=wp.bool)
     events: wp.array2d(dtype=wp.bool)
+    arrived: wp.array(dtype=wp.bool)
+    """[M] has been at its goal in this episode."""
     step: wp.array(dtype=wp.int32)
     reward: wp.array(dtype=wp.float32)
     end: wp.array(dtype=wp.int32)
@@ -125,6 +127,7 @@ def restart(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules,
         a.present[i] = w.valid[row]
         a.collided[i] = False
         a.done[i] = False
+        a.arrived[i] = False
         for k in range(4):
             a.events[i, k] = False
         _set_state(a, i, _logged(w, row))
@@ -304,12 +307,14 @@ def _leaves_road(w: WorldArrays, i: int, me: _Box) -> bool:
 
 @wp.func
 def _reward(a: AgentArrays, rules: Rules, i: int, at_goal: bool) -> float:
+    # Who stays in the world at its goal is paid for arriving, not for waiting there.
+    again = a.arrived[i] and not rules.teleport
     if rules.weighted:
         hits = wp.where(a.events[i, VEHICLE], 1.0, 0.0) + wp.where(a.events[i, NON_VEHICLE], 1.0, 0.0)
-        goal = wp.where(a.events[i, GOAL], 1.0, 0.0)
+        goal = wp.where(a.events[i, GOAL] and not again, 1.0, 0.0)
         off = wp.where(a.events[i, OFF_ROAD], 1.0, 0.0)
         return rules.collision_weight * hits + rules.goal_weight * goal + rules.off_road_weight * off
-    return wp.where(at_goal, 1.0, 0.0)
+    return wp.where(at_goal and not again, 1.0, 0.0)
 
 
 @wp.kernel(enable_backward=False)
@@ -348,6 +353,7 @@ def touch(
         if rules.on_goal != IGNORE and (n >= 0 or rules.teleport):
             a.done[i] = True
     a.reward[i] = _reward(a, rules, i, at_goal)
+    a.arrived[i] = a.arrived[i] or a.events[i, GOAL]
 
 
 @wp.kernel(enable_backward=False)

@@ -79,23 +79,26 @@ class Observer:
         time_left: torch.Tensor,
         step: torch.Tensor | None = None,
         collided: torch.Tensor | None = None,
+        seen: int = 0,
     ) -> torch.Tensor:
         """Observations of Q agents.
 
         Args:
-            state: [M, 5] present states, or [M, T, 5] tracks.
+            state: [M, 5] present states, or [M, T, 5] tracks; more rows, if ``seen`` says so.
             present: [M] or [M, T] bool, whether the agent is in the world.
             agents: [Q] int32 agent rows that look.
             time_left: [Q] seconds until the agent's episode ends.
             step: [Q] int32 step at which each looks; needed with tracks.
             collided: [M] bool, for the field of that name in the ``gpudrive`` layout; false when None.
+            seen: others see agent m in row m + ``seen`` of ``state`` and ``present``.
 
         Returns:
             [Q, D] float32.
         """
         out = torch.empty(len(agents), self.config.size, device=self.worlds.device)
         bounds = split_evenly(len(agents), num_parts(len(agents), self.worlds.device))
-        Program([self.stage(bounds, state, present, agents, time_left, out, step, collided)], self.worlds.device).run()
+        stage = self.stage(bounds, state, present, agents, time_left, out, step, collided, seen=seen)
+        Program([stage], self.worlds.device).run()
         return out
 
     def stage(
@@ -109,12 +112,13 @@ class Observer:
         step: torch.Tensor | None = None,
         collided: torch.Tensor | None = None,
         which: torch.Tensor | None = None,
+        seen: int = 0,
     ) -> Stage:
         """The same as a stage of a program over fixed arrays.
 
         Args:
             bounds: of the parts, over Q.
-            state, present, agents, time_left, step, collided: see :meth:`observe`.
+            state, present, agents, time_left, step, collided, seen: see :meth:`observe`.
             out: [Q, D] float32 where observations go.
             which: [W] bool, worlds whose agents look; the rows of others stay as they are. All when None.
         """
@@ -130,8 +134,18 @@ class Observer:
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
         arrays = map(to_warp, (agents, base, time_left, which))
-        inputs = [self._arrays, self._grid, views, self._layout, *arrays, *scratch, to_warp(out)]
+        inputs = [self._arrays, self._grid, views, seen * views.stride, self._layout, *arrays, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """Where all M agents of some worlds are over T steps."""
+
+    state: torch.Tensor
+    """[M, T, 5]."""
+    present: torch.Tensor
+    """[M, T] bool, whether the agent is in its world."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +160,13 @@ class Sight:
     """Those whose memory the view points to."""
 
     @classmethod
-    def of(cls, worlds: Worlds, track: torch.Tensor, present: torch.Tensor, config: ObservationConfig) -> Sight:
+    def of(cls, worlds: Worlds, own: Tracks, others: Tracks, config: ObservationConfig) -> Sight:
         """Of agents on tracks.
 
         Args:
             worlds: where the agents live.
-            track: [M, T, 5] states.
-            present: [M, T] bool, whether the agent is in its world.
+            own: where each is when it looks.
+            others: where each is in the eyes of others; ``own`` itself costs no more memory.
             config: the layout.
         """
         cell = _VIEW_CELL * config.radius
@@ -160,17 +174,19 @@ class Sight:
         grid = road_grid(worlds.roads, config.radius, cell, everything)
         nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
         # agents of one step lie side by side, as one look takes in all of them
-        by_step = track.transpose(0, 1).reshape(-1, 5), present.t().reshape(-1)
-        states = struct(States, state=by_step[0], present=by_step[1], collided=nobody, stride=1)
+        layers = [own] if others is own else [own, others]
+        state = torch.cat([tracks.state.transpose(0, 1).reshape(-1, 5) for tracks in layers])
+        present = torch.cat([tracks.present.t().reshape(-1) for tracks in layers])
         unlogged = {name: x[:0].clone() if name in ("log", "valid") else x for name, x in worlds.tensors.items()}
         view = struct(
             View,
             worlds=replace(worlds, tensors=unlogged).arrays(),
             grid=grid,
-            states=states,
+            states=struct(States, state=state, present=present, collided=nobody, stride=1),
             rows_a_step=worlds.num_agents,
+            seen=0 if others is own else own.present.numel(),
         )
-        return cls(view, _scratch_size(worlds, grid), (*by_step, nobody, unlogged, grid))
+        return cls(view, _scratch_size(worlds, grid), (state, present, nobody, unlogged, grid))
 
 
 class Gallery:

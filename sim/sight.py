@@ -62,6 +62,8 @@ class View:
     states: States
     rows_a_step: int
     """Rows of states from one step to the next."""
+    seen: int
+    """Rows from an agent's state to the one in which others see it: 0 but where each drives alone."""
 
 
 # Written in C++, like the stores below: on plain pointers it takes half the time.
@@ -254,6 +256,7 @@ def _see_partners(
     eye: _Eye,
     agent: int,
     base: int,
+    seen_base: int,
     distance: wp.array(dtype=wp.float32),
     index: wp.array(dtype=wp.int32),
     out: wp.array(dtype=wp.float32),
@@ -264,7 +267,7 @@ def _see_partners(
     reach = layout.radius * layout.radius
     n = int(0)
     for other in range(w.agent_start[world], w.agent_start[world + 1]):
-        row = base + other * v.stride
+        row = seen_base + other * v.stride
         seen = v.present[row]
         if layout.gpudrive and not v.present[me]:
             seen = v.state[row, 0] == _REMOVED  # GPUDrive's removed agents see each other where they all are
@@ -283,7 +286,7 @@ def _see_partners(
     for k in range(n):
         other = index[begin + k]
         col = layout.ego_fields + k * layout.partner_fields
-        _write_partner(w, v, layout, eye, me, other, base + other * v.stride, out, col)
+        _write_partner(w, v, layout, eye, me, other, seen_base + other * v.stride, out, col)
     _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
 
 
@@ -342,12 +345,13 @@ def _see(
     layout: Layout,
     agent: int,
     base: int,
+    seen_base: int,
     time_left: float,
     distance: wp.array(dtype=wp.float32),
     index: wp.array(dtype=wp.int32),
     out: wp.array(dtype=wp.float32),
 ):
-    """All that one agent sees, with its part's scratch memory."""
+    """All that one agent sees, itself at ``base`` and others at ``seen_base``, with its part's scratch memory."""
     me = base + agent * v.stride
     eye = _Eye()
     eye.x = v.state[me, 0]
@@ -356,7 +360,7 @@ def _see(
     eye.c = wp.cos(eye.heading)
     eye.s = wp.sin(eye.heading)
     _write_ego(w, v, layout, eye, agent, me, time_left, out)
-    _see_partners(w, v, layout, eye, agent, base, distance, index, out)
+    _see_partners(w, v, layout, eye, agent, base, seen_base, distance, index, out)
     _see_roads(w, g, layout, eye, w.map[w.world[agent]], distance, index, out)
 
 
@@ -367,6 +371,7 @@ def observe(
     w: WorldArrays,
     g: RoadGrid,
     v: States,
+    seen: int,
     layout: Layout,
     agents: wp.array(dtype=wp.int32),
     base: wp.array(dtype=wp.int32),
@@ -376,11 +381,16 @@ def observe(
     index: wp.array2d(dtype=wp.int32),
     out: wp.array2d(dtype=wp.float32),
 ):
-    """Write what agent ``agents[q]`` sees into row ``q`` of ``out`` [Q, D], if its world is one of ``which`` [W]."""
+    """Write what agent ``agents[q]`` sees into row ``q`` of ``out`` [Q, D], if its world is one of ``which`` [W].
+
+    Others are seen ``seen`` rows of states further on.
+    """
     q = first + wp.tid()
     if which[w.world[agents[q]]]:
         h = wp.where(layout.scratch_a_part, part, q)
-        _see(w, g, v, layout, agents[q], base[q], time_left[q], distance[h], index[h], out[q])
+        _see(
+            w, g, v, layout, agents[q], base[q], base[q] + seen, time_left[q], distance[h], index[h], out[q],
+        )  # fmt: skip
 
 
 @wp.kernel(enable_backward=False)
@@ -408,6 +418,6 @@ def observe_views(
         k = query[q, 0]
         base = query[q, 2] * views[k].rows_a_step
         _see(
-            views[k].worlds, views[k].grid, views[k].states, layout, query[q, 1], base, time_left[q],
-            distance[h], index[h], row,
+            views[k].worlds, views[k].grid, views[k].states, layout, query[q, 1], base, base + views[k].seen,
+            time_left[q], distance[h], index[h], row,
         )  # fmt: skip

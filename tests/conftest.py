@@ -3,9 +3,11 @@ from pathlib import Path
 
 import gpudrive_standin as standin
 import pytest
+from demos import LAYOUT, RULES
 from s3 import s3, s3_server  # noqa: F401
 
-from gail.config import config_from_dict
+from gail.config import DataConfig, config_from_dict
+from gail.demos import DemoSampler
 from pipeline.build import ExtractConfig
 from pipeline.extract import ExtractOptions, extract
 from pipeline.store import DemoStore
@@ -18,7 +20,9 @@ SMALL = {
     "worlds": {"num_worlds": 2},
     "sim": {"horizon": 20},
     "observation": {"partners": 4, "road_segments": 8},
-    "policy": {"entity_hidden": 8, "hidden": 16},
+    "augment": {"variants": 1},
+    "masking": {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0},
+    "policy": {"entity_hidden": 8, "hidden": 16, "dropout": 0},
     "bc": {"steps": 4, "batch_size": 32},
     "ppo": {"epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
     "discriminator": {"network": {"entity_hidden": 8, "hidden": 16}, "batch_size": 64, "updates": 3},
@@ -40,6 +44,21 @@ def make_store(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def sampler(make_store):
+    """Makes samplers of the store of five scenes, in blocks of one or two."""
+    made = []
+
+    def make(store=None, seed=0, drawn=0, shard=(0, 1), scene_weights=None, **data):
+        options = {"seed": seed, "drawn": drawn, "shard": shard, "scene_weights": scene_weights}
+        made.append(DemoSampler(store or make_store(), LAYOUT, RULES, data=DataConfig(**data), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from demos import assert_experts_see_what_the_simulator_shows, records
 from scenes import car, random_scene, real_scenes, scene
-from test_demos import assert_experts_see_what_the_simulator_shows, records
 
 import cli
 from gail.backends import check_backend, make_backend, with_backend
@@ -78,7 +78,7 @@ def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, i
     assert (config.backend, config.sim.compat) == ("gpudrive", "gpudrive")
     assert len(list(in_cache.glob("*.json"))) == 2
     run("evaluate", folder, *common, "--report", tmp_path / "report.json")
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text())["splits"]["all"]
     assert report["backend"] == "gpudrive"
     embedded = evaluate(policy, with_backend(config, "embedded"), store)
     for driver, means in embedded["results"].items():
@@ -134,32 +134,36 @@ def test_embedded_is_what_runs_have_unless_told(make_store, small):
 # --- experts beside agents that lag --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("mode", ["all_non_trivial", "all_valid", "all_objects"])
-def test_experts_see_what_the_simulator_shows_with_its_rules(mode):
+def test_experts_see_what_the_simulator_shows_with_its_rules(mode, alone):
     """Neighbours a step late; whoever comes to a goal is gone a step later; 91 steps to go."""
     space = ActionSpace.create("classic")
     selection = Selection(mode)
     found = records(*SMALL, space=space, selection=selection)
-    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore", selection))
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore", selection), alone=alone)
 
 
-def test_experts_see_what_the_simulator_shows_of_real_logs_with_its_rules():
+@pytest.mark.parametrize("alone", [False, True])
+def test_experts_see_what_the_simulator_shows_of_real_logs_with_its_rules(alone):
     space = ActionSpace.create("classic")
     found = records(*real_scenes()[4:7], space=space)
-    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore"))
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore"), alone=alone)
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("lag", [False, True])
 @pytest.mark.parametrize("ends", [False, True])
-def test_experts_see_neighbours_late_where_they_are(lag, ends):
+def test_experts_see_neighbours_late_where_they_are(lag, ends, alone):
     """Each switch by itself: the lag, and logs that end episodes or do not."""
     space = ActionSpace.create("classic")
     follower = car(30, 4, speed=8, steps=91, role=Role.MARK_AS_EXPERT, valid=np.arange(91) < 60)
     found = records(scene(car(speed=6, steps=91), follower, name="two"), space=space)
-    assert_experts_see_what_the_simulator_shows(found, space, SimConfig(replay_lag=lag, end_with_log=ends))
+    assert_experts_see_what_the_simulator_shows(found, space, SimConfig(replay_lag=lag, end_with_log=ends), alone=alone)
 
 
-def test_experts_that_start_at_their_goals_act_once():
+@pytest.mark.parametrize("alone", [False, True])
+def test_experts_that_start_at_their_goals_act_once(alone):
     """And are gone in the step after, also for those that follow their log."""
     space = ActionSpace.create("classic")
     agents = [
@@ -169,7 +173,7 @@ def test_experts_that_start_at_their_goals_act_once():
     ]
     found = records(scene(*agents, name="three"), space=space)
     rules = SimConfig.gpudrive("ignore")
-    assert_experts_see_what_the_simulator_shows(found, space, rules)
+    assert_experts_see_what_the_simulator_shows(found, space, rules, alone=alone)
     experts = make_experts(found, rules)
     assert experts.transitions[:, 0].bincount().tolist()[1] == 1
     assert experts.present[1:, :4].tolist() == [[True, True, False, False]] * 2

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from click.testing import CliRunner
 import cli
 from gail.config import config_to_dict
 from gail.ppo import cloning_loss
-from gail.run import CHECKPOINT
+from gail.run import CHECKPOINT, CLONED
+from pipeline.protos import sim_agents_submission_pb2
+from pipeline.store import DemoStore
 
 ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data" / "sample"
 
 
 def run(*args):
@@ -114,7 +118,6 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_pat
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("worlds.num_worlds=99", "2 scene(s) in the split train, but the run wants 99; ask for fewer, set data.split"),
         ("data.split=test", "0 scene(s) in the split test, but the run wants some"),
         ("data.agents=vru", "no demos of pedestrians and cyclists, but the run wants to learn from them"),
         ("sim.selection.max_controlled=0", "has a demo, may be controlled and passes the filter; check sim"),
@@ -251,23 +254,24 @@ def never_asked(stop_on_signal):
 
 def test_evaluation(finished, tmp_path):
     folder, store, _ = finished
-    report, picture = tmp_path / "new" / "report.json", tmp_path / "scene.png"
-    result = run("evaluate", folder, "--store", store, "--report", report, "--picture", picture, "--box-scale", 1)
+    report, picture, figure = tmp_path / "new" / "report.json", tmp_path / "scene.png", tmp_path / "figure.png"
+    options = ["--report", report, "--picture", picture, "--figure", figure, "--box-scale", 1, "--rollouts", 2]
+    result = run("evaluate", folder, "--store", store, *options)
     assert result.exit_code == 0
-    assert "agents in 2 scenes, boxes x1" in result.stdout
+    assert "agents in 2 scenes" in result.stdout
+    assert "boxes x1, off the road at the touch of an edge" in result.stdout
     told = json.loads(report.read_text())
-    assert (told["run"], told["store"], told["scenes"], told["box_scale"]) == (str(folder), str(store), 2, 1.0)
-    assert list(told["results"]) == ["policy", "expert replayed", "constant velocity", "random"]
+    assert (told["run"], told["store"], list(told["splits"])) == (str(folder), str(store), ["all"])
+    told = told["splits"]["all"]
+    assert (told["scenes"], told["box_scale"], told["rollouts"]) == (2, 1.0, 2)
+    drivers = ["policy", "behaviour cloning", "expert replayed", "constant velocity", "random"]
+    assert list(told["results"]) == drivers
     for driver, means in told["results"].items():
-        assert list(means) == [
-            "goal", "collision", "off_road", "safe_success", "ade", "fde",
-            "full_collision", "full_off_road", "full_safe_success",
-        ]  # fmt: skip
-        row, full = [line.split()[-6:] for line in result.stdout.splitlines() if line.strip().startswith(driver)]
-        shares = [f"{means[name]:.1%}" for name in list(means)[:4]]
-        assert row == [*shares, f"{means['ade']:.2f}", f"{means['fde']:.2f}"]
-        assert full[-4:] == [shares[0], *(f"{means[name]:.1%}" for name in list(means)[6:])]
+        row, *_ = [line for line in result.stdout.splitlines() if line.strip().startswith(driver)]
+        shares = [f"{100 * means[name]:.1f}" for name in ("goal", "collision", "off_road", "safe_success")]
+        assert row.split(driver)[1].replace("*", " ").split()[:7:2] == shares
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert result.stderr.splitlines() == ["evaluating: 2 of 2 scenes"]
 
 
@@ -275,14 +279,59 @@ def test_evaluation_is_repeatable_and_can_draw_actions(finished, tmp_path):
     folder, store, _ = finished
 
     def results(*options):
-        assert run("evaluate", folder, "--store", store, "--report", tmp_path / "r.json", *options).exit_code == 0
-        return json.loads((tmp_path / "r.json").read_text())["results"]
+        common = ["--store", store, "--report", tmp_path / "r.json", "--rollouts", 1]
+        assert run("evaluate", folder, *common, *options).exit_code == 0
+        return json.loads((tmp_path / "r.json").read_text())["splits"]["all"]["results"]
 
     first, again, other, drawn = results(), results(), results("--seed", 1), results("--sampled")
     assert first == again
-    assert other["policy"] == first["policy"]
-    assert other["random"] != first["random"]
-    assert drawn["policy"] != first["policy"]
+    assert other["policy"]["ade"] == first["policy"]["ade"]
+    assert other["random"]["ade"] != first["random"]["ade"]
+    assert drawn["policy"]["ade"] != first["policy"]["ade"]
+
+
+def test_evaluation_of_splits(finished, tmp_path):
+    """Each split that has scenes is told of apart, or those that are asked for."""
+    folder, *_ = finished
+    split = run("extract-demos", SAMPLE, "--store", tmp_path / "store", "--split", "0.5,0.25,0.25", "--workers", 1)
+    assert split.exit_code == 0
+    there = {kind: len(DemoStore(tmp_path / "store").scenes_of(kind)) for kind in ("train", "validation", "test")}
+    assert there["train"] > 0 < there["validation"]
+    for options, kinds in (([], [kind for kind, n in there.items() if n]), (["--split", "validation"], ["validation"])):
+        command = ["--store", tmp_path / "store", "--report", tmp_path / "r.json", "--rollouts", 1, *options]
+        result = run("evaluate", folder, *command)
+        told = json.loads((tmp_path / "r.json").read_text())["splits"]
+        assert {kind: part["scenes"] for kind, part in told.items()} == {kind: there[kind] for kind in kinds}
+        assert all(f"agents in {there[kind]} {kind} scenes" in result.stdout for kind in kinds)
+
+
+def test_the_clone_of_another_run_and_of_none(finished, tmp_path):
+    folder, store, _ = finished
+    other = tmp_path / "run"
+    shutil.copytree(folder, other)
+    (other / CLONED).unlink()
+    result = run("evaluate", other, "--store", store, "--rollouts", 1)
+    assert "behaviour cloning   " not in result.stdout
+    assert f"run {other} keeps no policy from behaviour cloning, so that anchor is left out" in result.stdout
+    result = run("evaluate", other, "--store", store, "--rollouts", 1, "--bc", folder)
+    assert "behaviour cloning   " in result.stdout
+
+
+def test_submissions(finished, tmp_path):
+    folder, store, _ = finished
+    file = tmp_path / "rollouts.binproto"
+    options = ["--rollouts", 1, "--submission", file]
+    info = ["--submission-info", "unique_method_name=a=b", "--submission-source", SAMPLE]
+    result = run("evaluate", folder, "--store", store, *options, *info)
+    assert result.exit_code == 0
+    assert f"submission: {file}\n" in result.stdout
+    message = sim_agents_submission_pb2.SimAgentsChallengeSubmission.FromString(file.read_bytes())
+    assert message.unique_method_name == "a=b"
+    assert [len(scene.joint_scenes) for scene in message.scenario_rollouts] == [32, 32]
+    told = refusal(run("evaluate", folder, "--store", store, *options, "--submission-info", "athors=me"))
+    assert "a submission has no field 'athors'; did you mean authors?" in told
+    result = run("evaluate", folder, "--store", store, *options, "--submission-info", "authors")
+    assert (result.exit_code, "must have the form KEY=VALUE" in result.stderr) == (2, True)
 
 
 def test_what_cannot_be_evaluated_is_one_sentence(finished, make_store, tmp_path):

@@ -73,7 +73,7 @@ def test_settings_go_over_the_file(tmp_path):
         ("ppo.epochs=null", "ppo.epochs: Input should be a valid integer (got None)"),
         ("ppo.gamma=[1]", "ppo.gamma: Input should be a valid number (got [1])"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
-        ("reward.form=softplus", "reward.form: Input should be 'logit', 'gail', 'airl' or 'bounded' (got 'softplus')"),
+        ("reward.form=softplus", "reward.form: Input should be 'logit', 'gail', 'airl', 'bounded' or 'dail' ("),
         ("seed", "--set seed: must look like section.key=value"),
         ("=1", "--set =1: must look like section.key=value"),
         ("seed=[", "--set seed=[: the value is no valid YAML"),

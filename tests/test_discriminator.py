@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from gail.config import DiscriminatorConfig, NetworkConfig
-from gail.discriminator import (
-    Accuracy,
-    Discriminator,
-    Samples,
-    accuracy,
-    adversarial_loss,
-    discriminator_loss,
-    gradient_penalty,
-)
+from gail.discriminator import DiscriminatorNetwork, Samples, accuracies, adversarial_loss, gradient_penalty
 from gail.policy import EntityEncoder, Normaliser
 from sim.actions import ActionSpace
 from sim.layout import ROAD_TYPES, ObservationConfig
@@ -46,7 +38,11 @@ def actions(space=CLASSIC, count=6):
 
 def discriminator(layout=LAYOUTS[0], space=CLASSIC, **settings):
     torch.manual_seed(0)
-    return Discriminator(layout, space, DiscriminatorConfig(network=SIZES, **settings)).eval()
+    return DiscriminatorNetwork(layout, space, DiscriminatorConfig(network=SIZES, **settings)).eval()
+
+
+def judge(model, observation, action):
+    return model.compute_estimate(Samples(observation, action))
 
 
 # Losses
@@ -94,23 +90,25 @@ def test_gradient_penalty_can_be_learned_from():
     assert slope.grad.item() == pytest.approx(4)  # d (s - 1)^2 / ds = 2 (s - 1)
 
 
-def test_accuracy_by_hand():
+def test_accuracies_by_hand():
     """A logit of zero is no claim for the expert."""
-    found = accuracy(torch.tensor([1.0, -1.0, 2.0, 0.0]), torch.tensor([-1.0, 0.0, 3.0, -2.0, 1.0]))
-    assert found == Accuracy(0.5, pytest.approx(0.6))
-    assert found.balanced == pytest.approx(0.55)
+    found = accuracies(torch.tensor([1.0, -1.0, 2.0, 0.0]), torch.tensor([-1.0, 0.0, 3.0, -2.0, 1.0]))
+    assert [share.item() for share in found] == [0.5, pytest.approx(0.6)]
 
 
 def test_the_loss_is_its_parts_together():
     space, layout = CLASSIC, LAYOUTS[0]
     model = discriminator(layout, space, label_smoothing=0.1, gradient_penalty=2.0)
     expert, policy = (Samples(observations(layout, seed=seed), actions(space)) for seed in (1, 2))
-    loss, parts = discriminator_loss(model, expert, policy)
-    for side, samples in (("expert", expert), ("policy", policy)):
-        torch.testing.assert_close(parts[side], model(samples.observation, samples.action))
-    assert parts["loss"].item() == pytest.approx(adversarial_loss(parts["expert"], parts["policy"], 0.1).item())
-    assert loss.item() == pytest.approx((parts["loss"] + 2 * parts["gradient_penalty"]).item())
-    assert not any(part.requires_grad for part in parts.values())
+    loss, stats = model.compute_loss(policy, expert)
+    f = {side: model.compute_estimate(batch) for side, batch in (("expert", expert), ("policy", policy))}
+    shares = accuracies(f["expert"], f["policy"])
+    for k, (side, logits) in enumerate(f.items()):
+        assert stats[f"{side}_estimate"].item() == pytest.approx(logits.mean().item(), rel=1e-5)
+        assert stats[f"{side}_accuracy"] == shares[k]
+    assert stats["loss"].item() == pytest.approx(adversarial_loss(f["expert"], f["policy"], 0.1).item())
+    assert loss.item() == pytest.approx((stats["loss"] + 2 * stats["gradient_penalty"]).item())
+    assert not any(value.requires_grad for value in stats.values())
 
 
 def test_the_penalty_is_taken_between_expert_and_policy():
@@ -118,17 +116,18 @@ def test_the_penalty_is_taken_between_expert_and_policy():
     model, layout = discriminator(gradient_penalty=1.0), LAYOUTS[0]
     same = Samples(observations(layout), actions())
     observation, action = same.observation.requires_grad_(), model.flatten_actions(same.action).requires_grad_()
-    expected = gradient_penalty(model.logits(observation, action), [observation, action])
-    _, parts = discriminator_loss(model, Samples(observation.detach(), same.action), same)
-    assert parts["gradient_penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
+    inputs = {"observation": observation, "action": action}
+    expected = gradient_penalty(model.logits(inputs)[0], [observation, action])
+    _, stats = model.compute_loss(same, Samples(observation.detach(), same.action))
+    assert stats["gradient_penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("inputs", ["state", "state_action"])
 def test_without_a_penalty_none_is_computed(inputs):
     samples = Samples(observations(LAYOUTS[0]), actions())
     for weight in (0.0, 1.0):
-        _, parts = discriminator_loss(discriminator(inputs=inputs, gradient_penalty=weight), samples, samples)
-        assert ("gradient_penalty" in parts) == (weight > 0)
+        _, stats = discriminator(inputs=inputs, gradient_penalty=weight).compute_loss(samples, samples)
+        assert ("gradient_penalty" in stats) == (weight > 0)
 
 
 # What the discriminator sees
@@ -141,12 +140,12 @@ def test_it_never_sees_the_collided_flag():
     clean[:, COLLIDED], flagged[:, COLLIDED] = 0.0, 1.0
     faster[:, 0] += 0.1
     model = discriminator(layout)
-    torch.testing.assert_close(model(clean, actions()), model(flagged, actions()), rtol=0, atol=0)
-    assert (model(clean, actions()) != model(faster, actions())).all()
+    torch.testing.assert_close(judge(model, clean, actions()), judge(model, flagged, actions()), rtol=0, atol=0)
+    assert (judge(model, clean, actions()) != judge(model, faster, actions())).all()
     fitted_clean, fitted_flagged = discriminator(layout), discriminator(layout)
     half_flagged = torch.where(torch.arange(6)[:, None] % 2 == 0, clean, flagged)
-    fitted_clean.fit_normaliser(clean, actions())
-    fitted_flagged.fit_normaliser(half_flagged, actions())
+    fitted_clean.fit_normaliser(Samples(clean, actions()))
+    fitted_flagged.fit_normaliser(Samples(half_flagged, actions()))
     torch.testing.assert_close(fitted_clean.state_dict(), fitted_flagged.state_dict(), rtol=0, atol=0)
 
 
@@ -160,7 +159,7 @@ def test_it_sees_actions_only_where_told(dynamics, kind, inputs):
     for component in range(space.components):
         other = actions(space).clone()
         other[:, component] = other[:, component] + 1 if kind == "continuous" else (other[:, component] + 1) % 5
-        changed = (model(here, actions(space)) != model(here, other)).all().item()
+        changed = (judge(model, here, actions(space)) != judge(model, here, other)).all().item()
         assert changed == (inputs == "state_action")
 
 
@@ -174,7 +173,7 @@ def test_grid_actions_are_one_hot_by_component():
 def test_continuous_actions_are_standardised_by_the_experts():
     model = discriminator(space=ActionSpace.create("classic", "continuous"))
     expert = torch.tensor([[1.0, 0.1], [3.0, 0.1]])
-    model.fit_normaliser(observations(LAYOUTS[0], 2), expert)
+    model.fit_normaliser(Samples(observations(LAYOUTS[0], 2), expert))
     flat = model.flatten_actions(torch.tensor([[2.0, 0.1], [2.0 + math.sqrt(2), 0.101]]))
     torch.testing.assert_close(flat, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), rtol=0, atol=1e-5)
 
@@ -195,14 +194,14 @@ def test_normalisers_are_inside_and_in_the_checkpoint():
     space = ActionSpace.create("classic", "continuous")
     model, copy = discriminator(space=space), discriminator(space=space)
     samples = Samples(observations(LAYOUTS[0]), actions(space))
-    unfitted = model(samples.observation, samples.action)
-    model.fit_normaliser(samples.observation * 3 + 1, samples.action * 2)
-    fitted = model(samples.observation, samples.action)
+    unfitted = judge(model, samples.observation, samples.action)
+    model.fit_normaliser(Samples(samples.observation * 3 + 1, samples.action * 2))
+    fitted = judge(model, samples.observation, samples.action)
     assert (unfitted != fitted).all()
     copy.load_state_dict(model.state_dict())
-    torch.testing.assert_close(copy(samples.observation, samples.action), fitted, rtol=0, atol=0)
+    torch.testing.assert_close(judge(copy, samples.observation, samples.action), fitted, rtol=0, atol=0)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.train()(samples.observation, samples.action)
+    judge(model.train(), samples.observation, samples.action)
     torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
     assert any(name.endswith("mean") for name in before)
 

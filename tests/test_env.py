@@ -254,11 +254,22 @@ def test_the_goal_radius_counts():
 # Rewards
 
 
-def test_the_sparse_reward_is_paid_in_every_step_at_the_goal():
+def test_the_sparse_reward_is_paid_at_the_goal():
     """Also at the start, where the goal does not yet count as reached; a removed car gets none."""
     env = simulator(scene(car(speed=10), car(0, 30)), on_goal="remove")
     paid = [env._reward.tolist()] + [coast(env).reward.tolist() for _ in range(10)]
     assert paid == [[0, 1]] + [[0, 1]] + [[0, 0]] * 7 + [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("sparse_on_goal_achieved", 1), ("weighted_combination", 7)])
+def test_arriving_is_paid_once_to_who_stays_at_the_goal(kind, weight):
+    """Six steps are within 5.5 m of it; the next episode pays again."""
+    env = simulator(scene(car(speed=10)), reward=kind, goal_radius=5.5, goal_achieved_weight=7.0)
+    for _ in range(2):
+        env.reset()
+        steps = [coast(env) for _ in range(10)]
+        assert [bool(step.events[0, GOAL]) for step in steps] == [False] * 4 + [True] * 6
+        assert [step.reward.item() for step in steps] == [0.0] * 4 + [weight] + [0.0] * 5
 
 
 def test_the_weighted_reward_adds_up_the_flags():

@@ -136,11 +136,13 @@ def test_what_is_final_is_told_apart_from_what_comes_next():
     """A car at 10 m/s with a log of 3 steps ends at its goal, and its next episode begins 3 m before it."""
     env = GymnasiumEnv(backend(drivers(3), drivers(9)))
     env.reset()
+    paid = []
     for _ in range(3):
         observation, reward, _, truncated, infos = env.step(np.tile(COAST, (2, 1)))
+        paid.append(reward.tolist())
     column = env.backend.observation_config.ego_fields.index("goal distance/50")
     assert truncated.tolist() == [True, False]
-    assert reward.tolist() == [1.0, 0.0]
+    assert paid == [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]  # for arriving, a metre before the end
     np.testing.assert_allclose(observation[:, column] * 50, [3, 6], atol=1e-5)
     np.testing.assert_allclose(infos["final_obs"][0][column] * 50, 0, atol=1e-5)
     assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [True, False]
@@ -149,7 +151,7 @@ def test_what_is_final_is_told_apart_from_what_comes_next():
 
 
 def test_statistics_and_other_wrappers_work():
-    """Lengths of episodes are those of the logs, and returns the steps within 2 m of the goal."""
+    """Lengths of episodes are those of the logs, and the return is the arrival within 2 m of the goal."""
     env = RecordEpisodeStatistics(GymnasiumEnv(backend(drivers(4), drivers(9), selection=ONE_EACH)))
     env = DictInfoToList(ClipReward(env, max_reward=0.5))
     env.reset(seed=0)
@@ -160,7 +162,7 @@ def test_statistics_and_other_wrappers_work():
         episodes += [
             (i, int(e["episode"]["l"]), float(e["episode"]["r"])) for i, e in enumerate(infos) if "episode" in e
         ]
-    assert episodes == [(0, 4, 2.0), (0, 4, 2.0), (1, 9, 2.0), (0, 4, 2.0), (0, 4, 2.0), (1, 9, 2.0), (0, 4, 2.0)]
+    assert episodes == [(0, 4, 1.0), (0, 4, 1.0), (1, 9, 1.0), (0, 4, 1.0), (0, 4, 1.0), (1, 9, 1.0), (0, 4, 1.0)]
 
 
 def test_results_stay_as_they_were():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gail.metrics import AgentMetrics, agent_metrics, concatenate, displacement_errors, means
+from gail.metrics import AgentMetrics, agent_metrics, displacement_errors, infeasibility, over_rollouts
 from sim.kernels import Event
 
 
@@ -23,13 +23,13 @@ def test_junk_where_nothing_is_logged_counts_for_nothing():
     assert (ade.item(), fde.item()) == (0, 0)
 
 
-NONE = torch.zeros(1, 4, dtype=bool)
+NONE, NO = torch.zeros(1, 4, dtype=bool), torch.zeros(1, dtype=bool)
 
 
 def test_the_first_step_is_not_counted():
     """It is given, not driven: 0, 2, 4 m are 3 m on average."""
     position = torch.tensor([[[0.0, 0], [2, 0], [4, 0]]])
-    metrics = agent_metrics(position, torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=bool), NONE, NONE)
+    metrics = agent_metrics(position, torch.zeros(1, 3, 2), torch.ones(1, 3, dtype=bool), NONE, NO, NO)
     assert (metrics.ade.item(), metrics.fde.item()) == (3, 4)
 
 
@@ -47,24 +47,47 @@ def test_the_first_step_is_not_counted():
 def test_safe_success_is_the_goal_and_nothing_else(happened, safe, collision):
     events = torch.tensor([[event in happened for event in Event]])
     track = torch.zeros(1, 2, 2)
-    metrics = agent_metrics(track, track, torch.ones(1, 2, dtype=bool), events, NONE)
+    metrics = agent_metrics(track, track, torch.ones(1, 2, dtype=bool), events, NO, NO)
     assert (metrics.full_collision.item(), metrics.full_off_road.item()) == (False, False)
     assert metrics.full_safe_success.item() is (Event.GOAL in happened)
-    full = agent_metrics(track, track, torch.ones(1, 2, dtype=bool), NONE, events)  # its goal is not read
-    assert (full.full_collision.item(), full.full_off_road.item()) == (collision, Event.OFF_ROAD in happened)
-    assert not full.full_safe_success.item()
+    for hit in (torch.tensor([collision]), torch.tensor([Event.OFF_ROAD in happened])):
+        full = agent_metrics(track, track, torch.ones(1, 2, dtype=bool), NONE, hit, NO)
+        assert (full.full_collision.item(), full.full_off_road.item()) == (hit.item(), False)
+        full = agent_metrics(track, track, torch.ones(1, 2, dtype=bool), events, NO, hit)
+        assert (full.full_collision.item(), full.full_off_road.item()) == (False, hit.item())
+        assert full.full_safe_success.item() is (Event.GOAL in happened and not hit.item())
     assert metrics.safe_success.item() is safe
     assert metrics.collision.item() is collision
     assert metrics.off_road.item() is (Event.OFF_ROAD in happened)
     assert metrics.goal.item() is (Event.GOAL in happened)
 
 
-def test_means_are_over_agents_not_over_batches():
-    def batch(goals):
-        flags, errors = np.array(goals, bool), np.array(goals, np.float32)
-        return AgentMetrics(flags, ~flags, flags, flags, 10 * errors, errors, ~flags, flags, ~flags)
+def test_over_rollouts_by_hand():
+    """Two agents, three drives: the best error of each agent, whichever drive it is from; means of all."""
 
-    joined = means(concatenate([batch([1]), batch([0, 0, 1])]))
-    expected = {"goal": 0.5, "collision": 0.5, "off_road": 0.5, "safe_success": 0.5, "ade": 5, "fde": 0.5}
-    expected |= {"full_collision": 0.5, "full_off_road": 0.5, "full_safe_success": 0.5}
-    assert joined == expected
+    def drive(goals, errors):
+        flags, errors = np.array(goals, bool), np.array(errors, np.float32)
+        return AgentMetrics(flags, ~flags, flags, flags, errors, 2 * errors, ~flags, flags, ~flags)
+
+    found = over_rollouts([drive([1, 0], [4, 1]), drive([1, 0], [2, 5]), drive([0, 0], [3, 3])])
+    assert (found["min_ade"].tolist(), found["min_fde"].tolist()) == ([2, 1], [4, 2])
+    assert found["drawn_ade"].tolist() == [3, 3]
+    np.testing.assert_allclose(found["drawn_goal"], [2 / 3, 0])
+    np.testing.assert_allclose(found["drawn_collision"], [1 / 3, 1])
+
+
+def test_infeasible_steps_by_hand():
+    """8.5 m/s^2 is too much along; 10 m/s at 0.9 rad/s across; 0.5 rad/s at 1 m/s too sharp, but not at 2 m/s; turning
+    by noise in place is none; unknown steps, and agents that are no vehicles, do not count."""
+    nan = torch.nan
+    rows = torch.tensor([
+        # speed, acceleration, yaw rate
+        [nan, nan, nan], [10, 8.5, 0], [10, -8.5, 0], [10, 7.5, 0.7], [10, 0, -0.9], [1, 0, 0.5], [2, 0, 0.5],
+        [0, 0, 0.09], [10, nan, 0],
+    ])  # fmt: skip
+    names = ("linear_speed", "linear_acceleration", "angular_speed")
+    features = {name: rows[:, k].repeat(2, 1) for k, name in enumerate(names)}
+    found = infeasibility(features, torch.tensor([True, False]))
+    expected = {"infeasible": 4, "infeasible_acceleration": 2, "infeasible_lateral": 1, "infeasible_curvature": 1}
+    assert {name: share[0] for name, share in found.items()} == {name: count / 8 for name, count in expected.items()}
+    assert all(np.isnan(share[1]) for share in found.values())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scenes import car, scene
 
-from gail.config import NetworkConfig
+from gail.config import PolicyConfig
 from gail.policy import Critic, Policy, mlp
 from sim.actions import ActionSpace
 from sim.env import Env
@@ -12,7 +12,7 @@ from sim.layout import ObservationConfig
 from sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=3, road_segments=4)
-SIZES = NetworkConfig(entity_hidden=8, hidden=16)
+SIZES = PolicyConfig(entity_hidden=8, hidden=16)
 DISCRETE, CONTINUOUS = (ActionSpace.create("classic", kind) for kind in ("discrete", "continuous"))
 
 

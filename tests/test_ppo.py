@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gail.config import NetworkConfig, PPOConfig, RewardConfig
+from gail.config import MaskingConfig, PolicyConfig, PPOConfig
 from gail.discriminator import Samples
 from gail.policy import Critic, Policy
 from gail.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
@@ -17,7 +17,7 @@ from sim.kernels import Event
 from sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
-SIZES = NetworkConfig(entity_hidden=4, hidden=8)
+SIZES = PolicyConfig(entity_hidden=4, hidden=8)
 SPACE = ActionSpace.create("classic")
 
 
@@ -128,7 +128,9 @@ def rollout(seed=0):
         action=torch.randint(0, 15, (steps, agents, 2), generator=generator(seed)),
         log_prob=torch.full((steps, agents), -5.0),
         alive=torch.arange(steps)[:, None] < torch.tensor([length for length, _ in LIVES]),
-        event_reward=torch.zeros(steps, agents),
+        environment_reward=torch.zeros(steps, agents),
+        end=torch.full((agents,), steps),
+        events=torch.zeros(agents, 4, dtype=torch.bool),
         **ends,
     )
 
@@ -162,9 +164,10 @@ def test_agents_that_do_not_act_have_no_influence():
     unseen = dead & ~behind_truncation
 
     def junk_at(where):
-        junk = {f.name: getattr(original, f.name).clone() for f in fields(Rollout)}
+        junk = {f.name: getattr(original, f.name) for f in fields(Rollout)}
+        junk = {name: value if value is None else value.clone() for name, value in junk.items()}
         junk["observation"][where] = 50.0
-        for name in ("action", "log_prob", "event_reward"):
+        for name in ("action", "log_prob", "environment_reward"):
             junk[name][dead] = 3
         return learned(Rollout(**junk), torch.where(dead, 1000.0, reward))
 
@@ -274,11 +277,11 @@ def test_experts_are_cloned_beside():
 def test_a_rollout_is_what_the_simulator_did(make_store):
     store = make_store(scenes=2)
     worlds = demo_worlds(list(store.read()), SimConfig().selection, "cpu")
-    rules = SimConfig(on_collision="remove", horizon=30)
+    pay = {"collision_weight": -10.0, "goal_achieved_weight": 100.0, "off_road_weight": -1.0}
+    rules = SimConfig(on_collision="remove", horizon=30, reward="weighted_combination", **pay)
     torch.manual_seed(0)
     policy = Policy(LAYOUT, store.space, SIZES)
-    pay = RewardConfig(goal=100.0, collision=-10.0, off_road=-1.0)
-    what, metrics = collect(Env(worlds, store.space, rules, LAYOUT), policy, pay)
+    what, metrics = collect(Env(worlds, store.space, rules, LAYOUT), policy, MaskingConfig(0, 0, 0, 0))
     env = Env(worlds, store.space, rules, LAYOUT)
     observation, alive, arrived = env.reset().clone(), env.alive().clone(), torch.zeros(env.num_agents, dtype=bool)
     assert what.observation.shape == (30, env.num_agents, LAYOUT.size)
@@ -289,13 +292,18 @@ def test_a_rollout_is_what_the_simulator_did(make_store):
         step = env.step(what.action[k])
         assert torch.equal(what.terminated[k], step.terminated)
         assert torch.equal(what.truncated[k], step.truncated)
-        hit = step.events[:, Event.VEHICLE] | step.events[:, Event.NON_VEHICLE]
+        hit = step.events[:, Event.VEHICLE].float() + step.events[:, Event.NON_VEHICLE].float()
         first = step.events[:, Event.GOAL] & ~arrived
         paid = 100.0 * first - 10.0 * hit - 1.0 * step.events[:, Event.OFF_ROAD]
-        assert torch.equal(what.event_reward[k], paid * alive)
+        assert torch.equal(what.environment_reward[k], paid * alive)
         arrived |= step.events[:, Event.GOAL] & alive
         observation, alive = step.observation.clone(), step.alive.clone()
     assert torch.equal(what.last_observation, observation)
+    last_logged = env.worlds.tensors["last_valid"][env.worlds.controlled]
+    assert torch.equal(what.end, last_logged.clamp(max=30))
+    left = what.absorbing_steps
+    assert torch.equal(left > 0, what.terminated & (torch.arange(1, 31)[:, None] < what.end))
+    assert torch.equal((left + what.alive.sum(dim=0))[what.terminated], what.end.expand(30, -1)[what.terminated])
     assert metrics["rollout/length"] == pytest.approx(what.num_steps / env.num_agents)
     assert metrics["rollout/goal"] == pytest.approx(arrived.float().mean().item())
     assert what.terminated.any()

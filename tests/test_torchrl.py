@@ -68,7 +68,7 @@ def test_random_actions_are_those_of_the_space():
 
 def test_agents_stand_at_their_places_and_end_one_by_one(env):
     """The same as the flat interface gives, world by world, with zeros where nobody is."""
-    flat, now, last = backend(*map(drivers, LOG_ENDS)), env.reset(), {}
+    flat, now, paid = backend(*map(drivers, LOG_ENDS)), env.reset(), {}
     places = [(w, i) for w, ends in LOG_ENDS.items() for i in range(len(ends))]
     observation = flat.reset()
     for k in range(1, 11):
@@ -87,7 +87,7 @@ def test_agents_stand_at_their_places_and_end_one_by_one(env):
             assert done["agents", "events"][w, i].tolist() == step.events[n].tolist()
             if k <= end:
                 assert done["agents", "reward"][w, i] == step.reward[n]
-                last[w, i] = done["agents", "reward"][w, i].item()
+                paid[w, i] = paid.get((w, i), 0.0) + done["agents", "reward"][w, i].item()
             else:
                 assert done["agents", "reward"][w, i] == 0
         assert not done["agents", "terminated"].any()
@@ -96,7 +96,7 @@ def test_agents_stand_at_their_places_and_end_one_by_one(env):
         padding = done["agents"][[0, 0, 2], [1, 2, 2]]
         assert not any(value.any() for value in padding.values())
         now = done
-    assert set(last.values()) == {1.0}  # each was at its goal where its log ended
+    assert set(paid.values()) == {1.0}  # each arrived at its goal
 
 
 def test_worlds_that_are_done_begin_anew_and_leave_the_others_alone(env):
@@ -181,11 +181,11 @@ def test_a_collector_and_an_advantage_estimate_work_with_it(env):
     collector.shutdown()
     assert [tuple(batch.shape) for batch in batches] == [(3, 40), (3, 40)]
     batch = batches[0]
-    at_goal = {0: [2, 0, 0], 1: [2, 2, 2], 2: [2, 2, 0]}
+    arrived = {0: [1, 0, 0], 1: [1, 1, 1], 2: [1, 1, 0]}
     for w, ends in LOG_ENDS.items():
         done = batch["next", "done"][w].flatten()
         assert done.nonzero().flatten().tolist() == list(range(max(ends) - 1, 40, max(ends)))
-        assert batch["next", "agents", "episode_reward"][w, done].flatten(1).unique(dim=0).tolist() == [at_goal[w]]
+        assert batch["next", "agents", "episode_reward"][w, done].flatten(1).unique(dim=0).tolist() == [arrived[w]]
 
     def nothing(mask):
         return torch.zeros(*mask.shape, 1)
@@ -195,8 +195,8 @@ def test_a_collector_and_an_advantage_estimate_work_with_it(env):
     keys = {name: ("agents", name) for name in ("reward", "done", "terminated", "advantage", "value_target")}
     estimate.set_keys(value=("agents", "state_value"), **keys)
     advantage = estimate(batch)["agents", "advantage"][..., 0]
-    assert advantage[1, :8, 1].tolist() == [2.0] * 7 + [1.0]
-    assert advantage[1, 8:10, 0].tolist() == [2.0, 1.0]
+    assert advantage[1, :8, 1].tolist() == [1.0] * 7 + [0.0]
+    assert advantage[1, 8:10, 0].tolist() == [1.0, 0.0]
 
 
 def test_a_seed_changes_nothing(env):

@@ -11,7 +11,7 @@ import yaml
 
 from gail.config import config_from_dict
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
-from gail.run import CHECKPOINT, RunError, check_fit, load_run
+from gail.run import CHECKPOINT, CLONED, RunError, check_fit, load_cloned, load_run
 from gail.trainer import RewardScale, Trainer
 from pipeline.build import ExtractConfig
 from pipeline.extract import ExtractOptions, extract
@@ -26,7 +26,7 @@ METRICS = {
     "seconds", "step", "iteration",
     "rollout/length", "rollout/goal", "rollout/collision", "rollout/off_road",
     "discriminator/loss", "discriminator/expert_accuracy", "discriminator/policy_accuracy", "discriminator/updates",
-    "discriminator/policy_logit", "reward/gail", "reward/event",
+    "discriminator/expert_estimate", "discriminator/policy_estimate", "reward/gail", "reward/environment",
     "ppo/critic_loss", "ppo/explained_variance", "time/steps_per_s",
 }  # fmt: skip
 POLICY_METRICS = {"ppo/policy_loss", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl", "ppo/bc_loss"}
@@ -66,10 +66,10 @@ def tiny_run(make_store, tmp_path_factory, small):
 def test_a_run_is_a_folder(tiny_run):
     trainer, folder = tiny_run
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "environment.json", "metrics.jsonl", CHECKPOINT, "tensorboard"}
+    assert names == {"config.yaml", "environment.json", "metrics.jsonl", CHECKPOINT, CLONED, "tensorboard"}
     assert config_from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == trainer.config
     environment = json.loads((folder / "environment.json").read_text())
-    assert ActionSpace.from_json(environment["action_space"]) == trainer.store.space
+    assert ActionSpace.from_json(environment["action_space"]) == trainer.stores.space
     assert any((folder / "tensorboard").iterdir())
 
 
@@ -77,8 +77,10 @@ def test_metrics_of_a_run(tiny_run):
     trainer, folder = tiny_run
     cloning, waiting, learning = metrics(folder)
     assert (cloning["step"], cloning.keys()) == (4, {"seconds", "step", "iteration", "bc/loss"})
-    assert waiting.keys() == METRICS
-    assert learning.keys() == METRICS | POLICY_METRICS
+    by_event = {name for line in (waiting, learning) for name in line if name.startswith("reward/of_")}
+    assert by_event <= {"reward/of_goal", "reward/of_collision", "reward/of_off_road"}
+    assert waiting.keys() - by_event == METRICS
+    assert learning.keys() - by_event == METRICS | POLICY_METRICS
     assert all(math.isfinite(value) for line in (cloning, waiting, learning) for value in line.values())
     assert [line["iteration"] for line in (cloning, waiting, learning)] == [0, 1, 2]
     assert 0 == cloning["iteration"] < waiting["step"] < learning["step"] == trainer.progress.timesteps
@@ -88,7 +90,7 @@ def test_metrics_of_a_run(tiny_run):
     assert all(0 <= line[share] <= 1 for line in (waiting, learning) for share in shares)
     assert waiting["discriminator/updates"] == 3
     assert 1 < waiting["rollout/length"] <= 20
-    assert learning["reward/event"] == 0
+    assert learning["reward/environment"] >= 0
 
 
 def test_the_first_rollouts_leave_the_policy_alone(make_store, small, tmp_path):
@@ -97,11 +99,14 @@ def test_the_first_rollouts_leave_the_policy_alone(make_store, small, tmp_path):
     def changed(steps):
         trainer = Trainer(small(bc={"steps": steps}), make_store().path, tmp_path / f"cloned {steps}")
         trainer._clone(lambda: False)
-        before = copy.deepcopy(trainer.networks)
+
+        def parts():
+            return trainer.networks.policy, trainer.networks.critic, trainer.adversary.provider.network
+
+        before = copy.deepcopy(parts())
         trainer._iterate()
         trainer.close()
-        names = ("policy", "critic", "discriminator")
-        pairs = [(getattr(before, name).parameters(), getattr(trainer.networks, name).parameters()) for name in names]
+        pairs = [(a.parameters(), b.parameters()) for a, b in zip(before, parts(), strict=True)]
         return [not all(torch.equal(*both) for both in zip(*pair, strict=True)) for pair in pairs]
 
     assert changed(1) == [False, True, True]
@@ -134,7 +139,7 @@ def test_the_discriminator_learns_to_tell_random_driving_from_experts(make_store
     accuracies = [sum(line[f"discriminator/{s}_accuracy"] for s in ("expert", "policy")) / 2 for line in (first, last)]
     assert abs(accuracies[0] - 0.5) < 0.2
     assert accuracies[1] > 0.8
-    assert last["discriminator/policy_logit"] < -0.5
+    assert last["discriminator/policy_estimate"] < -0.5
 
 
 @pytest.mark.parametrize(
@@ -157,6 +162,21 @@ def test_gpudrive_layout_and_state_only_discriminators_train(make_store, small, 
     (*_, line) = metrics(tmp_path / "run")
     assert line["discriminator/gradient_penalty"] > 0
     assert line["reward/gail"] > 0
+
+
+def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
+    _, folder = tiny_run
+    trained(small(total_timesteps=0, seed=1, bc={"run": str(folder)}), make_store(), tmp_path / "run")
+    _, theirs = load_run(folder)
+    cloned = load_cloned(folder).state_dict()
+    assert all(torch.equal(x, cloned[name]) for name, x in load_run(tmp_path / "run")[1].state_dict().items())
+    assert not all(torch.equal(x, cloned[name]) for name, x in theirs.state_dict().items())
+    assert (tmp_path / "run" / CLONED).exists()
+    with pytest.raises(RunError, match="its policy is another network than this run's; set policy alike"):
+        trained(small(bc={"run": str(folder)}, policy={"hidden": 24}), make_store(), tmp_path / "other")
+    trained(small(algorithm="ppo", total_timesteps=0), make_store(), tmp_path / "ppo")
+    with pytest.raises(RunError, match="it has no cloned policy; name one that cloned"):
+        trained(small(bc={"run": str(tmp_path / "ppo")}), make_store(), tmp_path / "another")
 
 
 # Going on
@@ -249,7 +269,7 @@ def test_what_a_killed_run_measured_after_its_checkpoint_is_forgotten(tiny_run, 
 def test_a_run_is_not_overwritten(tiny_run):
     trainer, folder = tiny_run
     with pytest.raises(RunError, match="there is a run already; add --resume"):
-        Trainer(trainer.config, trainer.store.path, folder)
+        Trainer(trainer.config, trainer.stores.stores[0].path, folder)
 
 
 def test_checkpoints_come_while_it_runs_and_are_whole(make_store, small, tmp_path, monkeypatch):
@@ -301,7 +321,7 @@ def test_a_run_goes_on_with_its_own_networks_only(tiny_run, small, tmp_path):
     trainer, folder = tiny_run
     twin = copied(folder, tmp_path / "twin")
     with pytest.raises(RunError, match="its checkpoint is of other networks; resume with the configuration it began"):
-        Trainer(small(policy={"hidden": 24}), trainer.store.path, twin, resume=True)
+        Trainer(small(policy={"hidden": 24}), trainer.stores.stores[0].path, twin, resume=True)
     config, _ = load_run(twin)
     assert config == trainer.config
 
@@ -315,7 +335,7 @@ def test_damaged_checkpoints_are_one_sentence(tiny_run, tmp_path, content):
     with pytest.raises(RunError, match=r"checkpoint.pt is damaged; train again in another folder"):
         load_run(twin)
     with pytest.raises(RunError, match=r"checkpoint.pt is damaged; train again in another folder"):
-        Trainer(trainer.config, trainer.store.path, twin, resume=True)
+        Trainer(trainer.config, trainer.stores.stores[0].path, twin, resume=True)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json", CHECKPOINT])
@@ -341,10 +361,7 @@ def test_folders_that_cannot_be_written(make_store, small, tmp_path):
         ({"data": {"dynamics": "bicycle"}}, "dynamics classic, but the run wants bicycle; set classic in the run's"),
         ({"data": {"actions": "continuous"}}, "actions discrete, but the run wants continuous; set discrete"),
         ({"data": {"grid": "gpudrive"}}, "its action grid is not the grid 'gpudrive' that the run wants"),
-        (
-            {"worlds": {"num_worlds": 6}},
-            r"5 scene\(s\) in the split train, but the run wants 6; ask for fewer, set data.split, or",
-        ),
+        ({"data": {"split": "test"}}, r"0 scene\(s\) in the split test, but the run wants some; set data.split, or"),
     ],
 )
 def test_stores_that_do_not_fit(make_store, small, changes, told):

@@ -316,14 +316,13 @@ def test_the_sample_of_replays_is_seeded_and_bounded(copy):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        (Expectation("classic", "discrete", "fine", num_worlds=4, learnable=True), []),
+        (Expectation("classic", "discrete", "fine", learnable=True), []),
         (Expectation(), []),
         (Expectation("bicycle"), ["dynamics classic, but the run wants bicycle; set classic in"]),
         (Expectation(actions="continuous", grid="fine"), ["actions discrete, but the run wants continuous"]),
         (Expectation(grid="gpudrive"), ["its action grid is not the grid 'gpudrive' that the run wants"]),
-        (Expectation(num_worlds=5), ["4 scene(s), but the run wants 5; ask for fewer, set data.split"]),
-        (Expectation(num_worlds=4, split="train", agents="vru"), []),
-        (Expectation(split="test"), ["0 scene(s) in the split test, but the run wants some; ask for fewer, set"]),
+        (Expectation(split="train", agents="vru"), []),
+        (Expectation(split="test"), ["0 scene(s) in the split test, but the run wants some; set data.split"]),
         (Expectation("classic", agents="vru"), ["dynamics delta_local, but the run wants classic"]),
     ],
 )

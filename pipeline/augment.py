@@ -1,0 +1,149 @@
+"""More scenes out of one: pieces of its time, and its mirror image, with their demos.
+
+A piece begins later and ends earlier, so every agent has another start, another goal (where its piece of the log ends)
+and another time to get there; in the mirror image left is right. Both are driving as people did it, and a policy that
+has few scenes to learn from needs them: measured in docs/recipes.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.expert import ABSENT, Demos
+from pipeline.schema import Record
+from sim.actions import ActionSpace
+from sim.scenario import RoadType
+from sim.scene import Role
+
+T = TypeVar("T", bound=np.generic)
+
+_LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
+"""Components of actions that change their sign in a mirror."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How scenes are varied while a run learns."""
+
+    variants: int = 32
+    """Variants of each scene that expert batches are drawn from; 1 leaves all scenes as they are."""
+    whole: float = 0.25
+    """Chance that a variant is the whole of its scene's time."""
+    shortest: int = 20
+    """Steps of the shortest piece."""
+    mirror: float = 0.5
+    """Chance that a variant is mirrored."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: for chances that are none, or sizes that are not positive.
+        """
+        if self.variants < 1 or self.shortest < 1:
+            raise ValueError("augment.variants and augment.shortest must be positive")
+        if not (0 <= self.whole <= 1 and 0 <= self.mirror <= 1):
+            raise ValueError("augment.whole and augment.mirror are chances; they must be in [0, 1]")
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything is varied at all."""
+        return self.variants > 1 and (self.whole < 1 or self.mirror > 0)
+
+
+def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:
+    """A random variant of a scene with its demos in an action space; the scene itself if nobody would drive in it."""
+    last = int(record.scene.last_valid.max(initial=0))
+    whole, mirror, length, begin = rng.random(4)
+    result = record
+    if whole >= augmentation.whole and last > augmentation.shortest:
+        steps = augmentation.shortest + int(length * (last - augmentation.shortest))
+        first = int(begin * (last - steps + 1))
+        result = piece(record, first, first + steps)
+        if not result.moving.any():
+            result = record
+    return mirrored(result, space) if mirror < augmentation.mirror else result
+
+
+def piece(record: Record, first: int, last: int) -> Record:
+    """The scene and the demos of vehicles from step ``first`` to step ``last``, both included, moved to step 0.
+
+    As many steps as before, of which those after the piece are invalid. Demos that are not there at its begin, or whose
+    agent's log is not, are left out.
+
+    Raises:
+        ValueError: for steps that are none of the scene's, or in the wrong order.
+    """
+    scene, demos = record.scene, record.demos
+    if not 0 <= first < last < scene.num_steps:
+        raise ValueError(f"scene {scene.id!r}: steps {first} to {last} are no piece of its {scene.num_steps}")
+
+    def cut(values: NDArray[T], empty: int = 0) -> NDArray[T]:
+        """[n, T, ...] moved along time."""
+        moved = np.full_like(values, empty)
+        moved[:, : last - first + 1] = values[:, first : last + 1]
+        return moved
+
+    small = replace(
+        scene, log=cut(scene.log), valid=cut(scene.valid), light_state=cut(scene.light_state, -1),
+        timestamp=scene.timestamp + (scene.timestamp[first] - scene.timestamp[0]),
+    )  # fmt: skip
+    role = scene.agent_role & np.uint8(0xFF & ~(Role.PARKED | Role.LATE))
+    role[small.parked] |= np.uint8(Role.PARKED)
+    role[~small.valid[:, 0]] |= np.uint8(Role.LATE)
+    mark, action = cut(demos.mark, ABSENT), cut(demos.action)
+    action[np.roll(mark, -1, axis=1) == ABSENT] = 0  # the last step has none
+    action[:, -1] = 0
+    keep = (mark[:, :2] != ABSENT).all(axis=1) & small.valid[demos.agent, 0]
+    kept = Demos(demos.agent[keep], mark[keep], cut(demos.state)[keep], action[keep], demos.quality[keep])
+    return replace(record, scene=replace(small, agent_role=role), demos=kept, vru=None)
+
+
+def mirrored(record: Record, space: ActionSpace) -> Record:
+    """The scene and the demos of vehicles with left and right exchanged.
+
+    Road edges are turned round, as drivable ground lies to the left of them.
+
+    Raises:
+        ValueError: when the grid of the actions is not symmetric.
+    """
+    scene, demos = record.scene, record.demos
+    segment = scene.segment * np.array([1, -1, 1, 1, -1], np.float32)
+    edge = scene.segment_type == RoadType.ROAD_EDGE
+    segment[edge, 4] += np.float32(np.pi)
+    lights = scene.light_stop_point * np.array([1, -1], np.float32)
+    image = replace(scene, log=mirrored_states(scene.log), segment=segment, light_stop_point=lights)
+    action = np.where((demos.mark != ABSENT)[..., None], mirrored_actions(demos.action, space), 0)
+    return replace(
+        record, scene=image,
+        demos=replace(demos, state=mirrored_states(demos.state), action=action.astype(demos.action.dtype)), vru=None,
+    )  # fmt: skip
+
+
+def mirrored_states(states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """States [..., 5] x, y, heading, vx, vy with left and right exchanged."""
+    return states * np.array([1, -1, -1, 1, -1], np.float32)
+
+
+def mirrored_actions(actions: NDArray[Any], space: ActionSpace) -> NDArray[Any]:
+    """Actions [..., K] of a space that do with left and right exchanged what these do.
+
+    Raises:
+        ValueError: when a component's grid is not symmetric.
+    """
+    result = actions.copy()
+    for k, name in enumerate(space.dynamics.action_names):
+        if name.split()[0] not in _LATERAL:
+            continue
+        if space.grid is None:
+            result[..., k] = -actions[..., k]
+        else:
+            values = np.array(space.grid[k])
+            if not np.allclose(values, -values[::-1]):
+                raise ValueError(f"the grid of {name} is not symmetric; set augment.mirror to 0")
+            result[..., k] = len(values) - 1 - actions[..., k]
+    return result

@@ -1,0 +1,110 @@
+"""Demos as tests make and compare them."""
+
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import torch
+from scenes import car, scene, valid_only
+
+from gail.config import DataConfig
+from gail.pool import Picks, Pool, load_block
+from pipeline.expert import replay_experts
+from pipeline.replay import ExpertObserver, lone_worlds, make_experts
+from pipeline.schema import Record
+from sim.env import Env, SimConfig
+from sim.layout import ObservationConfig
+from sim.worlds import select_agents
+
+LAYOUT = ObservationConfig(partners=4, road_segments=8)
+RULES = SimConfig()
+EVERYTHING = DataConfig(split="all")
+CPU = torch.device("cpu")
+
+
+def records(*scenes, space, selection=RULES.selection):
+    chosen = [select_agents(scene, selection) for scene in scenes]
+    demos = replay_experts(scenes, space, [agents.row[agents.controlled] for agents in chosen])
+    return [Record(*pair) for pair in zip(scenes, demos, strict=True)]
+
+
+def pool_of(records, layout, rules=RULES, data=EVERYTHING, **options):
+    """A pool that holds these scenes in its second place."""
+    pool = Pool(2, layout, CPU)
+    pool.put(1, load_block(records, range(len(records)), rules, layout, data, CPU, **options))
+    return pool
+
+
+def all_picks(pool):
+    """Every transition of a pool, each in the row of its number in reverse."""
+    table = pool.table
+    demo = np.repeat(np.arange(len(table)), table.count)
+    step = np.concatenate([f + np.arange(n) for f, n in zip(table.first, table.count, strict=True)])
+    return Picks(demo, step.astype(np.int32), np.arange(len(demo))[::-1].copy())
+
+
+def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alone=False):
+    """Let the experts drive; at each step compare what those alive see with the samples of the same transitions.
+
+    ``alone``: each in a world of its own.
+    """
+    experts = make_experts(records, rules, alone=alone)
+    rows = [(w, row) for w, row in experts.worlds.controlled_agents()]
+    worlds = experts.worlds
+    if alone:
+        worlds = lone_worlds([(r, np.arange(r.scene.num_agents)) for r in records], rules.selection, CPU)
+    for layout in (LAYOUT, ObservationConfig.gpudrive()):
+        env, pool = Env(worlds, space, rules, layout), pool_of(records, layout, rules, alone=alone)
+        samples = pool.batch(all_picks(pool))
+        number = {tuple(t): k for k, t in enumerate(samples.transition.tolist())}
+        observation, seen = env.reset(), 0
+        for step in range(env.horizon):
+            alive = env.alive().nonzero().flatten()
+            pick = torch.tensor([number[(*rows[agent], step)] for agent in alive.tolist()], dtype=int)
+            here = observation[alive].clone()
+            here[:, list(layout.hidden_from_discriminator)] = 0.0
+            assert torch.equal(samples.observation[pick], here), step
+            assert torch.equal(ExpertObserver(experts, layout).observe(alive, torch.full_like(alive, step)), here)
+            assert torch.equal(samples.action[pick], experts.action[alive, step])
+            seen += len(alive)
+            observation = env.step(experts.action[:, step]).observation
+        assert seen == experts.num_transitions == len(number) > 0
+
+
+def drawn(source, batches, size=32, **options):
+    return [source.sample(size, **options) for _ in range(batches)]
+
+
+def same(some, others):
+    """Whether batches are equal to the last bit."""
+    return all(
+        torch.equal(getattr(a, f.name), getattr(b, f.name))
+        for a, b in zip(some, others, strict=True)
+        for f in fields(a)
+        if getattr(a, f.name) is not None
+    )
+
+
+def counted(batches):
+    return Counter(tuple(t) for batch in batches for t in batch.transition.tolist())
+
+
+def scenes_of(worlds):
+    return [scene.id for scene in worlds.scenes]
+
+
+def jittering(*args, **rest):
+    """A parked car as real logs have it: never quite at rest."""
+    agent = car(*args, **rest)
+    agent.log[1:-1] += np.random.default_rng(0).normal(0, 0.05, agent.log[1:-1].shape)
+    agent.log[:, 3:] += 0.05
+    return agent
+
+
+HARD = scene(
+    car(speed=6),
+    jittering(8, 4),
+    jittering(12, -4, valid=valid_only(0, 1, 2, 7)),
+    car(20, speed=5, valid=valid_only(0, 1, 5, 6, 7, 8, 9, 10)),
+)
+"""A parked car, one that vanishes and comes back, and a gap in a log."""

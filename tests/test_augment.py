@@ -1,0 +1,175 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gail.evaluate import drive, expert_driver
+from pipeline.augment import Augmentation, mirrored, mirrored_actions, piece, varied
+from pipeline.expert import ABSENT
+from pipeline.replay import make_experts
+from sim.actions import ActionSpace
+from sim.env import Env, SimConfig
+from sim.layout import ObservationConfig
+from sim.scenario import RoadType
+from sim.scene import Role, scenes_equal
+
+LAYOUT = ObservationConfig(partners=4, road_segments=12)
+KINDS = [("classic", "discrete"), ("bicycle", "continuous"), ("delta_local", "discrete")]
+
+
+def record_of(store, scene=0):
+    (record,) = store.read([scene])
+    return record
+
+
+def replayed(record, space):
+    """What the simulator makes of the recorded actions: tracks [N, T, 5], where driven [N, T], and the experts."""
+    experts = make_experts([record], SimConfig())
+    result = drive(Env(experts.worlds, space, SimConfig(), LAYOUT), expert_driver(experts))
+    return result.track, result.driven, experts
+
+
+def observed(record, space):
+    """[N, D] what agents see at the start."""
+    experts = make_experts([record], SimConfig())
+    return Env(experts.worlds, space, SimConfig(), LAYOUT).reset().clone()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mirrored_actions_drive_mirrored_tracks(make_store, kind):
+    store = make_store(*kind, scenes=3)
+    for index in range(3):
+        record = record_of(store, index)
+        track, driven, _ = replayed(record, store.space)
+        image, driven_too, experts = replayed(mirrored(record, store.space), store.space)
+        assert torch.equal(driven, driven_too)
+        flipped = track * torch.tensor([1.0, -1, -1, 1, -1])
+        assert (image - flipped)[driven][:, :2].norm(dim=1).max() < 1e-3
+        state = experts.track[experts.worlds.controlled]
+        assert (image - state)[driven][:, :2].norm(dim=1).max() < 1e-3
+
+
+def test_a_mirror_image_is_seen_the_other_way_round(make_store):
+    """y and the sine of headings change their signs, road edges are seen turned round; all else stays."""
+    store = make_store()
+    record = record_of(store)
+    seen, image = observed(record, store.space), observed(mirrored(record, store.space), store.space)
+    (ego, partners, roads), (ego_, partners_, roads_) = LAYOUT.split(seen), LAYOUT.split(image)
+    signs = {"goal y/50": -1, "y/radius": -1, "sin heading": -1, "relative vy/20": -1, "nearest y/radius": -1}
+
+    def factors(names):
+        return torch.tensor([float(signs.get(name, 1)) for name in names])
+
+    torch.testing.assert_close(ego_, ego * factors(LAYOUT.ego_fields), atol=1e-5, rtol=0)
+    torch.testing.assert_close(partners_, partners * factors(LAYOUT.partner_fields), atol=1e-5, rtol=0)
+    edge = roads[..., LAYOUT.road_fields.index("road edge")] == 1
+    there = roads[..., LAYOUT.road_fields.index("none")] == 0
+    plain = there & ~edge
+    assert edge.any()
+    assert plain.any()
+    torch.testing.assert_close(roads_[plain], (roads * factors(LAYOUT.road_fields))[plain], atol=1e-4, rtol=0)
+    turned = roads[edge] * factors(LAYOUT.road_fields)
+    names = list(LAYOUT.road_fields)
+    cos, sin, ahead, behind = (names.index(n) for n in ("cos heading", "sin heading", "ahead/radius", "behind/radius"))
+    turned[:, [cos, sin]] *= -1
+    turned[:, [ahead, behind]] = turned[:, [behind, ahead]]
+    torch.testing.assert_close(roads_[edge], turned, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mirror_image_of_a_mirror_image_is_the_thing(make_store, kind):
+    store = make_store(*kind, scenes=3)
+    record = record_of(store)
+    again = mirrored(mirrored(record, store.space), store.space)
+    turns = (again.scene.segment[:, 4] - record.scene.segment[:, 4]) / (2 * np.pi)
+    np.testing.assert_allclose(turns, np.round(turns), atol=1e-6)
+    same = replace(again.scene, segment=record.scene.segment)
+    assert scenes_equal(same, record.scene)
+    here = record.demos.mark != ABSENT
+    assert np.array_equal(again.demos.action[here], record.demos.action[here])
+    assert np.array_equal(again.demos.state, record.demos.state)
+
+
+def test_an_uneven_grid_has_no_mirror_image():
+    space = ActionSpace(ActionSpace.create("classic").dynamics, ((-1.0, 0.0, 1.0), (-0.1, 0.0, 0.3)))
+    with pytest.raises(ValueError, match=r"the grid of steering .* is not symmetric; set augment\.mirror to 0"):
+        mirrored_actions(np.zeros((1, 2), np.int64), space)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=st.integers(0, 80), length=st.integers(1, 40))
+def test_a_piece_is_what_happened_then(make_store, first, length):
+    store = make_store()
+    record = record_of(store)
+    last = min(first + length, store.steps - 1)
+    part = piece(record, first, last)
+    n = last - first + 1
+    assert np.array_equal(part.scene.log[:, :n], record.scene.log[:, first : last + 1])
+    assert not part.scene.valid[:, n:].any()
+    assert part.scene.last_valid.max() <= n - 1
+    where = {int(agent): row for row, agent in enumerate(record.demos.agent)}
+    for row, agent in enumerate(part.demos.agent):
+        old = where[int(agent)]
+        assert np.array_equal(part.demos.state[row, :n], record.demos.state[old, first : last + 1])
+        there = np.flatnonzero(part.demos.mark[row])
+        assert there[0] == 0
+        assert np.array_equal(part.demos.action[row, : there[-1]], record.demos.action[old, first : first + there[-1]])
+        assert not part.demos.action[row, there[-1] :].any()
+    still = np.linalg.norm(part.scene.goal - part.scene.log[:, 0, :2], axis=1) < 0.2  # PARKED_DISTANCE of GPUDrive
+    assert np.array_equal(part.scene.agent_role & Role.PARKED > 0, still & part.scene.valid[:, 0])
+    assert np.array_equal(part.scene.agent_role & Role.LATE > 0, ~part.scene.valid[:, 0])
+
+
+def test_experts_drive_a_piece_as_they_drove_the_whole(make_store):
+    """They begin on the log instead of where the replay was then, centimetres away."""
+    store = make_store()
+    track, driven, experts = replayed(piece(record_of(store), 30, 70), store.space)
+    assert driven.sum(dim=1).max() == 41
+    state = experts.track[experts.worlds.controlled]
+    assert (track - state)[driven][:, :2].norm(dim=1).mean() < 0.3
+
+
+def test_steps_that_are_no_piece_are_refused(make_store):
+    record = record_of(make_store())
+    for first, last in ((5, 5), (-1, 5), (0, 91)):
+        with pytest.raises(ValueError, match="are no piece of its 91"):
+            piece(record, first, last)
+
+
+def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
+    store = make_store()
+    record, rng = record_of(store), np.random.default_rng(0)
+    many = [varied(record, store.space, Augmentation(), rng).scene for _ in range(400)]
+    whole = [np.array_equal(scene.valid, record.scene.valid) for scene in many]
+    flipped = [np.array_equal(scene.segment[:, 1], -record.scene.segment[:, 1]) for scene in many]
+    assert abs(np.mean(whole) - 0.25) < 0.07
+    assert abs(np.mean(flipped) - 0.5) < 0.08
+    lengths = np.array([scene.last_valid.max() for scene, w in zip(many, whole, strict=True) if not w])
+    assert lengths.min() >= 20
+    assert lengths.max() <= 90
+    plain = varied(record, store.space, Augmentation(whole=1, mirror=0), rng)
+    assert plain is record
+
+
+@pytest.mark.parametrize(("key", "value"), [("variants", 0), ("shortest", 0), ("whole", 1.5), ("mirror", -0.1)])
+def test_bad_settings_are_told(key, value):
+    with pytest.raises(ValueError, match=f"augment.{key}"):
+        Augmentation(**{key: value})
+
+
+def test_road_edges_keep_their_drivable_side(make_store):
+    """In the mirror, a point to the left of an edge's direction is still to its left."""
+    store = make_store()
+    record = record_of(store)
+    edge = record.scene.segment_type == RoadType.ROAD_EDGE
+
+    def side(scene, points):
+        x, y, _, _, heading = scene.segment[edge].T
+        return np.sign(np.cos(heading) * (points[:, 1] - y) - np.sin(heading) * (points[:, 0] - x))
+
+    points = record.scene.segment[edge][:, :2] + np.array([0.7, 1.9], np.float32)
+    image = mirrored(record, store.space).scene
+    assert np.array_equal(side(record.scene, points), side(image, points * np.array([1, -1], np.float32)))

@@ -1,0 +1,186 @@
+"""A policy and its anchors, evaluated, told of in tables, and drawn."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from gail.evaluate import CLONED, drive, drive_features, drivers, evaluate, log_features, make_env, pooled, splits_of
+from gail.policy import Policy
+from gail.report import evaluation_figure
+from gail.run import RunError
+from gail.tables import WIDTH, print_evaluation
+from pipeline.replay import NobodyError
+from sim.actions import ActionSpace
+
+FIRST = ["goal", "collision", "off_road", "safe_success", "ade", "fde"]
+
+
+@pytest.fixture(scope="module")
+def config(small):
+    return small(sim={"horizon": None})
+
+
+def policy_for(config, store, seed=0):
+    torch.manual_seed(seed)
+    policy = Policy(config.observation, store.space, config.policy)
+    torch.nn.init.normal_(policy.head.weight)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def evaluated(config, make_store):
+    store = make_store()
+    policy, clone = policy_for(config, store), policy_for(config, store, seed=1)
+    return policy, clone, store, evaluate(policy, config, store, cloned=clone, rollouts=3)
+
+
+def test_what_is_told(evaluated):
+    *_, result = evaluated
+    assert (result["scenes"], result["rollouts"], result["deterministic"]) == (5, 3, True)
+    names = ["policy", CLONED, "expert replayed", "constant velocity", "random"]
+    assert list(result["results"]) == list(result["intervals"]) == names
+    assert list(result["differences"]) == names[1:]
+    for means in result["results"].values():
+        assert list(means)[:6] == FIRST
+        assert {"min_ade", "drawn_goal", "infeasible", "realism_2025", "likelihood_collision"} <= means.keys()
+        assert means["min_ade"] <= means["drawn_ade"] + 1e-6
+        assert all(0 <= means[name] <= 1 for name in means if name.startswith(("realism", "likelihood", "infeas")))
+    for driver, intervals in result["intervals"].items():
+        for name, (low, high) in intervals.items():
+            assert low <= high, (driver, name)
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_people_are_more_realistic_than_constant_velocity_and_that_than_chance(evaluated):
+    *_, result = evaluated
+    realism = {driver: means["realism_2025"] for driver, means in result["results"].items()}
+    assert realism["expert replayed"] > realism["constant velocity"] > realism["random"]
+    distances = {driver: means["distance_linear_speed"] for driver, means in result["results"].items()}
+    assert distances["expert replayed"] < 0.1 < distances["constant velocity"]
+    assert result["results"]["expert replayed"]["infeasible"] < 0.01 < result["results"]["random"]["infeasible"]
+
+
+def test_drives_depend_on_the_seed_alone(evaluated, config):
+    policy, _, store, result = evaluated
+    alone = evaluate(policy, config, store, anchors=False, rollouts=3)
+    assert alone["results"] == {"policy": result["results"]["policy"]}
+    assert alone["per_scene"]["sums"]["policy"] == result["per_scene"]["sums"]["policy"]
+    other = evaluate(policy, config, store, anchors=False, rollouts=3, seed=1)["results"]["policy"]
+    assert other["ade"] == alone["results"]["policy"]["ade"]
+    assert other["drawn_ade"] != alone["results"]["policy"]["drawn_ade"]
+
+
+def test_the_clone_is_driven_as_the_policy_is(evaluated, config):
+    policy, clone, store, result = evaluated
+    swapped = evaluate(clone, config, store, cloned=policy, rollouts=3)["results"]
+    assert swapped[CLONED] == result["results"]["policy"]
+    assert swapped["policy"] == result["results"][CLONED]
+
+
+def test_sampled_metrics_are_those_of_the_first_drawn_drive(evaluated, config):
+    policy, _, store, _ = evaluated
+    means = evaluate(policy, config, store, anchors=False, rollouts=1, deterministic=False)["results"]["policy"]
+    for name in FIRST:
+        assert means[name] == pytest.approx(means[f"drawn_{name}"], rel=1e-6)
+    assert means["min_ade"] == pytest.approx(means["ade"], rel=1e-6)
+
+
+def test_one_evaluation_of_several(evaluated, config):
+    """Scenes apart, and together: the same but for drawn actions, which anchors without a policy have none of."""
+    policy, _, store, whole = evaluated
+    folds = [evaluate(policy, config, store, scenes=scenes, rollouts=2) for scenes in ([0, 1], [2, 3, 4])]
+    together = pooled(folds)
+    assert (together["scenes"], together["agents"]) == (whole["scenes"], whole["agents"])
+    assert together["per_scene"]["scenes"] == whole["per_scene"]["scenes"]
+    for driver in ("expert replayed", "constant velocity"):
+        for name in FIRST:
+            assert together["results"][driver][name] == pytest.approx(whole["results"][driver][name])
+            assert together["intervals"][driver][name] == pytest.approx(whole["intervals"][driver][name])
+    assert CLONED not in together["results"]
+
+
+def test_features_of_replayed_logs_are_those_of_the_log(config, make_store):
+    """Actions that are the next states: what is driven is the log, where it has no gaps."""
+    store = make_store("state", "continuous", scenes=2)
+    env, experts = make_env(list(store.read()), config, store.space, torch.device("cpu"))
+    result = drive(env, drivers(None, experts, True, torch.Generator())["expert replayed"])
+    found, log = drive_features(result, env.worlds), log_features(env.worlds, env.worlds.num_steps)
+    for name, values in log.items():
+        if name in ("time_to_collision", "distance_to_nearest_object"):
+            continue  # others bridge their gaps too
+        known = ~values.isnan()
+        assert known.any(), name
+        finite = values[known].isfinite()
+        torch.testing.assert_close(found[name][known][finite], values[known][finite], rtol=1e-3, atol=2e-2)
+
+
+def test_policies_that_do_not_fit_are_refused(evaluated, config):
+    policy, _, store, _ = evaluated
+    blind = Policy(replace(config.observation, partners=3), store.space, config.policy)
+    with pytest.raises(RunError, match="the cloned policy sees something else"):
+        evaluate(policy, config, store, cloned=blind)
+    other = Policy(config.observation, ActionSpace.create("bicycle", "continuous"), config.policy)
+    with pytest.raises(RunError, match="the cloned policy's actions are not those of the run"):
+        evaluate(policy, config, store, cloned=other)
+
+
+def test_splits(make_store):
+    store = make_store()
+    assert splits_of(store) == {"all": [0, 1, 2, 3, 4]}
+    assert splits_of(store, ["train"]) == {"train": [0, 1, 2, 3, 4]}
+    with pytest.raises(NobodyError, match="no scene is in the split 'test'"):
+        splits_of(store, ["test"])
+
+
+# Tables and pictures
+
+
+def printed(result, name=""):
+    screen = Console(width=WIDTH, file=io.StringIO())
+    print_evaluation(result, name, screen)
+    return screen.file.getvalue()
+
+
+def test_tables_are_readable_and_whole(evaluated):
+    *_, result = evaluated
+    text = printed(result, "held-out")
+    assert "…" not in text
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    assert "agents in 5 held-out scenes" in text
+    (row, *_) = [line for line in text.splitlines() if line.strip().startswith("constant velocity")]
+    means, sure = result["results"]["constant velocity"], result["intervals"]["constant velocity"]
+    cells = row.replace("*", " ").split()[2:]
+    assert cells[0::2] == [
+        *(f"{100 * means[name]:.1f}" for name in FIRST[:4]),
+        *(f"{means[name]:.2f}" for name in ("ade", "fde")),
+    ]
+    half = [(sure[name][1] - sure[name][0]) / 2 for name in FIRST]
+    assert cells[1::2] == [*(f"±{100 * x:.1f}" for x in half[:4]), *(f"±{x:.1f}" for x in half[4:])]
+
+
+def test_what_differs_is_marked(evaluated):
+    *_, result = evaluated
+    differences = {"random": {name: {"mean": 1.0, "interval": [-1, 1]} for name in result["results"]["random"]}}
+    plain = {**result, "differences": differences}
+    plain["results"] = {name: result["results"][name] for name in ("policy", "random")}
+    assert printed(plain).count("*") == 1  # the legend
+    for low, high in ((0.1, 0.2), (-0.2, -0.1)):
+        differences["random"]["ade"]["interval"] = [low, high]
+        assert printed(plain).count("*") == 2
+
+
+def test_one_driver_in_one_scene(evaluated, config):
+    policy, _, store, _ = evaluated
+    text = printed(evaluate(policy, config, store, anchors=False, scenes=[0], rollouts=1))
+    assert "±" not in text
+    assert "*" not in text
+
+
+def test_pictures(evaluated, tmp_path):
+    *_, result = evaluated
+    evaluation_figure({"train": result, "validation": result}).savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 50_000

@@ -1,0 +1,186 @@
+"""Submissions to the sim agents challenge, parsed back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scenes import car, scene, valid_only
+
+from gail.policy import Policy
+from gail.run import RunError
+from gail.submission import START, STEPS, constant_velocity, fill, from_step, read_heights, submission
+from pipeline.protos import sim_agents_submission_pb2 as schema
+from pipeline.sources import list_scenes, read_scenes, resolve
+from sim.scenario import AgentType
+
+SAMPLE = str(Path(__file__).parents[1] / "data" / "sample")
+
+
+@pytest.fixture(scope="module")
+def config(small):
+    return small(sim={"horizon": None})
+
+
+@pytest.fixture(scope="module")
+def policy(config, make_store):
+    torch.manual_seed(0)
+    policy = Policy(config.observation, make_store().space, config.policy)
+    torch.nn.init.normal_(policy.head.weight)
+    return policy
+
+
+def positions(rollouts):
+    """[R, A, T, 4] x, y, z, heading of one scene's joint scenes."""
+    fields = ("center_x", "center_y", "center_z", "heading")
+    return np.array([
+        [np.stack([getattr(t, f) for f in fields], axis=-1) for t in joint.simulated_trajectories]
+        for joint in rollouts.joint_scenes
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parsed(policy, config, make_store):
+    """All sample scenes, 32 times, written and read."""
+    message = submission(policy, config, make_store(), info={"account_name": "me@example.org"})
+    return schema.SimAgentsChallengeSubmission.FromString(message.SerializeToString())
+
+
+def test_it_is_what_the_challenge_wants(parsed, make_store):
+    """32 joint scenes of everyone who is there at step 10, 80 steps each."""
+    assert parsed.submission_type == parsed.SIM_AGENTS_SUBMISSION
+    assert parsed.account_name == "me@example.org"
+    records = list(make_store().read())
+    assert [r.scenario_id for r in parsed.scenario_rollouts] == [record.scene.id for record in records]
+    kinds = set()
+    for rollouts, record in zip(parsed.scenario_rollouts, records, strict=True):
+        there = record.scene.valid[:, START]
+        kinds |= set(record.scene.agent_type[there].tolist())
+        assert len(rollouts.joint_scenes) == 32
+        for joint in rollouts.joint_scenes:
+            assert [t.object_id for t in joint.simulated_trajectories] == record.scene.agent_id[there].tolist()
+        assert positions(rollouts).shape == (32, there.sum(), STEPS, 4)
+    assert kinds > {AgentType.VEHICLE}
+
+
+def test_it_begins_where_the_log_is_in_its_own_frame(parsed, make_store):
+    """The log's world frame has the mean added back: in 0.1 s nobody is further away than at 30 m/s."""
+    far = 0.0
+    for rollouts, record in zip(parsed.scenario_rollouts, make_store().read(), strict=True):
+        scene = record.scene
+        start = scene.log[scene.valid[:, START], START, :2] + scene.origin
+        assert np.linalg.norm(positions(rollouts)[:, :, 0, :2] - start, axis=-1).max() < 3
+        far = max(far, np.abs(scene.origin).max())
+    assert far > 100
+
+
+def test_the_policy_drives_and_others_go_on(parsed, make_store):
+    """Driven agents differ between drives; pedestrians keep velocity and heading, whatever their log does."""
+    driven = 0
+    for rollouts, record in zip(parsed.scenario_rollouts, make_store().read(), strict=True):
+        scene = record.scene
+        found, there = positions(rollouts), np.flatnonzero(scene.valid[:, START])
+        differs = np.ptp(found[..., :2], axis=0).max(axis=(1, 2)) > 1e-6
+        driven += differs.sum()
+        assert (scene.agent_type[there[differs]] == AgentType.VEHICLE).all()
+        seconds = 0.1 * np.arange(1, STEPS + 1)[:, None]
+        for agent in np.flatnonzero(~differs):
+            x, y, heading, vx, vy = scene.log[there[agent], START].astype(np.float64)
+            expected = [x, y] + seconds * [vx, vy] + scene.origin
+            np.testing.assert_allclose(found[0, agent, :, :2], expected, atol=0.01)
+            np.testing.assert_allclose(found[0, agent, :, 3], heading)
+    assert driven > 10
+
+
+def test_the_seed_decides(policy, config, make_store):
+    def made(seed, scenes=(1,)):
+        result = submission(policy, config, make_store(), scenes=scenes, rollouts=2, seed=seed)
+        return result.SerializeToString(deterministic=True)
+
+    assert made(3) == made(3) != made(4)
+
+
+def test_nothing_of_the_future_is_used_for_others(policy, config, make_store):
+    """Logs of agents that no policy drives may be anything after step 10; and who comes later does not come."""
+    store = make_store()
+
+    def walkers(record):
+        return record.scene.valid[:, START] & (record.scene.agent_type != AgentType.VEHICLE)
+
+    index, record = next((k, record) for k, record in enumerate(store.read()) if walkers(record).any())
+    there, walks = record.scene.valid[:, START], walkers(record)
+    log, valid = record.scene.log.copy(), record.scene.valid.copy()
+    log[walks, START + 1 :, :2] += 50.0
+    valid[walks, START + 1 :] = True
+    valid[~there, START + 1 :] = True
+
+    class Other:
+        path, steps, space = store.path, store.steps, store.space
+
+        def read(self, scenes):
+            return [replace(record, scene=replace(record.scene, log=log, valid=valid))]
+
+    first, other = (submission(policy, config, s, scenes=[index], rollouts=2) for s in (store, Other()))
+    assert first == other
+
+
+def test_heights_come_from_the_sources(policy, config, make_store):
+    store = make_store()
+    ids = store.scene_ids()
+    heights = read_heights([SAMPLE], {ids[1]})
+    assert set(heights) == {ids[1]}
+    scenario = next(s for path in resolve([SAMPLE]) for _, s in read_scenes(list_scenes(path)[0]) if s.id == ids[1])
+    expected = dict(zip(scenario.tracks.id.tolist(), scenario.tracks.position[:, START, 2].tolist(), strict=True))
+    raised = {ids[1]: {number: z + 12.5 for number, z in expected.items()}}
+    (rollouts,) = submission(policy, config, store, scenes=[1], rollouts=1, heights=raised).scenario_rollouts
+    for trajectory in rollouts.joint_scenes[0].simulated_trajectories:
+        np.testing.assert_allclose(trajectory.center_z, expected[trajectory.object_id] + 12.5, rtol=1e-6)
+    with pytest.raises(RunError, match=r"the sources do not tell its heights; give the files"):
+        submission(policy, config, store, scenes=[0], rollouts=1, heights=heights)
+
+
+def test_scenes_are_cut_by_hand():
+    whole = scene(car(speed=5), car(1, valid=valid_only(4)), car(2, valid=valid_only(0, 1, 2, 3)), car(3, speed=2))
+    cut = from_step(whole, 4, 3)
+    assert cut.agent_id.tolist() == [0, 1, 3]
+    np.testing.assert_array_equal(cut.log[0], whole.log[0, 4:7])
+    assert (cut.valid.shape, cut.light_state.shape, cut.timestamp.tolist()) == (
+        (3, 3),
+        (0, 3),
+        whole.timestamp[4:7].tolist(),
+    )
+    assert cut.goal[1].tolist() == [1, 0]
+    going = constant_velocity(cut, np.array([False, True, True]))
+    np.testing.assert_array_equal(going.log[0], cut.log[0])
+    assert going.valid.all(axis=1).tolist() == [True, True, True]
+    np.testing.assert_allclose(going.log[2, :, 0], [3.8, 4.0, 4.2], rtol=1e-6)
+    np.testing.assert_allclose(going.log[1, :, 0], 1)
+
+
+def test_short_scenes_and_other_actions_are_refused(policy, config, make_store):
+    store = make_store()
+
+    class Short:
+        path, steps, space = "short", 90, store.space
+
+    with pytest.raises(RunError, match="store short: its scenes have 90 steps, but a submission needs 91"):
+        submission(policy, config, Short())
+    with pytest.raises(RunError, match="its actions are not those of the run"):
+        submission(policy, config, make_store("bicycle", "continuous", scenes=2))
+
+
+def test_fields_are_filled_by_name():
+    given = {
+        "unique_method_name": "ours", "authors": "A. One, B. Two", "uses_lidar_data": "false",
+        "acknowledge_complies_with_closed_loop_requirement": "true",
+    }  # fmt: skip
+    found = fill(schema.SimAgentsChallengeSubmission(), given)
+    assert (found.unique_method_name, list(found.authors)) == ("ours", ["A. One", "B. Two"])
+    assert (found.uses_lidar_data, found.acknowledge_complies_with_closed_loop_requirement) == (False, True)
+    with pytest.raises(RunError, match="no field 'author'; did you mean authors"):
+        fill(schema.SimAgentsChallengeSubmission(), {"author": "me"})
+    with pytest.raises(RunError, match="no field 'scenario_rollouts'"):
+        fill(schema.SimAgentsChallengeSubmission(), {"scenario_rollouts": "x"})
+    with pytest.raises(RunError, match="uses_lidar_data is 'no'; it must be true or false"):
+        fill(schema.SimAgentsChallengeSubmission(), {"uses_lidar_data": "no"})
