@@ -539,7 +539,11 @@ def _reference_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.option("--store", "stores", multiple=True, type=click.Path(), callback=_existing,
               help="Demo store: folder, .zip or URL; may be repeated. [default: data.stores of CONFIG]")  # fmt: skip
+@click.option("--weight", "weights", multiple=True, type=click.FloatRange(min=0, min_open=True),
+              help="How often each --store is drawn from compared with the others, in their order.")  # fmt: skip
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
+@click.option("--algorithm", type=click.Choice(["bc+gail", "gail", "bc", "ppo"]),
+              help="Cloning and GAIL beside it, one of them, or the environment's reward alone.")  # fmt: skip
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=_SEED, help="Of everything random.")
@@ -550,12 +554,13 @@ def _reference_flags(command: Callable[..., None]) -> Callable[..., None]:
 def train(
     config: str | None,
     stores: tuple[str, ...],
+    weights: tuple[float, ...],
     folder: str,
     settings: tuple[str, ...],
     resume: bool,
     **given: Any,
 ) -> None:
-    """Train a policy: behaviour cloning, then GAIL with PPO.
+    """Train a policy: by default behaviour cloning, then GAIL with PPO.
 
     CONFIG is a YAML file; what it leaves out has its default. The run's folder gets the whole configuration, metrics
     (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
@@ -568,6 +573,8 @@ def train(
     chosen = {name: value for name, value in given.items() if value is not None}
     each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
     options = [f"{key}={value}" for part in each for key, value in part.items()]
+    if weights:
+        options.append(f"data.store_weights={list(weights)}")
     if given["backend"] == "gpudrive":
         settings = ("sim.compat=gpudrive", *settings)
     if resume and config is None and (Path(folder) / "config.yaml").exists():
@@ -627,14 +634,15 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
     if "bc/loss" in metrics:
         return f"cloning: step {progress.cloned}, loss {metrics['bc/loss']:.3f}"
     shown = {
-        "steps/s": metrics["time/steps_per_s"],
-        "D expert": metrics["discriminator/expert_accuracy"],
-        "D policy": metrics["discriminator/policy_accuracy"],
-        "goal": metrics["rollout/goal"],
-        "collision": metrics["rollout/collision"],
-        "off-road": metrics["rollout/off_road"],
+        "steps/s": "time/steps_per_s",
+        "D expert": "discriminator/expert_accuracy",
+        "D policy": "discriminator/policy_accuracy",
+        "goal": "rollout/goal",
+        "collision": "rollout/collision",
+        "off-road": "rollout/off_road",
     }
-    numbers = ", ".join(f"{name} {value:.{0 if value >= 10 else 2}f}" for name, value in shown.items())
+    values = {title: metrics[name] for title, name in shown.items() if name in metrics}
+    numbers = ", ".join(f"{title} {value:.{0 if value >= 10 else 2}f}" for title, value in values.items())
     return f"{progress.timesteps:,} steps: {numbers}"
 
 

@@ -10,6 +10,8 @@ command goes on where it was stopped.
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,38 +24,44 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from gail.demos import chosen_scenes
-from gail.evaluate import evaluate, pooled
-from gail.run import load_cloned, load_run
+from gail.evaluate import pooled
 from gail.summary import SceneScores
 from pipeline import writer
 from pipeline.schema import Record, Split
 from pipeline.storage import LocalFolder
 from pipeline.store import DemoStore, part_name
 
+CLONES = "bc"
+"""The recipe whose policies the others begin with, unless they clone in another way or not at all."""
+
 RECIPES: dict[str, Sequence[str]] = {
-    "bc": ("algorithm=bc",),
-    "ppo": ("algorithm=ppo",),
+    CLONES: ("algorithm=bc",),
+    "ppo": ("algorithm=ppo", "sim.reward=sparse_on_goal_achieved"),
     "gail": ("algorithm=gail",),
+    "gail, no other reward": ("algorithm=gail", "reward.environment=0"),
     "bc+gail": (),
     "vail": ("discriminator.use_vail=true",),
 }
 """Settings of each recipe over the defaults. ``ppo`` learns from arriving at the goal alone."""
 
 ABLATIONS: dict[str, Sequence[str]] = {
-    "reward gail": ("reward.form=gail",),
-    "reward bounded": ("reward.form=bounded",),
+    CLONES: ("algorithm=bc",),
+    "default": (),
+    "no environment reward": ("reward.environment=0",),
+    "begin on the log": ("augment.perturb=0",),
+    "no cloning beside": ("ppo.bc_coefficient=0",),
+    "reward -ln(1-D)": ("reward.form=gail",),
     "no normaliser": ("discriminator.normalise=false",),
     "agents leave at the goal": ("sim.on_goal=remove",),
     "gradient penalty 10": ("discriminator.gradient_penalty=10",),
     "split heads": ("discriminator.structure=split",),
-    "no cloning beside": ("ppo.bc_coefficient=0",),
-    "no variants": ("augment.variants=1",),
-    "no masking": ("masking.roads=0", "masking.all_roads=0", "masking.partners=0", "masking.all_partners=0"),
-    "no dropout": ("policy.dropout=0",),
     "state only": ("discriminator.inputs=state",),
-    "spectral norm": ("discriminator.spectral_norm=true",),
-}
+    "bc, no variants": ("algorithm=bc", "augment.variants=1"),
+    "bc, no masking": (
+        "algorithm=bc", "masking.roads=0", "masking.all_roads=0", "masking.partners=0", "masking.all_partners=0",
+    ),
+    "bc, no dropout": ("algorithm=bc", "policy.dropout=0"),
+}  # fmt: skip
 """What is left out of the default recipe, or put into it, one at a time."""
 
 COLUMNS = {
@@ -65,7 +73,7 @@ COLUMNS = {
 _METRES = ("ade", "min_ade")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """A run to make."""
 
@@ -78,7 +86,14 @@ class Job:
     @property
     def run(self) -> Path:
         """Its folder."""
-        return self.folder / "runs" / f"{self.recipe.replace(' ', '-')}-fold{self.fold}-seed{self.seed}"
+        name = re.sub("[^a-z0-9+]+", "-", self.recipe.lower())
+        return self.folder / "runs" / f"{name}-fold{self.fold}-seed{self.seed}"
+
+    @property
+    def clone(self) -> Path | None:
+        """The run whose cloned policy it begins with; None for its own."""
+        clones = replace(self, recipe=CLONES).run
+        return None if any(setting.startswith("algorithm=") for setting in self.settings) else clones
 
 
 def write_folds(store: DemoStore, folder: Path, folds: int) -> list[Path]:
@@ -102,25 +117,33 @@ def write_folds(store: DemoStore, folder: Path, folds: int) -> list[Path]:
     return paths
 
 
-def train(job: Job, store: Path, common: Sequence[str]) -> None:
+def train(job: Job, store: Path, common: Sequence[str], threads: int) -> None:
     """Make the run, or go on with it, in a process of its own."""
-    checkpoint = job.run / "checkpoint.pt"
-    command = [sys.executable, "-m", "cli", "train", "--store", str(store), "--run", str(job.run)]
-    command += [f"--set={setting}" for setting in (f"seed={job.seed}", *common, *job.settings)]
-    command += ["--resume"] if checkpoint.exists() else []
-    subprocess.run(command, check=True, capture_output=True)
+    settings = [f"seed={job.seed}", *common, *job.settings, *([f"bc.run={job.clone}"] if job.clone else [])]
+    resume = ["--resume"] if (job.run / "checkpoint.pt").exists() else []
+    _call(["train", "--store", store, "--run", job.run, *(f"--set={s}" for s in settings), *resume], threads)
 
 
-def judge(job: Job, store: Path, folds: int, rollouts: int) -> dict[str, Any]:
-    """Evaluation of the run on the scenes of its fold, kept in its folder."""
+def judge(job: Job, store: Path, split: str, rollouts: int, threads: int) -> dict[str, Any]:
+    """Evaluation of the run on a split, kept in its folder."""
     file = job.run / "evaluation.json"
     if not file.exists():
-        config, policy = load_run(job.run)
-        opened = DemoStore(store)
-        scenes = chosen_scenes(opened, "test" if folds > 1 else "all").tolist()
-        cloned = load_cloned(job.run)
-        file.write_text(json.dumps(evaluate(policy, config, opened, scenes=scenes, cloned=cloned, rollouts=rollouts)))
-    return dict(json.loads(file.read_text()))
+        options = ["--split", split, "--rollouts", rollouts, "--report", file]
+        _call(["evaluate", job.run, "--store", store, *options], threads)
+    return dict(json.loads(file.read_text())["splits"][split])
+
+
+def _call(arguments: Sequence[object], threads: int) -> None:
+    """Run gail-cli.
+
+    Raises:
+        click.ClickException: with the last line that it said, if it fails.
+    """
+    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(command[2:])}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -135,8 +158,8 @@ def over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: a row a recipe, then the anchors, with 95 % intervals over scenes."""
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
-    last = list(results.values())[-1]
+    lines = ["| recipe | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    last = list(results.values())[-1]  # anchors are the same beside all
     rows = {name: (result, "policy") for name, result in results.items()}
     rows |= {name: (last, name) for name in last["results"] if name not in ("policy", "behaviour cloning")}
     for name, (result, driver) in rows.items():
@@ -186,18 +209,13 @@ def _lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def _do(job: Job, stores: Sequence[Path], common: Sequence[str], folds: int, rollouts: int) -> dict[str, Any]:
-    train(job, stores[job.fold], common)
-    return judge(job, stores[job.fold], folds, rollouts)
-
-
 @click.command()
 @click.argument("store")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--folds", type=click.IntRange(min=1), default=4, show_default=True, help="1: train and test on all.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--recipes", default=",".join(RECIPES), show_default=True, help="Comma-separated names.")
-@click.option("--ablations", is_flag=True, help="Vary the default recipe instead.")
+@click.option("--recipes", help="Names, with semicolons between. [default: all]")
+@click.option("--ablations", is_flag=True, help="Variations of the default recipe instead.")
 @click.option("--set", "common", multiple=True, help="A setting of all runs.")
 @click.option("--total-timesteps", default=200_000, show_default=True)
 @click.option("--rollouts", default=16, show_default=True, help="Drawn drives of an evaluation.")
@@ -207,7 +225,7 @@ def main(
     out: Path,
     folds: int,
     seeds: int,
-    recipes: str,
+    recipes: str | None,
     ablations: bool,
     common: tuple[str, ...],
     total_timesteps: int,
@@ -215,7 +233,8 @@ def main(
     at_once: int,
 ) -> None:
     """Compare recipes."""
-    chosen = ABLATIONS if ablations else {name: RECIPES[name] for name in recipes.split(",")}
+    known = ABLATIONS if ablations else RECIPES
+    chosen = {name: known[name] for name in (CLONES, *(recipes.split(";") if recipes else known))}
     out.mkdir(parents=True, exist_ok=True)
     stores = write_folds(DemoStore(store), out, folds)
     common = (f"total_timesteps={total_timesteps}", *common)
@@ -225,19 +244,24 @@ def main(
         for fold in range(folds)
         for name, settings in chosen.items()
     ]
+    reports: dict[Job, dict[str, Any]] = {}
+    cores = max(1, (os.cpu_count() or 1) // at_once)
     with (
         ThreadPoolExecutor(at_once) as threads,
         click.progressbar(length=len(jobs), label="runs", file=sys.stderr) as bar,
     ):
-        reports = []
-        for report in threads.map(lambda job: _do(job, stores, common, folds, rollouts), jobs):
-            reports.append(report)
+
+        def do(job: Job) -> None:
+            train(job, stores[job.fold], common, cores)
+            reports[job] = judge(job, stores[job.fold], "test" if folds > 1 else "all", rollouts, cores)
             bar.update(1)
+
+        for clones in (True, False):
+            list(threads.map(do, [job for job in jobs if (job.recipe == CLONES) == clones]))
     results = {}
     for name in chosen:
-        mine = [(job, report) for job, report in zip(jobs, reports, strict=True) if job.recipe == name]
-        of_folds = [over_seeds([r for job, r in mine if job.fold == fold]) for fold in range(folds)]
-        results[name] = pooled(of_folds)
+        seen = [[reports[job] for job in jobs if (job.recipe, job.fold) == (name, fold)] for fold in range(folds)]
+        results[name] = pooled([over_seeds(of_seeds) for of_seeds in seen])
     (out / "results.json").write_text(json.dumps(results))
     (out / "table.md").write_text(table(results))
     curves(jobs).savefig(out / "curves.png")

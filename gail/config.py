@@ -147,14 +147,14 @@ class PolicyConfig(NetworkConfig):
 class BCConfig:
     """Behaviour cloning before the first rollout, where ``algorithm`` says so."""
 
-    steps: int = 1500
+    steps: int = 2500
     """Gradient steps; 0 starts from a random policy."""
     run: str | None = None
     """Folder of a run whose cloned policy is taken over instead."""
     batch_size: int = 512
     learning_rate: float = 1e-3
     """Falls to zero over the steps along a cosine."""
-    weight_decay: float = 0.0
+    weight_decay: float = 0.05
 
     def __post_init__(self) -> None:
         _positive("bc", batch_size=self.batch_size, learning_rate=self.learning_rate)
@@ -166,7 +166,7 @@ class BCConfig:
 class PPOConfig:
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
-    learning_rate: float = 3e-5
+    learning_rate: float = 2e-4
     critic_learning_rate: float = 1e-3
     gamma: float = 0.98
     gae_lambda: float = 0.95
@@ -180,7 +180,7 @@ class PPOConfig:
     critic_weight_decay: float = 0.0
     warmup_iterations: int = 2
     """First rollouts after the warm start in which critic and discriminator learn but the policy does not."""
-    bc_coefficient: float = 0.5
+    bc_coefficient: float = 0.25
     """Weight of the cloning loss on an expert batch beside each policy minibatch, where ``algorithm`` clones; 0
     switches it off."""
     bc_batch_size: int = 256
@@ -346,9 +346,9 @@ class RewardConfig:
     clip: float = 10.0
     gail: float = 1.0
     """Weight of the discriminator's reward."""
-    environment: float = 0.0
-    """Weight of the environment's own reward (``sim.reward``) beside it; with ``algorithm: ppo`` alone, where there is
-    nothing else, it counts 1 unless another weight is given."""
+    environment: float = 0.3
+    """Weight of the environment's own reward (``sim.reward``) beside it; with ``algorithm: ppo``, where there is
+    nothing else, it counts 1."""
 
     def __post_init__(self) -> None:
         _positive("reward", clip=self.clip)
@@ -358,13 +358,13 @@ class RewardConfig:
 class MaskingConfig:
     """Entities hidden at random while a policy learns; see :mod:`gail.masking`."""
 
-    roads: float = 0.9
+    roads: float = 0.95
     """Each observation lacks a share of its road segments that is uniform between none and this."""
-    all_roads: float = 0.2
+    all_roads: float = 0.4
     """Chance that it lacks all."""
-    partners: float = 0.5
+    partners: float = 0.9
     """Likewise of partners."""
-    all_partners: float = 0.1
+    all_partners: float = 0.3
     """Likewise."""
 
     def __post_init__(self) -> None:
@@ -429,7 +429,7 @@ class TrainConfig:
     """Rollouts."""
     data: DataConfig = field(default_factory=DataConfig)
     worlds: WorldsConfig = field(default_factory=WorldsConfig)
-    sim: SimConfig = field(default_factory=SimConfig)
+    sim: SimConfig = field(default_factory=lambda: SimConfig(reward="weighted_combination"))
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     bc: BCConfig = field(default_factory=BCConfig)
@@ -464,7 +464,7 @@ class TrainConfig:
     @property
     def environment_weight(self) -> float:
         """Of the environment's own reward."""
-        return self.reward.environment or float(self.algorithm == "ppo")
+        return 1.0 if self.algorithm == "ppo" else self.reward.environment
 
     def __post_init__(self) -> None:
         disc = self.discriminator

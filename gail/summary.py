@@ -14,11 +14,12 @@ from gail.bootstrap import RESAMPLES, Floats, interval, resampled_sums
 POLICY, LOG = "policy", "log"
 DISTRIBUTIONS: dict[str, tuple[float, float, int]] = {
     "linear_speed": (0.0, 40.0, 100),
-    "linear_acceleration": (-10.0, 10.0, 100),
-    "angular_speed": (-1.5, 1.5, 100),
+    "linear_acceleration": (-10.0, 10.0, 101),
+    "angular_speed": (-1.5, 1.5, 101),
     "distance_to_nearest_object": (-5.0, 45.0, 100),
 }
-"""Features whose distribution is compared with the log's: lowest and highest value, and equal bins between."""
+"""Features whose distribution is compared with the log's: lowest and highest value, and equal bins between. What lies
+around no change has a bin of its own, so that rounding does not tip it from one into the next."""
 
 
 @dataclass(frozen=True, eq=False)

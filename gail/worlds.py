@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gail.background import Prefetch, order
 from gail.deck import Deck
 from gail.demos import chosen_scenes
-from pipeline.augment import Augmentation, varied
+from pipeline.augment import Augmentation, perturbed, varied
 from pipeline.replay import NobodyError, demo_agents, demo_worlds, lone_worlds
 from pipeline.schema import Record
 from pipeline.store import DemoStore
@@ -187,7 +187,8 @@ class WorldStream:
         records = list(store.read([share.scene for share in shares]))
         if self._augment is not None:
             rng = np.random.default_rng([self._seed, number, k])
-            records = [varied(record, store.space, self._augment, rng) for record in records]
+            size = self._augment.perturb
+            records = [perturbed(varied(r, store.space, self._augment, rng), size, rng) for r in records]
         return [(record, share, self._only[k]) for record, share in zip(records, shares, strict=True)]
 
     def _agents(self, record: Record, share: Share, only: Only | None) -> tuple[Record, NDArray[np.int64]]:

@@ -21,6 +21,8 @@ from sim.scene import Role
 
 T = TypeVar("T", bound=np.generic)
 
+_DEVIATION = (0.5, 0.3, 0.03, 0.15)
+"""Standard deviations: m ahead, m to the left, rad, share of the speed."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 """Components of actions that change their sign in a mirror."""
 
@@ -29,14 +31,17 @@ _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 class Augmentation:
     """How scenes are varied while a run learns."""
 
-    variants: int = 32
+    variants: int = 64
     """Variants of each scene that expert batches are drawn from; 1 leaves all scenes as they are."""
-    whole: float = 0.25
+    whole: float = 0.05
     """Chance that a variant is the whole of its scene's time."""
     shortest: int = 20
     """Steps of the shortest piece."""
     mirror: float = 0.5
     """Chance that a variant is mirrored."""
+    perturb: float = 1.0
+    """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
+    speed, each a standard deviation. Experts are never moved, so a policy learns to come back to where they are."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -46,6 +51,8 @@ class Augmentation:
         """
         if self.variants < 1 or self.shortest < 1:
             raise ValueError("augment.variants and augment.shortest must be positive")
+        if not 0 <= self.perturb < float("inf"):
+            raise ValueError(f"augment.perturb is {self.perturb}; it must not be negative")
         if not (0 <= self.whole <= 1 and 0 <= self.mirror <= 1):
             raise ValueError("augment.whole and augment.mirror are chances; they must be in [0, 1]")
 
@@ -103,6 +110,26 @@ def piece(record: Record, first: int, last: int) -> Record:
     return replace(record, scene=replace(small, agent_role=role), demos=kept, vru=None)
 
 
+def perturbed(record: Record, size: float, rng: np.random.Generator) -> Record:
+    """The scene with the drivers of its demos of moving vehicles beginning somewhat off their logs.
+
+    Args:
+        record: the scene and its demos, which stay as they are.
+        size: factor on :data:`_DEVIATION`.
+        rng: where the numbers come from.
+    """
+    agents = record.demos.agent[record.moving]
+    ahead, aside, turn, faster = size * np.array(_DEVIATION)[:, None] * rng.standard_normal((4, len(agents)))
+    log = record.scene.log.copy()
+    x, y, heading, vx, vy = log[agents, 0].astype(np.float64).T
+    c, s = np.cos(heading), np.sin(heading)
+    speed = np.hypot(vx, vy) * np.maximum(0.0, 1 + faster)
+    towards = np.arctan2(vy, vx) + turn
+    place = x + c * ahead - s * aside, y + s * ahead + c * aside
+    log[agents, 0] = np.stack([*place, heading + turn, speed * np.cos(towards), speed * np.sin(towards)], axis=1)
+    return replace(record, scene=replace(record.scene, log=log))
+
+
 def mirrored(record: Record, space: ActionSpace) -> Record:
     """The scene and the demos of vehicles with left and right exchanged.
 
@@ -117,10 +144,11 @@ def mirrored(record: Record, space: ActionSpace) -> Record:
     segment[edge, 4] += np.float32(np.pi)
     lights = scene.light_stop_point * np.array([1, -1], np.float32)
     image = replace(scene, log=mirrored_states(scene.log), segment=segment, light_stop_point=lights)
-    action = np.where((demos.mark != ABSENT)[..., None], mirrored_actions(demos.action, space), 0)
+    image_of = mirrored_actions(demos.action, space)
+    action: NDArray[Any] = np.where((demos.mark != ABSENT)[..., None], image_of, 0).astype(demos.action.dtype)
     return replace(
         record, scene=image,
-        demos=replace(demos, state=mirrored_states(demos.state), action=action.astype(demos.action.dtype)), vru=None,
+        demos=replace(demos, state=mirrored_states(demos.state), action=action), vru=None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gail.evaluate import drive, expert_driver
-from pipeline.augment import Augmentation, mirrored, mirrored_actions, piece, varied
+from pipeline.augment import Augmentation, mirrored, mirrored_actions, perturbed, piece, varied
 from pipeline.expert import ABSENT
 from pipeline.replay import make_experts
 from sim.actions import ActionSpace
@@ -142,7 +142,7 @@ def test_steps_that_are_no_piece_are_refused(make_store):
 def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
     store = make_store()
     record, rng = record_of(store), np.random.default_rng(0)
-    many = [varied(record, store.space, Augmentation(), rng).scene for _ in range(400)]
+    many = [varied(record, store.space, Augmentation(whole=0.25), rng).scene for _ in range(400)]
     whole = [np.array_equal(scene.valid, record.scene.valid) for scene in many]
     flipped = [np.array_equal(scene.segment[:, 1], -record.scene.segment[:, 1]) for scene in many]
     assert abs(np.mean(whole) - 0.25) < 0.07
@@ -154,7 +154,33 @@ def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
     assert plain is record
 
 
-@pytest.mark.parametrize(("key", "value"), [("variants", 0), ("shortest", 0), ("whole", 1.5), ("mirror", -0.1)])
+def test_who_begins_off_the_log(make_store):
+    """Deviations are as large as told, ahead and aside of each agent's own heading; experts and others stay."""
+    store, rng = make_store(), np.random.default_rng(0)
+    record = record_of(store)
+    agents = record.demos.agent[record.moving]
+    many = [perturbed(record, 2.0, rng) for _ in range(2000)]
+    begun = np.stack([one.scene.log[agents, 0] for one in many]).astype(np.float64)
+    x, y, heading, vx, vy = record.scene.log[agents, 0].astype(np.float64).T
+    dx, dy = begun[..., 0] - x, begun[..., 1] - y
+    ahead, aside = np.cos(heading) * dx + np.sin(heading) * dy, np.cos(heading) * dy - np.sin(heading) * dx
+    speed = np.hypot(vx, vy)
+    fast = speed > 1
+    faster = np.hypot(begun[..., 3], begun[..., 4])[:, fast] / speed[fast] - 1
+    for found, size in ((ahead, 1.0), (aside, 0.6), (begun[..., 2] - heading, 0.06), (faster, 0.3)):
+        np.testing.assert_allclose(found.std(axis=0), size, rtol=0.1)
+        np.testing.assert_allclose(found.mean(axis=0), 0, atol=size / 8)
+    others = np.setdiff1d(np.arange(record.scene.num_agents), agents)
+    assert all(np.array_equal(one.scene.log[others], record.scene.log[others]) for one in many[:5])
+    assert all(np.array_equal(one.scene.log[:, 1:], record.scene.log[:, 1:]) for one in many[:5])
+    assert all(one.demos is record.demos for one in many[:5])
+    assert np.array_equal(perturbed(record, 0.0, rng).scene.log[..., :3], record.scene.log[..., :3])
+
+
+BAD = [("perturb", -1.0), ("variants", 0), ("shortest", 0), ("whole", 1.5), ("mirror", -0.1)]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
 def test_bad_settings_are_told(key, value):
     with pytest.raises(ValueError, match=f"augment.{key}"):
         Augmentation(**{key: value})

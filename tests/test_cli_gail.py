@@ -58,7 +58,7 @@ def finished(make_store, small, tmp_path_factory):
     store = make_store(scenes=2).path
     printed = run(
         "train", folder / "config.yaml", "--store", store, "--run", folder / "run",
-        "--total-timesteps", 400, "--seed", 3, "--set", "reward.goal=1", "--set", "bc.steps=5",
+        "--total-timesteps", 400, "--seed", 3, "--set", "reward.environment=1", "--set", "bc.steps=5",
     )  # fmt: skip
     return folder / "run", store, printed
 
@@ -73,7 +73,7 @@ def test_training(finished):
     assert {CHECKPOINT, "config.yaml", "curves.png"} <= {path.name for path in folder.iterdir()}
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     settings = yaml.safe_load((folder / "config.yaml").read_text())
-    chosen = settings["total_timesteps"], settings["seed"], settings["reward"]["goal"], settings["bc"]["steps"]
+    chosen = settings["total_timesteps"], settings["seed"], settings["reward"]["environment"], settings["bc"]["steps"]
     assert chosen == (400, 3, 1, 5)
     assert settings["policy"]["hidden"] == 16  # from the file
     cloning, *rollouts = printed.stderr.splitlines()
@@ -94,6 +94,52 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
     assert run(*command, "--resume", "--total-timesteps", done["timesteps"] + 1).exit_code == 0
     went_on = progress_of(tmp_path / "run")
     assert went_on["iteration"] == done["iteration"] + 1
+
+
+def test_a_run_goes_on_with_its_stores_and_its_settings(config, make_store, tmp_path):
+    """When nothing is named but the run."""
+    stores = [make_store(scenes=2).path, make_store().path]
+    begun = run("train", config, *itertools.chain(*(("--store", path) for path in stores)), "--run", tmp_path / "run")
+    assert begun.exit_code == 0
+    done = progress_of(tmp_path / "run")
+    more = run("train", "--run", tmp_path / "run", "--resume", "--total-timesteps", done["timesteps"] + 1)
+    assert more.exit_code == 0
+    assert progress_of(tmp_path / "run")["iteration"] == done["iteration"] + 1
+    known = json.loads((tmp_path / "run" / "environment.json").read_text())["stores"]
+    assert known == [str(path) for path in stores]
+
+
+def test_stores_may_be_named_in_the_configuration(config, make_store, tmp_path):
+    stores = [str(make_store(scenes=2).path)]
+    settings = yaml.safe_load(config.read_text())
+    settings["data"]["stores"] = stores
+    config.write_text(yaml.safe_dump(settings))
+    assert run("train", config, "--run", tmp_path / "run").exit_code == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["stores"] == stores
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "no demo store is named; name one with --store, or in data.stores"),
+        (["--store", Path(__file__).parent], "there is no demo store here"),
+        (["--set", "data.stores=[/missing.zarr]"], "/missing.zarr"),
+    ],
+)
+def test_a_run_needs_a_store(tmp_path, options, told):
+    assert told in refusal(run("train", "--run", tmp_path / "run", *options))
+
+
+@pytest.mark.parametrize(("algorithm", "cloned", "rollouts"), [("bc", True, 0), ("ppo", False, 1)])
+def test_each_algorithm_tells_how_far_it_is(config, make_store, tmp_path, algorithm, cloned, rollouts):
+    """Without a discriminator there is nothing to tell of one."""
+    command = ["train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run"]
+    printed = run(*command, "--set", f"algorithm={algorithm}")
+    assert printed.exit_code == 0
+    lines = printed.stderr.splitlines()
+    assert [line.startswith("cloning: ") for line in lines] == [True] * cloned + [False] * rollouts
+    assert "D expert" not in printed.stderr
+    assert (tmp_path / "run" / "curves.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +188,7 @@ def test_folders_without_what_they_should_hold(config, finished, tmp_path):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["train"], "Missing option '--store'"),
+        (["train"], "Missing option '--run'"),
         (["train", "--store", "/missing", "--run", "r"], "'/missing' does not exist"),
         (["train", "/missing.yaml", "--store", "/", "--run", "r"], "File '/missing.yaml' does not exist"),
         (["train", "--store", "/", "--run", "r", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'"),

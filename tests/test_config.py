@@ -64,7 +64,7 @@ def test_settings_go_over_the_file(tmp_path):
         ("gamma=0.9", "unknown key gamma; did you mean ppo.gamma?"),
         ("discriminator.network.hiden=1", "unknown key discriminator.network.hiden; did you mean discriminator.netw"),
         ("sim.selection.max_agent=1", "unknown key sim.selection.max_agent; did you mean sim.selection.max_agents?"),
-        ("bc.zzz=1", "unknown key bc.zzz; known keys: steps, batch_size, learning_rate"),
+        ("bc.zzz=1", "unknown key bc.zzz; known keys: steps, "),
         ("ppo=3", "ppo is a section with keys, not a value (got 3)"),
         ("sim.selection=no", "sim.selection is a section with keys, not a value (got False)"),
         ("seed.x=1", "seed: Input should be a valid integer (got {'x': 1})"),
@@ -73,6 +73,9 @@ def test_settings_go_over_the_file(tmp_path):
         ("ppo.epochs=null", "ppo.epochs: Input should be a valid integer (got None)"),
         ("ppo.gamma=[1]", "ppo.gamma: Input should be a valid number (got [1])"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
+        ("algorithm=sac", "algorithm: Input should be 'bc+gail', 'gail', 'bc' or 'ppo' (got 'sac')"),
+        ("wandb.mode=later", "wandb.mode: Input should be 'online' or 'offline' (got 'later')"),
+        ("reward.goal=1", "unknown key reward.goal; did you mean"),
         ("reward.form=softplus", "reward.form: Input should be 'logit', 'gail', 'airl', 'bounded' or 'dail' ("),
         ("seed", "--set seed: must look like section.key=value"),
         ("=1", "--set =1: must look like section.key=value"),
@@ -101,13 +104,31 @@ def test_a_value_is_no_section(tmp_path):
         ("worlds.rollouts_per_batch=0", "worlds.rollouts_per_batch is 0; it must be positive"),
         ("policy.hidden=0", "network.hidden is 0; it must be positive"),
         ("discriminator.dropout=1", "discriminator.dropout is 1.0; it must be in [0, 1)"),
-        ("bc.steps=-1", "bc.steps is negative; 0 switches the warm start off"),
+        ("bc.steps=-1", "bc.steps and bc.weight_decay must not be negative; 0 steps switch the warm start off"),
+        ("bc.weight_decay=-1", "bc.steps and bc.weight_decay must not be negative"),
         ("bc.batch_size=0", "bc.batch_size is 0; it must be positive"),
         ("ppo.learning_rate=.nan", "ppo.learning_rate is nan; it must be positive"),
         ("ppo.clip=0", "ppo.clip is 0.0; it must be positive"),
         ("ppo.gamma=1.01", "ppo.gamma must be in (0, 1]"),
         ("ppo.gae_lambda=-0.1", "ppo.gae_lambda in [0, 1]"),
         ("discriminator.updates=0", "discriminator.updates is 0; it must be positive"),
+        (
+            "discriminator.epochs=0",
+            "discriminator.epochs and discriminator.policy_buffer_size must be positive, or null",
+        ),
+        ("discriminator.policy_buffer_size=0", "discriminator.policy_buffer_size must be positive, or null"),
+        ("discriminator.epochs=-1", "discriminator.epochs is -1; it must be positive"),
+        ("discriminator.policy_buffer_size=-1", "discriminator.policy_buffer_size is -1; it must be positive"),
+        ("discriminator.update_every=0", "discriminator.update_every is 0; it must be positive"),
+        ("discriminator.min_policy_data=-1", "discriminator.min_policy_data is -1; it must not be negative"),
+        ("ppo.critic_weight_decay=-1", "ppo.critic_weight_decay is -1.0; it must not be negative"),
+        ("ppo.weight_decay=-1", "ppo.weight_decay is -1.0; it must not be negative"),
+        ("masking.roads=1.5", "masking.roads is 1.5; it must be in [0, 1]"),
+        ("masking.all_partners=-0.5", "masking.all_partners is -0.5; it must be in [0, 1]"),
+        ("latent.codes=1", "latent.codes must be 0 or at least 2"),
+        ("latent.codes=-1", "latent.codes must be 0 or at least 2"),
+        ("latent.weight=-1", "latent.weight not negative"),
+        ("latent.updates=0", "latent.updates is 0; it must be positive"),
         ("discriminator.label_smoothing=0.5", "discriminator.label_smoothing must be in [0, 0.5)"),
         ("reward.clip=0", "reward.clip is 0.0; it must be positive"),
         ("ppo.max_grad_norm=-1", "ppo.max_grad_norm is -1.0; it must be positive"),
@@ -127,7 +148,7 @@ def test_values_that_make_no_sense_are_refused(setting, told):
         ("- seed", "must hold `key: value` lines, not a list"),
         ("seed", "must hold `key: value` lines, not a str"),
         ("ppo:\n", "ppo is a section with keys, not a value (got None)"),
-        ("1: 2", "unknown key 1; known keys: seed"),
+        ("1: 2", "unknown key 1; known keys: algorithm, seed"),
         ("ppo: {gama: 1}", "unknown key ppo.gama; did you mean ppo.gamma?"),
         ("seed: much", "seed: Input should be a valid integer"),
     ],
@@ -144,3 +165,26 @@ def test_a_file_that_cannot_be_read(tmp_path):
     assert "cannot be read (" in sentence(tmp_path)
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read (" in sentence(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "adversarial", "clones", "steps", "timesteps", "weight"),
+    [
+        ("bc+gail", True, True, 7, 9, 0.0),
+        ("gail", True, False, 0, 9, 0.0),
+        ("bc", False, True, 7, 0, 0.0),
+        ("ppo", False, False, 0, 9, 1.0),
+    ],
+)
+def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, timesteps, weight):
+    config = config_from_dict({"algorithm": algorithm, "bc": {"steps": 7}, "total_timesteps": 9})
+    assert (config.adversarial, config.clones) == (adversarial, clones)
+    assert (config.cloning_steps, config.rollout_timesteps) == (steps, timesteps)
+    assert config.environment_weight == weight
+    assert replace(config, reward=replace(config.reward, environment=0.25)).environment_weight == 0.25
+
+
+def test_masks_hide_when_any_rate_is_positive():
+    nothing = {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0}
+    assert not config_from_dict({"masking": nothing}).masking.hides
+    assert all(config_from_dict({"masking": {**nothing, name: 0.1}}).masking.hides for name in nothing)

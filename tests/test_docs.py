@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gail.config import TrainConfig, load_config
+from gail.config import GAILSettings, TrainConfig, load_config
+from gail.reference import FLAGS, MLAGENTS, SECTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +28,22 @@ def test_every_setting_is_documented_with_its_default():
     for key, default in settings(TrainConfig()):
         loaded = load_config(None, [f"{key}={documented[key]}"])
         assert dict(settings(loaded))[key] == default, key
+
+
+def test_every_name_of_the_references_is_documented():
+    """In one table, with the key here, and the flag where there is one."""
+    text = (ROOT / "docs/configuration.md").read_text().split("## Names of the references")[1]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    documented = {name: (theirs, ours) for theirs, _, ours in rows for name in re.findall(r"`([a-z_.]+)`", theirs)}
+    for section, keys in SECTIONS.items():
+        for name, key in keys.items():
+            theirs, ours = documented.pop(f"{section}.{name}")
+            assert f"`{key}`" in ours
+            assert (f"`--{name.replace('_', '-')}`" in theirs) == (name in FLAGS), name
+    for key, _ in settings(GAILSettings()):
+        assert f"`{MLAGENTS}.{key}`" in documented.pop(f"reward_signals.gail.{key}")[1]
+    rest = {name for name in documented if not name.startswith((".", "wandb"))}
+    assert rest == {"single_agent_gail.py", "gail.py"}
 
 
 def test_example_and_demo_configurations_load(tmp_path):

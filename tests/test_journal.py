@@ -170,7 +170,7 @@ def test_the_real_one_takes_what_it_is_given(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     for _ in range(2):
         journal = Journal(tmp_path, settings(mode="offline", group="ablation"), 0, 0)
-        journal.write({"discriminator/loss": 0.5}, 70)
+        journal.write({"discriminator/loss": 0.5}, 70, iteration=0)
         journal.close()
         (name,) = {path.name.split("-")[-1] for path in (tmp_path / "wandb").glob("offline-run-*")}
     assert (tmp_path / "wandb-id.txt").read_text() == name

@@ -125,6 +125,25 @@ def test_nothing_of_the_future_is_used_for_others(policy, config, make_store):
     assert first == other
 
 
+def test_who_drives_stays_to_the_end(policy, config, make_store):
+    """Also where its log ends early, which is where its goal is."""
+    store = make_store()
+    (record,) = store.read([0])
+    valid = record.scene.valid.copy()
+    valid[:, 40:] = False
+
+    class Short:
+        path, steps, space = store.path, store.steps, store.space
+
+        def read(self, scenes):
+            return [replace(record, scene=replace(record.scene, valid=valid))]
+
+    (rollouts,) = submission(policy, config, Short(), scenes=[0], rollouts=2).scenario_rollouts
+    found = positions(rollouts)[..., :2]
+    assert np.ptp(found, axis=0).max() > 1e-6
+    assert np.linalg.norm(np.diff(found, axis=2), axis=-1).max() < 5
+
+
 def test_heights_come_from_the_sources(policy, config, make_store):
     store = make_store()
     ids = store.scene_ids()

@@ -11,7 +11,8 @@ import yaml
 
 from gail.config import config_from_dict
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
-from gail.run import CHECKPOINT, CLONED, RunError, check_fit, load_cloned, load_run
+from gail.ppo import update
+from gail.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run
 from gail.trainer import RewardScale, Trainer
 from pipeline.build import ExtractConfig
 from pipeline.extract import ExtractOptions, extract
@@ -140,6 +141,117 @@ def test_the_discriminator_learns_to_tell_random_driving_from_experts(make_store
     assert abs(accuracies[0] - 0.5) < 0.2
     assert accuracies[1] > 0.8
     assert last["discriminator/policy_estimate"] < -0.5
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "cloned", "learned"),
+    [
+        ("bc+gail", {"policy"}, {"policy", "critic", "discriminator"}),
+        ("gail", set(), {"policy", "critic", "discriminator"}),
+        ("bc", {"policy"}, set()),
+        ("ppo", set(), {"policy", "critic"}),
+    ],
+)
+def test_each_algorithm_is_a_way_through_one_trainer(make_store, small, tmp_path, algorithm, cloned, learned):
+    """Which networks its cloning and its rollouts change, and what it measures."""
+    config = small(algorithm=algorithm, total_timesteps=1, ppo={"warmup_iterations": 0})
+    trainer = Trainer(config, make_store(scenes=2).path, tmp_path / "run")
+
+    def parts():
+        found = {"policy": trainer.networks.policy, "critic": trainer.networks.critic}
+        judge = {} if trainer.adversary is None else {"discriminator": trainer.adversary.provider.network}
+        return {name: [x.clone() for x in part.parameters()] for name, part in (found | judge).items()}
+
+    def changed(before):
+        now = parts()
+        return {name for name, x in before.items() if not all(map(torch.equal, x, now[name]))}
+
+    begun = parts()
+    trainer._clone(lambda: False)
+    assert changed(begun) == cloned
+    begun = parts()
+    trainer.run()
+    assert changed(begun) == learned
+    assert ("discriminator" in begun) == (trainer.adversary is not None) == ("gail" in algorithm)
+    lines = metrics(tmp_path / "run")
+    groups = {name.split("/")[0] for line in lines for name in line if "/" in name}
+    expected = {"bc"} if cloned else set()
+    expected |= {"rollout", "ppo", "reward", "time"} if learned else set()
+    expected |= {"discriminator"} if "discriminator" in learned else set()
+    assert groups == expected
+    named = {name for line in lines for name in line}
+    assert ("reward/gail" in named) == ("gail" in algorithm)
+    assert ("ppo/bc_loss" in named) == (algorithm == "bc+gail")
+    assert (tmp_path / "run" / CLONED).exists() == bool(cloned)
+    assert trainer.progress.iteration == bool(learned)
+    twin = Trainer(config, make_store(scenes=2).path, tmp_path / "run", resume=True)
+    twin.run()
+    assert trainer.progress == twin.progress
+    load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("weight", "factor"), [(0.0, 1.0), (0.25, 0.25)])
+def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight, factor):
+    """Neither scaled nor mixed with anything."""
+    seen, sim = [], {"reward": "weighted_combination", "box_scale": 2.0}
+    monkeypatch.setattr("gail.trainer.update", lambda *args, **more: seen.append(args) or update(*args, **more))
+    config = small(algorithm="ppo", total_timesteps=1, sim=sim, reward={"environment": weight})
+    trained(config, make_store(scenes=2), tmp_path / "run")
+    ((_, _, _, rollout, reward, _, demos, *_),) = seen
+    assert torch.equal(reward, factor * rollout.environment_reward)
+    assert reward.any()
+    assert demos is None
+    (line,) = metrics(tmp_path / "run")
+    paid = rollout.environment_reward[rollout.alive].mean().item()
+    assert line["reward/environment"] == pytest.approx(paid)
+
+
+def test_the_environment_may_pay_beside_the_discriminator(make_store, small, tmp_path):
+    """By its weight, on top of the discriminator's reward after scaling."""
+    config = small(sim={"reward": "weighted_combination", "box_scale": 2.0}, reward={"environment": 0.25, "gail": 3.0})
+    trainer = Trainer(config, make_store(scenes=2).path, tmp_path / "run")
+    reward, seen = trainer._reward, []
+    trainer._reward = lambda rollout: seen.append(rollout) or reward(rollout)
+    trainer._iterate()
+    trainer.close()
+    trainer.reward_scale = lambda paid, alive, gamma: paid / 5
+    (rollout,) = seen
+    expected = 3 * trainer.adversary.reward(rollout)[0] / 5 + 0.25 * rollout.environment_reward
+    torch.testing.assert_close(reward(rollout)[0], expected)
+    assert rollout.environment_reward.any()
+
+
+def test_a_run_may_learn_from_several_stores(make_store, small, tmp_path):
+    """In proportion to their weights; it goes on with the same ones alone."""
+    config = small(total_timesteps=1, data={"store_weights": [1, 3]})
+    paths = [make_store(scenes=2).path, make_store().path]
+    trainer = Trainer(config, paths, tmp_path / "run")
+    trainer.run()
+    scene = trainer.sampler.sample(4000).transition[:, 0]
+    assert (scene < 2).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["stores"] == [str(p) for p in paths]
+    with pytest.raises(RunError, match="resume with that store"):
+        Trainer(config, paths[::-1], tmp_path / "run", resume=True)
+    for wrong, told in (
+        ([1], r"1 weight\(s\) for 2 store\(s\); give one a store"),
+        ([1, 0], "must be positive finite"),
+    ):
+        with pytest.raises(RunError, match=f"data.store_weights: .*{told}"):
+            Trainer(small(data={"store_weights": wrong}), paths, tmp_path / "other")
+
+
+def test_which_stores_a_run_learns_from(small, tmp_path):
+    """Those that are named, or those of the run that goes on, or the configuration's, or ML-Agents' demos."""
+    empty, demos = small(), small(discriminator={"mlagents": {"demo_path": "d"}})
+    both = replace(demos, data=replace(demos.data, stores=("a", "b")))
+    (tmp_path / "environment.json").write_text('{"stores": ["r"]}')
+    assert chosen_stores(both, ["x", "y"], tmp_path) == ["x", "y"]
+    assert chosen_stores(both, [], tmp_path) == ["r"]
+    assert chosen_stores(both, [], tmp_path / "nowhere") == ["a", "b"]
+    assert chosen_stores(both) == ["a", "b"]
+    assert chosen_stores(demos) == ["d"]
+    with pytest.raises(RunError, match=r"no demo store is named; name one with --store, or in data.stores"):
+        chosen_stores(empty)
 
 
 @pytest.mark.parametrize(
