@@ -3,8 +3,9 @@
 python -m benchmarks.imitation STORE OUT --folds 4 --seeds 2
 
 OUT gets a run of each recipe, fold and seed, its evaluation on the scenes that it has not seen (with one fold: on those
-that it has), a table (table.md, results.json) and curves (curves.png). What is there already is not made again, so the
-command goes on where it was stopped.
+that it has), a table (recipes.md, recipes.json) and curves (recipes.png); with ``--compare ablations`` or ``troubles``,
+the same of variations of the default recipe. What is there already is not made again, so the command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -71,6 +72,24 @@ COLUMNS = {
 }  # fmt: skip
 """Metrics of the table."""
 _METRES = ("ade", "min_ade")
+
+
+TROUBLES: dict[str, Sequence[str]] = {
+    CLONES: ("algorithm=bc",),
+    "healthy": (),
+    "discriminator too strong": (
+        "discriminator.learning_rate=0.003", "discriminator.updates=160", "discriminator.dropout=0",
+        "discriminator.max_accuracy=1", "ppo.bc_coefficient=0", "reward.environment=0",
+    ),
+    "policy too fast": ("ppo.learning_rate=0.01", "ppo.bc_coefficient=0"),
+    "paid for being there": (
+        "sim.on_goal=remove", "reward.form=gail", "reward.environment=0", "ppo.bc_coefficient=0",
+        "ppo.learning_rate=0.001",
+    ),
+}  # fmt: skip
+"""Ways to go wrong, for the pictures of docs/recipes.md."""
+
+SETS = {"recipes": RECIPES, "ablations": ABLATIONS, "troubles": TROUBLES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +167,15 @@ def _call(arguments: Sequence[object], threads: int) -> None:
 
 def over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Evaluations of several seeds on the same scenes as one, in which every seed counts alike."""
-    first, *rest = (SceneScores.from_json(report["per_scene"]) for report in reports)
-    sums = {
-        driver: {key: x + sum(other.sums[driver][key] for other in rest) for key, x in columns.items()}
-        for driver, columns in first.sums.items()
-    }
-    return {**reports[0], "per_scene": SceneScores(first.scenes, sums, first.histograms).to_json()}
+    scores = [SceneScores.from_json(report["per_scene"]) for report in reports]
+    sums, histograms = (
+        {
+            driver: {key: np.sum([table[driver][key] for table in tables], axis=0) for key in columns}
+            for driver, columns in tables[0].items()
+        }
+        for tables in ([s.sums for s in scores], [s.histograms for s in scores])
+    )
+    return {**reports[0], "per_scene": SceneScores(scores[0].scenes, sums, histograms).to_json()}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -183,11 +205,12 @@ def curves(jobs: Sequence[Job]) -> Figure:
     """What the recipes' rollouts did as they learned: a line a recipe, the mean over folds and seeds."""
     names = {
         "rollout/goal": "at the goal", "rollout/collision": "collision", "rollout/off_road": "off-road",
-        "discriminator/expert_accuracy": "discriminator: experts told right",
-        "discriminator/policy_accuracy": "discriminator: policy told right", "ppo/entropy": "entropy (nats)",
+        "rollout/length": "steps of an episode", "discriminator/expert_accuracy": "discriminator: experts told right",
+        "discriminator/policy_accuracy": "discriminator: policy told right",
+        "ppo/entropy": "entropy (nats)", "ppo/approx_kl": "change of the policy a rollout (KL, nats)",
     }  # fmt: skip
-    figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
-    axes = figure.subplots(2, 3).flatten()
+    figure = Figure(figsize=(15, 6.5), dpi=110, layout="constrained")
+    axes = figure.subplots(2, 4).flatten()
     for recipe in dict.fromkeys(job.recipe for job in jobs):
         runs = [_lines(job.run) for job in jobs if job.recipe == recipe]
         for axis, name in zip(axes, names, strict=True):
@@ -214,8 +237,8 @@ def _lines(run: Path) -> list[dict[str, float]]:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--folds", type=click.IntRange(min=1), default=4, show_default=True, help="1: train and test on all.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--recipes", help="Names, with semicolons between. [default: all]")
-@click.option("--ablations", is_flag=True, help="Variations of the default recipe instead.")
+@click.option("--compare", "what", type=click.Choice(list(SETS)), default="recipes", show_default=True)
+@click.option("--recipes", help="Names out of these, with semicolons between. [default: all]")
 @click.option("--set", "common", multiple=True, help="A setting of all runs.")
 @click.option("--total-timesteps", default=200_000, show_default=True)
 @click.option("--rollouts", default=16, show_default=True, help="Drawn drives of an evaluation.")
@@ -225,15 +248,15 @@ def main(
     out: Path,
     folds: int,
     seeds: int,
+    what: str,
     recipes: str | None,
-    ablations: bool,
     common: tuple[str, ...],
     total_timesteps: int,
     rollouts: int,
     at_once: int,
 ) -> None:
     """Compare recipes."""
-    known = ABLATIONS if ablations else RECIPES
+    known = SETS[what]
     chosen = {name: known[name] for name in (CLONES, *(recipes.split(";") if recipes else known))}
     out.mkdir(parents=True, exist_ok=True)
     stores = write_folds(DemoStore(store), out, folds)
@@ -262,9 +285,9 @@ def main(
     for name in chosen:
         seen = [[reports[job] for job in jobs if (job.recipe, job.fold) == (name, fold)] for fold in range(folds)]
         results[name] = pooled([over_seeds(of_seeds) for of_seeds in seen])
-    (out / "results.json").write_text(json.dumps(results))
-    (out / "table.md").write_text(table(results))
-    curves(jobs).savefig(out / "curves.png")
+    (out / f"{what}.json").write_text(json.dumps(results))
+    (out / f"{what}.md").write_text(table(results))
+    curves(jobs).savefig(out / f"{what}.png")
     click.echo(table(results))
 
 

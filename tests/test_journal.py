@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from test_training import after, metrics, trained
+from runs import after, metrics, trained
 
 from gail.config import TrainConfig, config_from_dict, config_to_dict
 from gail.journal import METRICS, Journal

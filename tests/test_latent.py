@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rollouts import LAYOUT, SPACE, rollout
-from test_training import after, assert_equal, checkpoint, metrics, trained
+from runs import after, assert_equal, checkpoint, metrics, trained
 
 from gail.config import PolicyConfig, config_from_dict
 from gail.evaluate import evaluate, policy_driver

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from runs import after, assert_equal, checkpoint, metrics, trained
 
 from gail.config import config_from_dict
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
@@ -31,26 +32,6 @@ METRICS = {
     "ppo/critic_loss", "ppo/explained_variance", "time/steps_per_s",
 }  # fmt: skip
 POLICY_METRICS = {"ppo/policy_loss", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl", "ppo/bc_loss"}
-
-
-def after(count):
-    """Says stop when asked for more than ``count`` steps."""
-    asked = iter(range(count))
-    return lambda: next(asked, None) is None
-
-
-def trained(config, store, folder, stop=lambda: False, resume=False):
-    trainer = Trainer(config, store.path, folder, resume)
-    trainer.run(stop)
-    return trainer
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def checkpoint(folder):
-    return torch.load(folder / CHECKPOINT, weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -292,18 +273,6 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
 
 
 # Going on
-
-
-def assert_equal(a, b):
-    """Nested dictionaries of numbers and tensors are equal, but for the time that things took."""
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        if isinstance(value, dict):
-            assert_equal(value, b[name])
-        elif isinstance(value, torch.Tensor):
-            assert torch.equal(value, b[name]), name
-        else:
-            assert name == "seconds" or value == b[name], name
 
 
 def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
