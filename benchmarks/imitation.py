@@ -264,8 +264,8 @@ def main(
     jobs = [
         Job(name, settings, fold, seed, out)
         for seed in range(seeds)
-        for fold in range(folds)
         for name, settings in chosen.items()
+        for fold in range(folds)
     ]
     reports: dict[Job, dict[str, Any]] = {}
     cores = max(1, (os.cpu_count() or 1) // at_once)

@@ -408,7 +408,7 @@ class WandbConfig:
     group: str | None = None
     name: str | None = None
     """Of the run; that of its folder when null."""
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["online", "offline", "disabled"] = "online"
 
 
 @dataclass(frozen=True)

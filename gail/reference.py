@@ -79,7 +79,7 @@ MLAGENTS = "discriminator.mlagents"
 def settings_of(name: str, value: Any) -> Settings:
     """What a key or a flag of GAIL-for-GPUDrive sets."""
     if name == "use_gail":
-        return {"algorithm": "bc+gail" if value else "ppo"}
+        return {"algorithm": "bc+gail", "reward.environment": 0.0} if value else {"algorithm": "ppo"}
     if name == "single_agent":
         return {"worlds.mode": "single_agent" if value else "multi_agent"}
     key = (SECTIONS["train"] | SECTIONS["environment"])[name]
@@ -114,7 +114,7 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
             found |= settings_of("reward_type", given["reward_type"])
     signals = data.get("reward_signals")
     if isinstance(signals, Mapping) and set(signals) == {"gail"} and isinstance(signals["gail"], Mapping):
-        found |= {"discriminator.compat": "mlagents", MLAGENTS: dict(signals["gail"])}
+        found |= {"discriminator.compat": "mlagents", "reward.environment": 0.0, MLAGENTS: dict(signals["gail"])}
     elif "reward_signals" in data:
         rest["reward_signals"] = signals
     return over(_nested(found), rest)

@@ -186,7 +186,7 @@ class Stores:
         if key not in self._first:
             shares = self._deck.dealt(most).tolist()
             if 0 in shares:
-                raise ValueError(f"worlds.max_single_agent_envs is {most}, which leaves a store without one; raise it")
+                raise StoreError(f"worlds.max_single_agent_envs is {most}, which leaves a store without one; raise it")
             pairs = zip(self.stores, shares, strict=True)
             self._first[key] = [FirstAgents(store, *key[:3], share, data.max_scenes) for store, share in pairs]
         return [first.rows for first in self._first[key]]

@@ -24,7 +24,7 @@ def sentence(*args):
 
 def test_nothing_given_is_the_defaults(tmp_path):
     assert load_config() == load_config(written(tmp_path, "")) == TrainConfig()
-    assert TrainConfig().sim == SimConfig()
+    assert TrainConfig().sim == SimConfig(reward="weighted_combination")
     assert TrainConfig().observation == ObservationConfig()
 
 
@@ -39,7 +39,8 @@ def test_yaml_round_trip(tmp_path):
             "ppo": {"learning_rate": 1e-7, "bootstrap_truncation": False},
         }
     )
-    assert config.sim == SimConfig(on_goal="remove", horizon=20, selection=Selection(max_controlled=3))
+    rules = {"on_goal": "remove", "horizon": 20, "reward": "weighted_combination"}
+    assert config.sim == SimConfig(**rules, selection=Selection(max_controlled=3))
     assert load_config(written(tmp_path, yaml.safe_dump(config_to_dict(config)))) == config
     assert config_from_dict(config_to_dict(TrainConfig())) == TrainConfig()
 
@@ -74,7 +75,7 @@ def test_settings_go_over_the_file(tmp_path):
         ("ppo.gamma=[1]", "ppo.gamma: Input should be a valid number (got [1])"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda' (got 'gpu')"),
         ("algorithm=sac", "algorithm: Input should be 'bc+gail', 'gail', 'bc' or 'ppo' (got 'sac')"),
-        ("wandb.mode=later", "wandb.mode: Input should be 'online' or 'offline' (got 'later')"),
+        ("wandb.mode=later", "wandb.mode: Input should be 'online', 'offline' or 'disabled' (got 'later')"),
         ("reward.goal=1", "unknown key reward.goal; did you mean"),
         ("reward.form=softplus", "reward.form: Input should be 'logit', 'gail', 'airl', 'bounded' or 'dail' ("),
         ("seed", "--set seed: must look like section.key=value"),
@@ -170,18 +171,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("algorithm", "adversarial", "clones", "steps", "timesteps", "weight"),
     [
-        ("bc+gail", True, True, 7, 9, 0.0),
-        ("gail", True, False, 0, 9, 0.0),
-        ("bc", False, True, 7, 0, 0.0),
+        ("bc+gail", True, True, 7, 9, 0.25),
+        ("gail", True, False, 0, 9, 0.25),
+        ("bc", False, True, 7, 0, 0.25),
         ("ppo", False, False, 0, 9, 1.0),
     ],
 )
 def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, timesteps, weight):
-    config = config_from_dict({"algorithm": algorithm, "bc": {"steps": 7}, "total_timesteps": 9})
+    settings = {"bc": {"steps": 7}, "total_timesteps": 9, "reward": {"environment": 0.25}}
+    config = config_from_dict({"algorithm": algorithm, **settings})
     assert (config.adversarial, config.clones) == (adversarial, clones)
     assert (config.cloning_steps, config.rollout_timesteps) == (steps, timesteps)
     assert config.environment_weight == weight
-    assert replace(config, reward=replace(config.reward, environment=0.25)).environment_weight == 0.25
 
 
 def test_masks_hide_when_any_rate_is_positive():

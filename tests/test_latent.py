@@ -230,7 +230,8 @@ def test_a_run_goes_on_with_as_many_codes_as_it_has(make_store, small, tmp_path)
 
 def test_codes_are_paid_for_beside_the_discriminator(make_store, small, tmp_path):
     """By as much as ``latent.weight`` says; here the discriminator is paid nothing."""
-    trainer = Trainer(small(latent={**LATENT, "weight": 2.0}), make_store(scenes=2).path, tmp_path / "run")
+    config = small(latent={**LATENT, "weight": 2.0}, reward={"environment": 0.0})
+    trainer = Trainer(config, make_store(scenes=2).path, tmp_path / "run")
     reward, seen = trainer._reward, []
     trainer._reward = lambda what: seen.append(what) or reward(what)
     trainer._iterate()

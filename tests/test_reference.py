@@ -197,6 +197,7 @@ def use_gail(begin, given, monkeypatch):
     gail, plain = begin(**given(use_gail=True)), begin(**given(use_gail=False))
     assert {"discriminator/loss", "reward/gail"} <= told(gail).keys()
     assert plain.adversary is None
+    assert (gail.config.environment_weight, plain.config.environment_weight) == (0.0, 1.0)
     line = told(plain)
     assert not any(name.startswith("discriminator/") or name == "reward/gail" for name in line)
 
@@ -540,6 +541,7 @@ def test_settings_of_ml_agents_are_taken_as_they_are(tmp_path):
     config = load_config(tmp_path / "trainer.yaml")
     settings = config.discriminator.mlagents
     assert config.discriminator.compat == "mlagents"
+    assert config.environment_weight == 0.0
     assert (settings.strength, settings.gamma, settings.learning_rate, settings.use_actions) == (0.5, 0.95, 3e-4, True)
     assert (settings.demo_path, settings.network_settings.hidden_units) == ("demos/expert.zarr", 64)
 

@@ -72,7 +72,7 @@ def test_metrics_of_a_run(tiny_run):
     assert all(0 <= line[share] <= 1 for line in (waiting, learning) for share in shares)
     assert waiting["discriminator/updates"] == 3
     assert 1 < waiting["rollout/length"] <= 20
-    assert learning["reward/environment"] >= 0
+    assert -1.5 <= learning["reward/environment"] <= 1  # sums of the weights of what may happen in a step
 
 
 def test_the_first_rollouts_leave_the_policy_alone(make_store, small, tmp_path):
@@ -171,15 +171,15 @@ def test_each_algorithm_is_a_way_through_one_trainer(make_store, small, tmp_path
     load_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("weight", "factor"), [(0.0, 1.0), (0.25, 0.25)])
-def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight, factor):
-    """Neither scaled nor mixed with anything."""
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight):
+    """Neither scaled nor mixed with anything, whatever its weight would be beside a discriminator."""
     seen, sim = [], {"reward": "weighted_combination", "box_scale": 2.0}
     monkeypatch.setattr("gail.trainer.update", lambda *args, **more: seen.append(args) or update(*args, **more))
     config = small(algorithm="ppo", total_timesteps=1, sim=sim, reward={"environment": weight})
     trained(config, make_store(scenes=2), tmp_path / "run")
     ((_, _, _, rollout, reward, _, demos, *_),) = seen
-    assert torch.equal(reward, factor * rollout.environment_reward)
+    assert torch.equal(reward, rollout.environment_reward)
     assert reward.any()
     assert demos is None
     (line,) = metrics(tmp_path / "run")
