@@ -571,6 +571,8 @@ def train(
     from gail.trainer import Trainer
 
     chosen = {name: value for name, value in given.items() if value is not None}
+    if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
+        raise click.UsageError("--max-single-agent-envs is about --single-agent; leave out one of the two.")
     each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
     options = [f"{key}={value}" for part in each for key, value in part.items()]
     if weights:
@@ -703,6 +705,8 @@ def evaluate(
     and random actions. Shares are of controlled agents; ADE and FDE are distances from the log; intervals come from
     resampled scenes. The report has every metric that docs/evaluation.md tells of.
     """
+    if (info or sources) and submitted is None:
+        raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
     from gail.backends import with_backend
     from gail.evaluate import draw_scene, splits_of
     from gail.evaluate import evaluate as run_evaluation

@@ -315,6 +315,8 @@ class DiscriminatorConfig:
                 raise ValueError(f"discriminator.{name} is {getattr(self, name)}; it must be in [0, 1)")
         if self.policy_buffer_size is not None and self.min_policy_data > self.policy_buffer_size:
             raise ValueError("discriminator.policy_buffer_size never holds discriminator.min_policy_data; raise it")
+        if not 0 <= self.max_accuracy <= 1:
+            raise ValueError(f"discriminator.max_accuracy is {self.max_accuracy}; it must be in [0, 1]")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError("discriminator.label_smoothing must be in [0, 0.5)")
         if self.use_vail and self.structure != "joint":
@@ -508,7 +510,10 @@ def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) ->
             raise ConfigError(f"{path}: is no valid YAML ({' '.join(str(error).split())})") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(loaded).__name__}")
-        data = translate(loaded or {})
+        try:
+            data = translate(loaded or {})
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from error
     for setting in settings:
         _apply(data, setting)
     return config_from_dict(data, where)

@@ -77,7 +77,13 @@ MLAGENTS = "discriminator.mlagents"
 
 
 def settings_of(name: str, value: Any) -> Settings:
-    """What a key or a flag of GAIL-for-GPUDrive sets."""
+    """What a key or a flag of GAIL-for-GPUDrive sets.
+
+    Raises:
+        ValueError: for a switch that is neither true nor false.
+    """
+    if name in ("use_gail", "single_agent") and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
     if name == "use_gail":
         return {"algorithm": "bc+gail", "reward.environment": 0.0} if value else {"algorithm": "ppo"}
     if name == "single_agent":
@@ -97,6 +103,9 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         data: nested dictionaries, as read from YAML.
+
+    Raises:
+        ValueError: for a switch that is neither true nor false, or rewards of several discounts.
     """
     found: Settings = {}
     rest = {name: value for name, value in data.items() if name not in (*SECTIONS, "reward_signals")}
@@ -113,11 +122,23 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
         if "reward_type" in given:  # over what the weights say
             found |= settings_of("reward_type", given["reward_type"])
     signals = data.get("reward_signals")
-    if isinstance(signals, Mapping) and set(signals) == {"gail"} and isinstance(signals["gail"], Mapping):
-        found |= {"discriminator.compat": "mlagents", "reward.environment": 0.0, MLAGENTS: dict(signals["gail"])}
-    elif "reward_signals" in data:
-        rest["reward_signals"] = signals
+    if "reward_signals" in data:
+        found |= _signals(signals)
     return over(_nested(found), rest)
+
+
+def _signals(signals: Any) -> Settings:
+    """What ML-Agents' ``reward_signals`` set: ``gail``, and the strength of ``extrinsic``, the environment's reward."""
+    known = isinstance(signals, Mapping) and {"gail"} <= set(signals) <= {"gail", "extrinsic"}
+    if not known or not all(isinstance(signal, Mapping) for signal in signals.values()):
+        raise ValueError("reward_signals has a section gail, and may have extrinsic; there are no others here")
+    gail, extrinsic = dict(signals["gail"]), dict(signals.get("extrinsic", {}))
+    strength = extrinsic.pop("strength", 1.0 if "extrinsic" in signals else 0.0)
+    if extrinsic.pop("gamma", gail.get("gamma", 0.99)) != gail.get("gamma", 0.99):
+        raise ValueError("reward_signals: gail and extrinsic must have the same gamma; here all rewards have one")
+    if extrinsic:
+        raise ValueError(f"reward_signals.extrinsic: unknown key {next(iter(extrinsic))}; it has strength and gamma")
+    return {"discriminator.compat": "mlagents", "reward.environment": strength, MLAGENTS: gail}
 
 
 def _nested(settings: Settings) -> dict[str, Any]:

@@ -20,10 +20,10 @@ _TITLES = {
     "ade": "ADE (m)",
     "fde": "FDE (m)",
     "min_ade": "minADE (m)",
-    "min_fde": "minFDE (m)",
+    "drawn_ade": "ADE drawn (m)",
 }
 _MAIN = ("goal", "collision", "off_road", "safe_success", "ade", "fde")
-_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "min_ade", "min_fde")
+_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "drawn_ade", "min_ade")
 MARK = "*"
 LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
 

@@ -92,7 +92,7 @@ class Trainer:
         except StoreError:
             raise
         except ValueError as error:
-            raise RunError(f"data.store_weights: {error}") from error
+            raise RunError(f"data.store_weights: {str(error).removeprefix('weights ')}") from error
         for store in self.stores.stores:
             check_fit(config, store)
             check_backend(config, store)
@@ -113,6 +113,7 @@ class Trainer:
             self.adversary.absorbing_share = self.sampler.absorbing_share
         if not checkpoint:
             self._fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
+            self._take_over()
         start = self.progress.iteration // config.worlds.rollouts_per_batch
         self.stream = self.stores.worlds(config, self.device, start)
         self._env: Backend | None = None
@@ -195,6 +196,8 @@ class Trainer:
             (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
             spec = {"action_space": self.stores.space.to_json(), "stores": self.stores.locations}
             (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
+            if self.config.clones and self.config.bc.run is not None and not (self.folder / CLONED).exists():
+                self._write(CLONED, self.networks.policy.state_dict())
             self._journal = Journal(self.folder, self.config, self.progress.cloned, self.progress.iteration)
         except OSError as error:
             raise RunError(f"run {self.folder}: cannot be written ({error.strerror}); choose another folder") from error
@@ -263,10 +266,6 @@ class Trainer:
         steps = self.config.cloning_steps
         if self.progress.cloned >= steps:
             return
-        if config.run is not None:
-            self._take_over(config.run)
-            self.progress.cloned = steps
-            return
         policy.train()
         optimiser = self.networks.cloning_optimiser
         begun = time.perf_counter()
@@ -289,8 +288,11 @@ class Trainer:
                 losses.clear()
         self._write(CLONED, policy.state_dict())
 
-    def _take_over(self, folder: str) -> None:
-        """The cloned policy of another run."""
+    def _take_over(self) -> None:
+        """Begin with the cloned policy of another run, if there is to be one."""
+        folder = self.config.bc.run
+        if folder is None or not self.config.clones:
+            return
         cloned = load_cloned(folder, str(self.device))
         if cloned is None:
             raise RunError(f"run {folder}: it has no cloned policy; name one that cloned (bc.run)")
@@ -298,7 +300,7 @@ class Trainer:
             self.networks.policy.load_state_dict(cloned.state_dict())
         except RuntimeError as error:
             raise RunError(f"run {folder}: its policy is another network than this run's; set policy alike") from error
-        self._write(CLONED, self.networks.policy.state_dict())
+        self.progress.cloned = self.config.cloning_steps
 
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -609,7 +610,6 @@ def test_a_configuration_in_our_names_alone_is_left_as_it_is():
         ("train: {discriminator_lrr: 1}", "unknown key train.discriminator_lrr; "),
         ("environment: {polyline_reduction_threshold: 0.1}", "unknown key environment.polyline_reduction_threshold; "),
         ("train: 3", "unknown key train; "),
-        ("reward_signals: {extrinsic: {strength: 1}}", "unknown key reward_signals; "),
         ("reward_signals: {gail: {demo: x}}", "unknown key discriminator.mlagents.demo; did you mean discriminator."),
         ("train: {discriminator_lr: fast}", "discriminator.learning_rate: Input should be a valid number"),
         (
@@ -624,3 +624,25 @@ def test_what_is_unknown_or_unfit_is_one_sentence(tmp_path, text, told):
         load_config(tmp_path / "config.yaml")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train: {use_gail: maybe}", "use_gail is 'maybe'; it must be true or false"),
+        ("train: {use_gail: 7}", "use_gail is 7; it must be true or false"),
+        ("reward_signals: {curiosity: {strength: 1}}", "reward_signals has a section gail, and may have extrinsic"),
+        ("reward_signals: {gail: {}, extrinsic: {gamma: 0.9}}", "gail and extrinsic must have the same gamma"),
+        ("reward_signals: {gail: {}, extrinsic: {weight: 1}}", "reward_signals.extrinsic: unknown key weight"),
+    ],
+)
+def test_what_the_references_could_not_mean_is_told(tmp_path, text, told):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(tmp_path / "file.yaml")
+
+
+def test_an_extrinsic_signal_is_the_environments_reward(tmp_path):
+    (tmp_path / "file.yaml").write_text("reward_signals: {gail: {gamma: 0.9}, extrinsic: {strength: 0.25, gamma: 0.9}}")
+    config = load_config(tmp_path / "file.yaml")
+    assert (config.environment_weight, config.ppo.gamma) == (0.25, 0.9)
