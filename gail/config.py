@@ -134,6 +134,10 @@ class NetworkConfig:
 class PolicyConfig(NetworkConfig):
     """Sizes of the policy's network; those of the critic's are the same."""
 
+    entity_hidden: int = 64
+    """Width of the layers that look at one partner or one road segment."""
+    hidden: int = 256
+    """Width of the layers behind the pooling."""
     dropout: float = 0.2
     """Share of hidden units left out in cloning. The policy drives, and is improved by PPO, with all of them."""
 

@@ -6,6 +6,7 @@ Nothing in a simulation follows from what is measured here.
 # Warp reads annotations at run time, so this module must not postpone them.
 import torch
 
+from sim.kernels import Box
 from sim.launch import launch, to_warp, wp
 from sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
 from sim.worlds import WorldArrays, Worlds
@@ -22,21 +23,9 @@ _CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
 _FAR = wp.constant(wp.float32(1.0e30))
 
 
-@wp.struct
-class _Box:
-    """An oriented box: centre, cosine and sine of its heading, half its length and half its width."""
-
-    x: float
-    y: float
-    c: float
-    s: float
-    length: float
-    width: float
-
-
 @wp.func
-def _box(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int) -> _Box:
-    box = _Box()
+def _box(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int) -> Box:
+    box = Box()
     box.x = state[row, 0]
     box.y = state[row, 1]
     box.c = wp.cos(state[row, 2])
@@ -47,7 +36,7 @@ def _box(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int) 
 
 
 @wp.func
-def _separation(a: _Box, b: _Box) -> float:
+def _separation(a: Box, b: Box) -> float:
     """The widest gap of two boxes' shadows on the normals of their sides; if negative, how deep they overlap."""
     dx = b.x - a.x
     dy = b.y - a.y
@@ -65,14 +54,14 @@ def _separation(a: _Box, b: _Box) -> float:
 
 
 @wp.func
-def _corner(box: _Box, k: int) -> wp.vec2:
+def _corner(box: Box, k: int) -> wp.vec2:
     ahead = wp.where(k < 2, box.length, -box.length)
     left = wp.where(k % 2 == 0, box.width, -box.width)
     return wp.vec2(box.x + ahead * box.c - left * box.s, box.y + ahead * box.s + left * box.c)
 
 
 @wp.func
-def _from_corners(a: _Box, b: _Box) -> float:
+def _from_corners(a: Box, b: Box) -> float:
     """Distance of a box to the nearest corner of another."""
     nearest = float(_FAR)
     for k in range(4):

@@ -176,7 +176,7 @@ def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, ac
 
 
 @wp.struct
-class _Box:
+class Box:
     """An oriented box: centre, cosine and sine of its heading, half its length and half its width."""
 
     x: float
@@ -188,8 +188,8 @@ class _Box:
 
 
 @wp.func
-def _box_of(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> _Box:
-    box = _Box()
+def _box_of(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> Box:
+    box = Box()
     box.x = a.state[i, 0]
     box.y = a.state[i, 1]
     box.c = wp.cos(a.state[i, 2])
@@ -200,7 +200,7 @@ def _box_of(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> _Box:
 
 
 @wp.func
-def _overlap(a: _Box, b: _Box) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     """Whether two boxes touch; separating axis test."""
     dx = b.x - a.x
     dy = b.y - a.y
@@ -222,7 +222,7 @@ def _tangible(w: WorldArrays, a: AgentArrays, rules: Rules, i: int) -> bool:
 
 
 @wp.func
-def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: _Box):
+def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box):
     """Flags of agent ``i`` for the agents that its box touches."""
     world = w.world[i]
     scale = rules.box_scale
@@ -238,7 +238,7 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: _Box
 
 
 @wp.func
-def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: _Box) -> bool:
+def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box) -> bool:
     """Whether the box of agent ``i`` touches a road edge (vehicles) or a stop sign.
 
     In GPUDrive, agents that are neither vehicle nor pedestrian nor cyclist touch every segment.
@@ -255,7 +255,7 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: _Bo
                 kind = w.segment_type[id]
                 if all or kind == STOP_SIGN or (edges and kind == ROAD_EDGE):
                     s = w.segment[id]
-                    other = _Box()
+                    other = Box()
                     other.x = s[0]
                     other.y = s[1]
                     other.c = s[5]
@@ -291,7 +291,7 @@ def _edge_distance(w: WorldArrays, map: int, x: float, y: float) -> float:
 
 
 @wp.func
-def _leaves_road(w: WorldArrays, i: int, me: _Box) -> bool:
+def _leaves_road(w: WorldArrays, i: int, me: Box) -> bool:
     """Whether a corner of the box lies beyond the nearest road edge."""
     map = w.map[w.world[i]]
     leaves = bool(False)
