@@ -92,8 +92,8 @@ class Adversary:
         for _ in range(0 if waits or not self._gate_open(told) else steps):
             rows = torch.randint(len(self._buffer.action), (config.batch_size,), generator=self._generator)
             batch = pick(self._buffer, rows.to(self._buffer.action.device))
-            if config.needs_log_prob and config.policy_buffer_size:  # what it holds may be of an earlier policy
-                batch = replace(batch, log_prob=self._log_prob(batch.observation, batch.action))
+            if config.policy_buffer_size:  # what it holds may be of an earlier policy
+                batch = self._with_log_prob(batch)
             if config.absorbing:
                 batch = with_absorbing(batch, share, self._generator)
             stats = self.provider.update(batch)
@@ -142,17 +142,20 @@ class Adversary:
         return rollout.samples(self.config.needs_next_state)
 
     def _demos(self, count: int) -> Samples:
-        expert = self._experts(count, self.config.needs_next_state)
-        if self.config.needs_log_prob:
-            expert = replace(expert, log_prob=self._log_prob(expert.observation, expert.action))
+        expert = self._with_log_prob(self._experts(count, self.config.needs_next_state))
         if self.config.absorbing:
             expert = with_absorbing(expert, self.absorbing_share, self._generator)
         return expert
 
+    def _with_log_prob(self, samples: Samples) -> Samples:
+        """The samples with what the present policy makes of their actions, if the network asks for it."""
+        if not self.config.needs_log_prob:
+            return samples
+        return replace(samples, log_prob=self._log_prob(samples.observation, samples.action))
+
     def _held_out(self, expert: Samples, policy: Samples) -> dict[str, float]:
         """Accuracies on demos of scenes never learned from, and on a rollout not yet learned from."""
-        if self.config.needs_log_prob:
-            expert = replace(expert, log_prob=self._log_prob(expert.observation, expert.action))
+        expert = self._with_log_prob(expert)
         doubt = 0.5 if self.config.compat else 0.0
         right, wrong = ((self.provider.estimate(x) > doubt).float().mean().item() for x in (expert, policy))
         return {"held_out_expert_accuracy": right, "held_out_accuracy": (right + 1 - wrong) / 2}
@@ -162,7 +165,7 @@ class Adversary:
 
 
 def _by_event(reward: Tensor, rollout: Rollout) -> dict[str, float]:
-    """Mean reward a step of agents to whom each kind of thing happened, and of those to whom none did."""
+    """Mean reward a step of agents to whom each kind of thing happened, where it happened to somebody."""
     steps = rollout.alive.sum(dim=0).clamp(min=1)
     mean = reward.sum(dim=0) / steps
     hit = rollout.events[:, Event.VEHICLE] | rollout.events[:, Event.NON_VEHICLE]

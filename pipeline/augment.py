@@ -32,7 +32,8 @@ class Augmentation:
     """How scenes are varied while a run learns."""
 
     variants: int = 64
-    """Variants of each scene that expert batches are drawn from; 1 leaves all scenes as they are."""
+    """Variants of each scene that expert batches are drawn from; 1 leaves all scenes as they are,
+    and rollouts begin on the log."""
     whole: float = 0.05
     """Chance that a variant is the whole of its scene's time."""
     shortest: int = 20
