@@ -6,7 +6,7 @@ Nothing in a simulation follows from what is measured here.
 # Warp reads annotations at run time, so this module must not postpone them.
 import torch
 
-from sim.kernels import Box
+from sim.kernels import Box, box_at
 from sim.launch import launch, to_warp, wp
 from sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
 from sim.worlds import WorldArrays, Worlds
@@ -21,18 +21,6 @@ _REACH = 15.0
 """Edges within this are looked up in a grid, m; only where there is none, all are looked at."""
 _CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
 _FAR = wp.constant(wp.float32(1.0e30))
-
-
-@wp.func
-def _box(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int) -> Box:
-    box = Box()
-    box.x = state[row, 0]
-    box.y = state[row, 1]
-    box.c = wp.cos(state[row, 2])
-    box.s = wp.sin(state[row, 2])
-    box.length = 0.5 * w.size[i, 0]
-    box.width = 0.5 * w.size[i, 1]
-    return box
 
 
 @wp.func
@@ -132,7 +120,7 @@ def _measure(
     for k in range(3):
         out[item, k] = wp.nan
     if present[row]:
-        me = _box(w, state, row, i)
+        me = box_at(w, state, row, i, 1.0)
         nearest = float(wp.inf)
         headway = float(wp.inf)
         leader = int(-1)
@@ -143,7 +131,7 @@ def _measure(
                 dx = state[there, 0] - me.x
                 dy = state[there, 1] - me.y
                 if wp.sqrt(dx * dx + dy * dy) - w.radius[i] - w.radius[j] < wp.max(nearest, headway):
-                    other = _box(w, state, there, j)
+                    other = box_at(w, state, there, j, 1.0)
                     apart = _separation(me, other)
                     if apart > 0.0 and apart < nearest:
                         apart = wp.min(_from_corners(me, other), _from_corners(other, me))

@@ -188,12 +188,13 @@ class Box:
 
 
 @wp.func
-def _box_of(w: WorldArrays, a: AgentArrays, scale: float, i: int) -> Box:
+def box_at(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int, scale: float) -> Box:
+    """The box of agent ``i``, its sides times ``scale``, where this row of states [R, 5] has it."""
     box = Box()
-    box.x = a.state[i, 0]
-    box.y = a.state[i, 1]
-    box.c = wp.cos(a.state[i, 2])
-    box.s = wp.sin(a.state[i, 2])
+    box.x = state[row, 0]
+    box.y = state[row, 1]
+    box.c = wp.cos(state[row, 2])
+    box.s = wp.sin(state[row, 2])
     box.length = 0.5 * scale * w.size[i, 0]
     box.width = 0.5 * scale * w.size[i, 1]
     return box
@@ -232,7 +233,7 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box)
             dy = a.state[j, 1] - me.y
             reach = scale * (w.radius[i] + w.radius[j]) + 1.0e-3
             if dx * dx + dy * dy <= reach * reach:
-                if _overlap(me, _box_of(w, a, scale, j)):
+                if _overlap(me, box_at(w, a.state, j, j, scale)):
                     a.events[i, wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)] = True
                     a.collided[i] = True
 
@@ -332,7 +333,7 @@ def touch(
     if not which[w.world[i]]:
         return
     if _tangible(w, a, rules, i):
-        me = _box_of(w, a, rules.box_scale, i)
+        me = box_at(w, a.state, i, i, rules.box_scale)
         _touch_agents(w, a, rules, i, me)
         if not w.parked[i]:
             off = bool(False)
