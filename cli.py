@@ -10,33 +10,25 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from gail import options
+from gail.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
 from gail.reference import FLAGS, settings_of
 
 if TYPE_CHECKING:
     from gail.config import TrainConfig
     from gail.policy import Policy
-    from gail.trainer import Progress
     from pipeline.store import DemoStore
 
 # Where cores are shared, threads that wait for each other by spinning can make torch ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = 130
-_SEED = click.IntRange(0, 2**32 - 1)
-_BACKEND = click.Choice(["embedded", "gpudrive"])
-_MOST_LINES = 50
-"""Problems or failures printed one by one; the report file has them all."""
 
 
 class _Commands(click.Group):
@@ -44,7 +36,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminable():
+            with terminable():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
@@ -61,30 +53,13 @@ class _Commands(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(where + (error.strerror or str(error))) from error
         except ValueError as error:
-            from gail.config import ConfigError
+            from gail.config_file import ConfigError
 
             if isinstance(error, ConfigError):
                 raise click.UsageError(str(error)) from error
             if not isinstance(error, _foreseen()):
                 raise
             raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: what it holds is given back."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -114,33 +89,6 @@ def main() -> None:
 # --- what several commands share -----------------------------------------------------------------------------------
 
 
-def _writable(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """Make the folder of a file that is written at the end, so that a long run does not fail there."""
-    if value is None:
-        return None
-    try:
-        value.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.BadParameter(f"{value.parent}: cannot be made ({error.strerror}).") from error
-    if value.is_dir() or not os.access(value.parent, os.W_OK):
-        raise click.BadParameter(f"{value}: is a folder, or its folder cannot be written.")
-    return value
-
-
-def _picture(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """A file that a picture can be written to."""
-    if value is not None and value.suffix not in (".png", ".pdf", ".svg"):
-        raise click.BadParameter(f"{value}: pictures end in .png, .pdf or .svg.")
-    return _writable(ctx, parameter, value)
-
-
-def _film(ctx: click.Context, parameter: click.Parameter, value: Path) -> Path | None:
-    """A file that an episode can be drawn to."""
-    if value.suffix.lower() not in (".mp4", ".gif", ".png", ".pdf", ".svg"):
-        raise click.BadParameter(f"{value}: films end in .mp4 or .gif, pictures in .png, .pdf or .svg.")
-    return _writable(ctx, parameter, value)
-
-
 def _scene_index(store: DemoStore, scene: str | None) -> int:
     """Index of a scene that is named by its id or its index; the first when None."""
     if not len(store):
@@ -151,109 +99,9 @@ def _scene_index(store: DemoStore, scene: str | None) -> int:
     return int(scene) if named else store.find(scene)
 
 
-def _fractions(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
-    """Three shares that add up to one."""
-    if value is None:
-        return None
-    try:
-        train, validation, test = map(float, value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value}: must be three numbers, as in 0.8,0.1,0.1.") from None
-    if not min(train, validation, test) >= 0 or not abs(train + validation + test - 1) <= 1e-6:
-        raise click.BadParameter(f"{value}: shares are not negative and add up to 1.")
-    return train, validation, test
-
-
-def _distance(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """A number of metres."""
-    if value is not None and not 0 <= value < float("inf"):
-        raise click.BadParameter(f"{value} is no distance in m.")
-    return value
-
-
-def _existing(_: click.Context, __: click.Parameter, value: Any) -> Any:
-    """Stores that are there: URLs are taken as they are, and looked up when they are opened."""
-    for path in [value] if isinstance(value, str) else value:
-        if "://" not in path and not Path(path).exists():
-            raise click.BadParameter(f"'{path}' does not exist.")
-    return value
-
-
-def _pairs(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
-    """Texts of the form KEY=VALUE."""
-    for text in value:
-        if "=" not in text:
-            raise click.BadParameter(f"{text!r} must have the form KEY=VALUE.")
-    return {key: rest for key, _, rest in (text.partition("=") for text in value)}
-
-
-_store_argument = click.argument("store", type=click.Path(), callback=_existing)
-_store_option = click.option(
-    "--store", required=True, type=click.Path(), callback=_existing, help="Demo store: folder, .zip or URL."
-)
-_report_option = click.option(
-    "--report", type=click.Path(path_type=Path), callback=_writable, help="Write a full report to this JSON file."
-)
-
-
 def _write_report(file: Path | None, report: dict[str, Any]) -> None:
     if file is not None:
         file.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def _print_lines(lines: Sequence[str]) -> None:
-    """Lines on stderr, the first of them if there are very many."""
-    for line in lines[:_MOST_LINES]:
-        click.echo(line, err=True)
-    if len(lines) > _MOST_LINES:
-        click.echo(f"... and {len(lines) - _MOST_LINES} more; --report FILE lists all", err=True)
-
-
-_Progress = Callable[..., None]
-"""Told of what is done and of how much there is, and, where there are several phases, which one and its unit."""
-
-
-@contextmanager
-def _progress(what: str, unit: str) -> Iterator[_Progress]:
-    """A bar on stderr with done, rate and time left; a line each tenth where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_progress(what, unit)
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=None, unit=unit, rate="")
-            bar.update(tasks[what], completed=done, total=total)
-            speed = bar.tasks[list(tasks).index(what)].speed
-            bar.update(tasks[what], rate=f"{speed:.1f}/s" if speed else "")
-
-        yield update
-
-
-def _plain_progress(what: str, unit: str) -> _Progress:
-    told: dict[str, int] = {}
-    first: dict[str, tuple[int, float]] = {}
-
-    def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
-        before, begun = first.setdefault(what, (done, time.monotonic()))  # what an earlier run did tells no speed
-        tenth = 10 * done // max(total, 1)
-        if tenth > told.get(what, -1):
-            told[what] = tenth
-            left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
-            when = f", about {left:.0f} s left" if before < done < total else ""
-            click.echo(f"{what}: {done} of {total} {unit}{when}", err=True)
-
-    return update
 
 
 # --- extract-demos -------------------------------------------------------------------------------------------------
@@ -273,9 +121,9 @@ def _plain_progress(what: str, unit: str) -> _Progress:
 @click.option("--steps", type=click.IntRange(min=2), default=91, help="States a scene; longer logs are cut.")
 @click.option("--agents", type=click.Choice(["vehicles", "all"]), default="vehicles",
               help="Whose demos: all adds pedestrians and cyclists, driven by delta_local.")  # fmt: skip
-@click.option("--max-replay-error", type=float, callback=_distance, metavar="M",
+@click.option("--max-replay-error", type=float, callback=options.distance, metavar="M",
               help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
-@click.option("--split", "fractions", callback=_fractions, default="1,0,0", metavar="T,V,T",
+@click.option("--split", "fractions", callback=options.fractions, default="1,0,0", metavar="T,V,T",
               help="Shares of train, validation and test scenes, told by a hash of their ids.")  # fmt: skip
 @click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
 @click.option("--scenes-per-part", type=click.IntRange(min=1), default=256, help="Scenes that are written together.")
@@ -287,7 +135,7 @@ def _plain_progress(what: str, unit: str) -> _Progress:
               help="Take a finished store of the same plan as done / refuse whatever is there. "
                    "[default: go on with an unfinished one]")  # fmt: skip
 @click.option("--fail-fast", is_flag=True, help="Stop at the first scene that cannot be read.")
-@_report_option
+@options.report_option
 def extract_demos(
     sources: tuple[str, ...],
     store: str,
@@ -319,18 +167,18 @@ def extract_demos(
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     content = {key: given.pop(key) for key in ("steps", "agents", "max_replay_error", "compat", "scenes_per_part")}
-    config, options = ExtractConfig(space, split=fractions, **content), ExtractOptions(**given)
+    config, manner = ExtractConfig(space, split=fractions, **content), ExtractOptions(**given)
     try:
-        with _progress("extracting", "scenes") as progress:
+        with progress_bar("extracting", "scenes") as progress:
             planning = partial(progress, what="planning", unit="files")
-            result = extract(sources, store, config, options, limit=limit, progress=progress, planning=planning)
+            result = extract(sources, store, config, manner, limit=limit, progress=progress, planning=planning)
     except KeyboardInterrupt:
-        same = "the same command without --overwrite" if options.overwrite else "the same command"
+        same = "the same command without --overwrite" if manner.overwrite else "the same command"
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
         raise SystemExit(INTERRUPTED) from None
     _write_report(report, result)
     click.echo(summary(result))
-    _print_lines([f"Error: {item['reason']}" for item in result["failed"]])
+    print_lines([f"Error: {item['reason']}" for item in result["failed"]])
     if result["failed"]:
         raise SystemExit(1)
 
@@ -339,29 +187,29 @@ def extract_demos(
 
 
 @cli.command()
-@click.argument("stores", nargs=-1, required=True, callback=_existing)
+@click.argument("stores", nargs=-1, required=True, callback=options.existing)
 @click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
 def merge(stores: tuple[str, ...], store: str) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
     from pipeline.combine import merge as run_merge
     from pipeline.extract_report import contents, duplicates
 
-    with _progress("merging", "scenes") as progress:
+    with progress_bar("merging", "scenes") as progress:
         report = run_merge(stores, store, progress=progress)
     click.echo("\n".join([contents(report), *duplicates(report)]))
 
 
 @cli.command()
-@_store_argument
+@options.store_argument
 @click.option("--out", required=True, type=click.Path(), help="Folder or URL to put train, validation and test in.")
-@click.option("--fractions", callback=_fractions, metavar="T,V,T",
+@click.option("--fractions", callback=options.fractions, metavar="T,V,T",
               help="Assign scenes anew by these shares. [default: as extracted]")  # fmt: skip
 def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:
     """Cut a store into one a split: train, validation and test."""
     from pipeline.combine import split as run_split
     from pipeline.extract_report import contents
 
-    with _progress("splitting", "scenes") as progress:
+    with progress_bar("splitting", "scenes") as progress:
         for report in run_split(store, out, fractions, progress=progress).values():
             click.echo(contents(report))
 
@@ -370,7 +218,7 @@ def split(store: str, out: str, fractions: tuple[float, float, float] | None) ->
 
 
 @cli.command()
-@_store_argument
+@options.store_argument
 @click.option(
     "--format", "kind", required=True, type=click.Choice(["hdf5", "zarr-rows", "gpudrive-json", "minari"]),
     help="What to write; see docs/export.md.",
@@ -382,7 +230,7 @@ def split(store: str, out: str, fractions: tuple[float, float, float] | None) ->
 @click.option("--split", type=click.Choice(["all", "train", "validation", "test"]), default="all", help="Which scenes.")
 @click.option("--limit", type=click.IntRange(min=1), help="Write no more scenes than this.")
 @click.option("--overwrite", is_flag=True, help="Replace an export that is there already.")
-@_report_option
+@options.report_option
 def export(
     store: str,
     kind: str,
@@ -407,7 +255,7 @@ def export(
 
     sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
     observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
-    with _progress("exporting", "scenes") as progress:
+    with progress_bar("exporting", "scenes") as progress:
         result = run_export(
             DemoStore(store, agents), out, kind, observation, sim, split, limit=limit, overwrite=overwrite,
             progress=progress,
@@ -420,11 +268,11 @@ def export(
 
 
 @cli.command()
-@_store_argument
+@options.store_argument
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Check the fit with this training run.")
 @click.option("--sample", type=click.IntRange(min=0), default=64, help="Scenes that are replayed.")
-@click.option("--seed", type=_SEED, default=0, help="Chooses the scenes that are replayed.")
-@_report_option
+@click.option("--seed", type=options.seed, default=0, help="Chooses the scenes that are replayed.")
+@options.report_option
 @click.pass_context
 def validate(ctx: click.Context, store: str, config: str | None, sample: int, seed: int, report: Path | None) -> None:
     """Check a store: exit code 0 when it is sound, 1 when it has problems (a line each)."""
@@ -432,12 +280,12 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 
     expectation = loaded = None
     if config:
-        from gail.config import load_config
+        from gail.config_file import load_config
         from gail.run import expectation as expectation_of
 
         loaded = load_config(config)
         expectation = expectation_of(loaded)
-    with _progress("validating", "parts") as progress:
+    with progress_bar("validating", "parts") as progress:
         problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
     if loaded and not problems:
         from gail.backends import store_problem
@@ -446,7 +294,7 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
         found = store_problem(loaded, DemoStore(store, loaded.data.agents))
         problems = [found] if found else []
     _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
-    _print_lines([str(problem) for problem in problems])
+    print_lines([str(problem) for problem in problems])
     click.echo(f"{store}: {len(problems)} problem(s)" if problems else f"{store}: sound")
     ctx.exit(1 if problems else 0)
 
@@ -455,7 +303,7 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 
 
 @cli.command()
-@_store_argument
+@options.store_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
     """Tell what is in a store."""
@@ -513,7 +361,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @cli.command("make-scenarios")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--scenes", type=click.IntRange(min=1), default=16, help="How many.")
-@click.option("--seed", type=_SEED, default=0, help="The same seed gives the same bytes.")
+@click.option("--seed", type=options.seed, default=0, help="The same seed gives the same bytes.")
 def make_scenarios(folder: str, scenes: int, seed: int) -> None:
     """Write scenes of synthetic traffic to FOLDER, as TFRecords of Waymo scenarios."""
     from data.generator import write_scenarios
@@ -525,19 +373,9 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
 # --- train ---------------------------------------------------------------------------------------------------------
 
 
-def _reference_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """The flags of GAIL-for-GPUDrive, each for a setting of ours."""
-    switches = {"use_gail": "--use-gail/--no-use-gail", "single_agent": "--single-agent/--multi-agent"}
-    for name in reversed([name for name in FLAGS if name != "total_timesteps"]):
-        flag = switches.get(name, f"--{name.replace('_', '-')}")
-        metavar = None if name in switches else "VALUE"
-        command = click.option(flag, default=None, metavar=metavar, help=f"Sets {FLAGS[name]}.")(command)
-    return command
-
-
 @cli.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False))
-@click.option("--store", "stores", multiple=True, type=click.Path(), callback=_existing,
+@click.option("--store", "stores", multiple=True, type=click.Path(), callback=options.existing,
               help="Demo store: folder, .zip or URL; may be repeated. [default: data.stores of CONFIG]")  # fmt: skip
 @click.option("--weight", "weights", multiple=True, type=click.FloatRange(min=0, min_open=True),
               help="How often each --store is drawn from compared with the others, in their order.")  # fmt: skip
@@ -546,11 +384,11 @@ def _reference_flags(command: Callable[..., None]) -> Callable[..., None]:
               help="Cloning and GAIL beside it, one of them, or the environment's reward alone.")  # fmt: skip
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
-@click.option("--seed", type=_SEED, help="Of everything random.")
-@click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive sets sim.compat=gpudrive too.")
+@click.option("--seed", type=options.seed, help="Of everything random.")
+@click.option("--backend", type=options.backend, help="Simulator to drive in; gpudrive sets sim.compat=gpudrive too.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
-@_reference_flags
+@options.reference_flags
 def train(
     config: str | None,
     stores: tuple[str, ...],
@@ -565,7 +403,7 @@ def train(
     CONFIG is a YAML file; what it leaves out has its default. The run's folder gets the whole configuration, metrics
     (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
     """
-    from gail.config import load_config
+    from gail.config_file import load_config
     from gail.report import curves_figure
     from gail.run import chosen_stores
     from gail.trainer import Trainer
@@ -574,16 +412,16 @@ def train(
     if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
         raise click.UsageError("--max-single-agent-envs is about --single-agent; leave out one of the two.")
     each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
-    options = [f"{key}={value}" for part in each for key, value in part.items()]
+    flags = [f"{key}={value}" for part in each for key, value in part.items()]
     if weights:
-        options.append(f"data.store_weights={list(weights)}")
+        flags.append(f"data.store_weights={list(weights)}")
     if given["backend"] == "gpudrive":
         settings = ("sim.compat=gpudrive", *settings)
     if resume and config is None and (Path(folder) / "config.yaml").exists():
         config = str(Path(folder) / "config.yaml")
     try:
-        with _training_progress() as report, _stop_on_signal() as stop:
-            loaded = load_config(config, [*settings, *options])
+        with training_progress() as report, stop_on_signal() as stop:
+            loaded = load_config(config, [*settings, *flags])
             named = chosen_stores(loaded, stores, folder if resume else None)
             trainer = Trainer(loaded, named, folder, resume, report)
             trainer.run(stop)
@@ -598,66 +436,18 @@ def train(
         raise SystemExit(INTERRUPTED)
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question that SIGINT and SIGTERM answer with yes; a second signal interrupts at once."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        with suppress(OSError):  # not by click: the signal may have come while a line was being written
-            os.write(2, b"Stopping after this step; once more to stop at once.\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _training_progress() -> Iterator[Callable[[Progress, dict[str, float]], None]]:
-    """A live line on a terminal; elsewhere a plain line now and then."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda progress, metrics: click.echo(_training_line(progress, metrics), err=True)
-        return
-    with console.status("starting") as status:
-        yield lambda progress, metrics: status.update(_training_line(progress, metrics))
-
-
-def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
-    if "bc/loss" in metrics:
-        return f"cloning: step {progress.cloned}, loss {metrics['bc/loss']:.3f}"
-    shown = {
-        "steps/s": "time/steps_per_s",
-        "D expert": "discriminator/expert_accuracy",
-        "D policy": "discriminator/policy_accuracy",
-        "goal": "rollout/goal",
-        "collision": "rollout/collision",
-        "off-road": "rollout/off_road",
-    }
-    values = {title: metrics[name] for title, name in shown.items() if name in metrics}
-    numbers = ", ".join(f"{title} {value:.{0 if value >= 10 else 2}f}" for title, value in values.items())
-    return f"{progress.timesteps:,} steps: {numbers}"
-
-
 # --- evaluate ------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
-@_store_option
+@options.store_option
 @click.option(
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
 )
-@click.option("--backend", type=_BACKEND, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]")
+@click.option(
+    "--backend", type=options.backend, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]"
+)
 @click.option("--split", "splits", multiple=True, type=click.Choice(["all", "train", "validation", "test"]),
               help="Which scenes; may be repeated. [default: each split that has some]")  # fmt: skip
 @click.option("--bc", type=click.Path(exists=True, file_okay=False), metavar="RUN",
@@ -665,21 +455,23 @@ def _training_line(progress: Progress, metrics: dict[str, float]) -> str:
 @click.option("--rollouts", type=click.IntRange(min=1), default=8,
               help="Drives with drawn actions: for realism, distributions and errors at best.")  # fmt: skip
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=_SEED, default=0, help="Of random and drawn actions, and of resampled scenes.")
+@click.option("--seed", type=options.seed, default=0, help="Of random and drawn actions, and of resampled scenes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
-@click.option("--picture", type=click.Path(path_type=Path), callback=_picture, help="Draw one scene to this PNG file.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), callback=options.picture, help="Draw one scene to this PNG file."
+)
 @click.option("--scene", help="Id of the scene to draw. [default: the first]")
-@click.option("--figure", type=click.Path(path_type=Path), callback=_picture,
+@click.option("--figure", type=click.Path(path_type=Path), callback=options.picture,
               help="Draw realism and distributions to this PNG file.")  # fmt: skip
-@click.option("--submission", "submitted", type=click.Path(path_type=Path), callback=_writable, metavar="FILE",
+@click.option("--submission", "submitted", type=click.Path(path_type=Path), callback=options.writable, metavar="FILE",
               help="Write 32 drives from step 10 on as a SimAgentsChallengeSubmission, for Waymo's scorer. The policy "
                    "knows its goals from the log: for analysis, not for the leaderboard.")  # fmt: skip
-@click.option("--submission-info", "info", multiple=True, callback=_pairs, metavar="KEY=VALUE",
+@click.option("--submission-info", "info", multiple=True, callback=options.pairs, metavar="KEY=VALUE",
               help="A field of the submission, as account_name; may be repeated.")  # fmt: skip
 @click.option("--submission-source", "sources", multiple=True, metavar="SOURCE",
               help="Files that the store was made of, for the submission's heights; may be repeated. [default: all 0]"
               )  # fmt: skip
-@_report_option
+@options.report_option
 def evaluate(
     run: str,
     store: str,
@@ -726,7 +518,7 @@ def evaluate(
         _write_submission(submitted, config, policy, opened, every, seed, info, sources)
     results = {}
     for split, scenes in chosen.items():
-        with _progress("evaluating", "scenes") as progress:
+        with progress_bar("evaluating", "scenes") as progress:
             results[split] = run_evaluation(
                 policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale, deterministic=not sampled,
                 rollouts=rollouts, seed=seed, progress=progress,
@@ -752,7 +544,7 @@ def _write_submission(
 
     ids = store.scene_ids()
     heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
-    with _progress("submission", "scenes") as progress:
+    with progress_bar("submission", "scenes") as progress:
         message = submission(
             policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
         )
@@ -764,9 +556,9 @@ def _write_submission(
 
 
 @cli.command()
-@_store_argument
+@options.store_argument
 @click.option(
-    "--out", "file", required=True, type=click.Path(path_type=Path), callback=_film,
+    "--out", "file", required=True, type=click.Path(path_type=Path), callback=options.film,
     help="Film (.mp4, .gif) or picture of the whole episode (.png, .pdf, .svg).",
 )  # fmt: skip
 @click.option("--scene", help="Id or index of the scene. [default: the first]")
@@ -776,7 +568,7 @@ def _write_submission(
 )  # fmt: skip
 @click.option("--run", type=click.Path(exists=True, file_okay=False), help="A trained run: its policy and its rules.")
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=_SEED, default=0, help="Of random and of drawn actions.")
+@click.option("--seed", type=options.seed, default=0, help="Of random and of drawn actions.")
 @click.option(
     "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's, or 0.7]"
 )
@@ -818,7 +610,7 @@ def simulate(
     index = _scene_index(opened, scene)
     (record,) = opened.read([index])
     episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
-    with _progress("drawing", "frames") as progress:
+    with progress_bar("drawing", "frames") as progress:
         render(episode, file, fps, dpi, progress)
     happened = counts(marks(episode))
     agents = len(episode.controlled)

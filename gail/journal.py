@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from gail.config import TrainConfig, config_to_dict
+from gail.config import TrainConfig
+from gail.config_file import config_to_dict
 from gail.run import RunError
 
 METRICS = "metrics.jsonl"

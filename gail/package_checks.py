@@ -102,7 +102,7 @@ def crc32c() -> str:
 
 def configuration() -> str:
     """pydantic and PyYAML, by reading a configuration."""
-    from gail.config import load_config
+    from gail.config_file import load_config
 
     agree(load_config(None, ["ppo.gamma=0.5"]).ppo.gamma, 0.5, "a setting")
     return ""

@@ -102,14 +102,23 @@ class EntityEncoder(nn.Module):
         n_ego, n_partners, n_roads = self.normalisers
         parts = [self.ego(n_ego(ego))]
         if self.partners is not None:
-            parts.append(masked_max(self.partners(n_partners(partners)), has_partner))
-        parts.append(masked_max(self.roads(n_roads(roads)), has_road))
+            parts.append(_pooled(self.partners, n_partners(partners[has_partner]), has_partner))
+        parts.append(_pooled(self.roads, n_roads(roads[has_road]), has_road))
         return self.trunk(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
 
 
-def masked_max(x: Tensor, present: Tensor) -> Tensor:
-    """Maximum over the present entities of x [B, n, F] >= 0; zero where none is."""
-    return (x * present.unsqueeze(-1)).amax(dim=-2)
+def _pooled(network: nn.Module, entities: Tensor, present: Tensor) -> Tensor:
+    """[B, H] maximum of a network's outputs (none below zero) over each row's entities; zero where there is none.
+
+    Args:
+        network: from [E, F] to [E, H].
+        entities: [E, F] those that are there, of all rows one after the other; the network sees no others, which with
+            masking are most.
+        present: [B, n] where they were, E times true.
+    """
+    found: Tensor = network(entities)
+    row = present.nonzero()[:, :1].expand_as(found)
+    return found.new_zeros(len(present), found.shape[1]).scatter_reduce(0, row, found, "amax")
 
 
 class Policy(nn.Module):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from gail.config import ConfigError, TrainConfig, config_from_dict
+from gail.config import TrainConfig
+from gail.config_file import ConfigError, config_from_dict
 from gail.policy import Policy
 from pipeline.store import DemoStore
 from pipeline.validate import Expectation, fit

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gail.adversary import Adversary
 from gail.backends import check_backend, renew
-from gail.config import TrainConfig, config_to_dict
+from gail.config import TrainConfig
+from gail.config_file import config_to_dict
 from gail.discriminator import Samples
 from gail.journal import Journal
 from gail.latent import Codes

@@ -6,7 +6,8 @@ import pytest
 from demos import LAYOUT, RULES
 from s3 import s3, s3_server  # noqa: F401
 
-from gail.config import DataConfig, config_from_dict
+from gail.config import DataConfig
+from gail.config_file import config_from_dict
 from gail.demos import DemoSampler
 from pipeline.build import ExtractConfig
 from pipeline.extract import ExtractOptions, extract

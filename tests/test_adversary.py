@@ -8,7 +8,7 @@ from rollouts import SPACE, rollout
 from runs import after, assert_equal, checkpoint, metrics, trained
 
 from gail.adversary import Adversary, latest, with_absorbing
-from gail.config import config_from_dict
+from gail.config_file import config_from_dict
 from gail.discriminator import Samples
 from gail.provider import GAILRewardProvider
 from gail.run import load_run

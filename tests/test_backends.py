@@ -15,7 +15,7 @@ from scenes import car, random_scene, real_scenes, scene
 
 import cli
 from gail.backends import check_backend, make_backend, with_backend
-from gail.config import ConfigError, config_to_dict, load_config
+from gail.config_file import ConfigError, config_to_dict, load_config
 from gail.evaluate import evaluate
 from gail.run import RunError, load_run
 from pipeline.build import ExtractConfig

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 import cli
-from gail.config import config_to_dict
+from gail.config_file import config_to_dict
 from gail.ppo import cloning_loss
 from gail.run import CHECKPOINT, CLONED
 from pipeline.protos import sim_agents_submission_pb2
@@ -225,7 +225,7 @@ def test_ctrl_c_may_come_while_a_line_is_written(monkeypatch, capfd):
             return len(data)
 
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted())))
-    with cli._stop_on_signal() as stop:
+    with cli.stop_on_signal() as stop:
         print("a line of progress", file=sys.stderr, flush=True)
         assert stop()
     monkeypatch.undo()
@@ -277,7 +277,7 @@ def test_ctrl_c_before_anything_is_reported(config, make_store, tmp_path, monkey
 
 
 def test_ctrl_c_twice_stops_at_once_with_a_checkpoint(config, make_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_stop_on_signal", never_asked(cli._stop_on_signal))
+    monkeypatch.setattr(cli, "stop_on_signal", never_asked(cli.stop_on_signal))
     interrupting(monkeypatch, calls={2, 3})
     result = run("train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run")
     assert result.exit_code != 0

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from gail.config import ConfigError, TrainConfig, config_from_dict, config_to_dict, load_config
+from gail.config import TrainConfig
+from gail.config_file import ConfigError, config_from_dict, config_to_dict, load_config
 from sim.env import SimConfig
 from sim.layout import ObservationConfig
 from sim.worlds import Selection

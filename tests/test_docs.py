@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gail.config import GAILSettings, TrainConfig, load_config
+from gail.config import GAILSettings, TrainConfig
+from gail.config_file import load_config
 from gail.reference import FLAGS, MLAGENTS, SECTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.imitation import RECIPES, SETS, Job, over_seeds, table, write_folds
-from gail.config import load_config
+from gail.config_file import load_config
 from gail.evaluate import pooled
 from gail.summary import DISTRIBUTIONS, SceneScores
 from pipeline.store import DemoStore

@@ -8,7 +8,8 @@ import pytest
 import torch
 from runs import after, metrics, trained
 
-from gail.config import TrainConfig, config_from_dict, config_to_dict
+from gail.config import TrainConfig
+from gail.config_file import config_from_dict, config_to_dict
 from gail.journal import METRICS, Journal
 from gail.run import RunError
 from gail.trainer import Trainer

@@ -6,7 +6,8 @@ import torch
 from rollouts import LAYOUT, SPACE, rollout
 from runs import after, assert_equal, checkpoint, metrics, trained
 
-from gail.config import PolicyConfig, config_from_dict
+from gail.config import PolicyConfig
+from gail.config_file import config_from_dict
 from gail.evaluate import evaluate, policy_driver
 from gail.latent import Codes, information
 from gail.policy import Critic, Policy

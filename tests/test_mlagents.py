@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gail import mlagents
-from gail.config import GAILSettings, NetworkSettings, config_from_dict
+from gail.config import GAILSettings, NetworkSettings
+from gail.config_file import config_from_dict
 from gail.discriminator import Samples
 from gail.provider import GAILRewardProvider
 from sim.actions import ActionSpace

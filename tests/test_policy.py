@@ -4,11 +4,11 @@ import pytest
 import torch
 from scenes import car, scene
 
-from gail.config import PolicyConfig
-from gail.policy import Critic, Policy, mlp
+from gail.config import NetworkConfig, PolicyConfig
+from gail.policy import Critic, EntityEncoder, Policy, mlp
 from sim.actions import ActionSpace
 from sim.env import Env
-from sim.layout import ObservationConfig
+from sim.layout import ROAD_TYPES, ObservationConfig
 from sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=3, road_segments=4)
@@ -118,3 +118,36 @@ def test_layers_of_an_mlp():
     assert kinds() == ["Linear", "LayerNorm", "ReLU"] * 2
     assert kinds(norm=False) == ["Linear", "ReLU"] * 2
     assert kinds(dropout=0.5) == ["Linear", "LayerNorm", "ReLU", "Dropout"] * 2
+
+
+def dense(encoder, flat):
+    """What the encoder computes, over every row whether there is anything in it or not."""
+    ego, partners, roads = LAYOUT.split(flat)
+    parts = [encoder.ego(encoder.normalisers[0](ego))]
+    networks = (encoder.partners, encoder.roads)
+    seen = zip(networks, encoder.normalisers[1:], (partners, roads), LAYOUT.present(partners, roads), strict=True)
+    for network, normaliser, entities, present in seen:
+        parts.append((network(normaliser(entities)) * present.unsqueeze(-1)).amax(dim=1))
+    return encoder.trunk(torch.cat(parts, dim=1))
+
+
+def test_the_encoder_looks_at_those_who_are_there_alone():
+    """Its output, its gradient, and the gradient of that (which a gradient penalty needs) are those of a maximum over
+    all rows in which nobody's outputs are zero; the last rows have no partner, no segment, and neither."""
+    torch.manual_seed(2)
+    encoder = EntityEncoder(LAYOUT, NetworkConfig(entity_hidden=8, hidden=16)).double()
+    flat = observations().double()
+    _, partners, roads = LAYOUT.split(flat)
+    roads[..., -ROAD_TYPES] = (torch.rand(50, 4) < 0.5).double()
+    partners[-1], partners[-3] = 0.0, 0.0
+    roads[-2:, :, -ROAD_TYPES] = 1.0
+    encoder.fit_normaliser(flat[:40])
+    flat.requires_grad_()
+    told = []
+    for forward in (encoder, lambda x: dense(encoder, x)):
+        output = forward(flat)
+        (slope,) = torch.autograd.grad(output.square().sum(), flat, create_graph=True)
+        second = torch.autograd.grad(slope.square().sum(), list(encoder.roads.parameters()))
+        told.append((output, slope, *second))
+    assert all(x.abs().max() > 0 for x in told[0])
+    torch.testing.assert_close(told[0], told[1])

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from gail import provider as module
-from gail.config import config_from_dict
+from gail.config_file import config_from_dict
 from gail.discriminator import DiscriminatorNetwork, Samples, adversarial_loss
 from gail.provider import GAILRewardProvider, pick
 from sim.actions import ActionSpace

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from torch import nn
 
 import cli
-from gail.config import ConfigError, TrainConfig, config_from_dict, load_config
+from gail.config import TrainConfig
+from gail.config_file import ConfigError, config_from_dict, load_config
 from gail.ppo import update
 from gail.provider import GAILRewardProvider
 from gail.reference import ENVIRONMENT_FLAGS, ENVIRONMENT_KEYS, FLAGS, GAIL_KEYS, PPO_KEYS, SECTIONS, translate

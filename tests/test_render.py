@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 import cli
-from gail.config import config_to_dict
+from gail.config_file import config_to_dict
 from gail.drawing import ASPHALT, PAPER, STOP_SIGN
 from gail.render import render
 from gail.run import RunError

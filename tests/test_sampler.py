@@ -10,7 +10,8 @@ from demos import EVERYTHING, LAYOUT, RULES, counted, drawn, pool_of, records, s
 from scenes import random_scene
 
 from gail.background import permuted
-from gail.config import ConfigError, DataConfig, load_config
+from gail.config import DataConfig
+from gail.config_file import ConfigError, load_config
 from gail.demos import DemoSampler, blocks_of
 from gail.worlds import WorldStream
 from pipeline.build import ExtractConfig

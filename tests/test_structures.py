@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from gail.config import ConfigError, DiscriminatorConfig, NetworkConfig, PolicyConfig, load_config
+from gail.config import DiscriminatorConfig, NetworkConfig, PolicyConfig
+from gail.config_file import ConfigError, load_config
 from gail.discriminator import (
     DiscriminatorNetwork,
     Samples,

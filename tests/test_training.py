@@ -10,7 +10,7 @@ import torch
 import yaml
 from runs import after, assert_equal, checkpoint, metrics, trained
 
-from gail.config import config_from_dict
+from gail.config_file import config_from_dict
 from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
 from gail.ppo import update
 from gail.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run

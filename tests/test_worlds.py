@@ -4,7 +4,7 @@ import pytest
 from demos import LAYOUT, RULES, counted, drawn, scenes_of
 
 from gail.background import permuted
-from gail.config import ConfigError
+from gail.config_file import ConfigError
 from gail.stores import Stores
 from gail.worlds import WorldStream, controlled_agents
 from pipeline.replay import NobodyError, demo_agents
