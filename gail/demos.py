@@ -19,7 +19,7 @@ from gail.background import Prefetch, permuted
 from gail.config import DataConfig
 from gail.discriminator import Samples
 from gail.pool import Block, Picks, Pool, load_block
-from pipeline.augment import Augmentation, varied
+from pipeline.augment import Augmentation, replayed, varied
 from pipeline.growing import GrowingStore
 from pipeline.replay import NobodyError
 from pipeline.store import DemoStore
@@ -294,6 +294,8 @@ class DemoSampler:
                 )
                 for scene, record in zip(scenes, records, strict=True)
             ]
+            if self._augment.stretch > 1:
+                records = replayed(records, self.store.space)
         try:
             return load_block(
                 records, scenes, self._sim, self._observation, self._data, self._device, self._alone, self._only

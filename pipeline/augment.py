@@ -1,19 +1,21 @@
-"""More scenes out of one: pieces of its time, and its mirror image, with their demos.
+"""More scenes out of one: pieces of its time, its mirror image, and the scene stretched, with their demos.
 
 A piece begins later and ends earlier, so every agent has another start, another goal (where its piece of the log ends)
-and another time to get there; in the mirror image left is right. Both are driving as people did it, and a policy that
-has few scenes to learn from needs them: measured in docs/recipes.md.
+and another time to get there; in the mirror image left is right; a stretched scene has other curves, crossings and
+speeds. All are driving as people did it, or nearly so, and a policy that has few scenes to learn from needs them:
+measured in docs/recipes.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.expert import ABSENT, Demos
+from pipeline.expert import ABSENT, Demos, replay_experts
 from pipeline.schema import Record
 from sim.actions import ActionSpace
 from sim.scenario import RoadType
@@ -23,6 +25,8 @@ T = TypeVar("T", bound=np.generic)
 
 _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 """Standard deviations: m ahead, m to the left, rad, share of the speed."""
+_MAX_STRETCH = 3.0
+"""Beyond this no road is one that anybody would drive on."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 """Components of actions that change their sign in a mirror."""
 
@@ -40,6 +44,10 @@ class Augmentation:
     """Steps of the shortest piece."""
     mirror: float = 0.5
     """Chance that a variant is mirrored."""
+    stretch: float = 1.5
+    """A variant that is not the whole of its scene's time is stretched along a random direction, and across it, by
+    factors between this and one over it; 1 leaves it as it is. Demos are found anew in stretched scenes, which takes
+    some 10 ms a variant of a scene."""
     perturb: float = 1.0
     """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
     speed, each a standard deviation. Experts are never moved, so a policy learns to come back to where they are."""
@@ -52,6 +60,8 @@ class Augmentation:
         """
         if self.variants < 1 or self.shortest < 1:
             raise ValueError("augment.variants and augment.shortest must be positive")
+        if not 1 <= self.stretch <= _MAX_STRETCH:
+            raise ValueError(f"augment.stretch is {self.stretch}; it must be between 1 and {_MAX_STRETCH:g}")
         if not 0 <= self.perturb < float("inf"):
             raise ValueError(f"augment.perturb is {self.perturb}; it must not be negative")
         if not (0 <= self.whole <= 1 and 0 <= self.mirror <= 1):
@@ -64,9 +74,12 @@ class Augmentation:
 
 
 def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:
-    """A random variant of a scene with its demos in an action space; the scene itself if nobody would drive in it."""
+    """A random variant of a scene with its demos in an action space; the scene itself if nobody would drive in it.
+
+    Where it is stretched its demos' actions are those of before, until :func:`replayed` has found others.
+    """
     last = int(record.scene.last_valid.max(initial=0))
-    whole, mirror, length, begin = rng.random(4)
+    whole, mirror, length, begin, direction, along, across = rng.random(7)
     result = record
     if whole >= augmentation.whole and last > augmentation.shortest:
         steps = augmentation.shortest + int(length * (last - augmentation.shortest))
@@ -74,6 +87,9 @@ def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: 
         result = piece(record, first, first + steps)
         if not result.moving.any():
             result = record
+        elif augmentation.stretch > 1:
+            factors = augmentation.stretch ** (2 * along - 1), augmentation.stretch ** (2 * across - 1)
+            result = stretched(result, np.pi * direction, *factors)
     return mirrored(result, space) if mirror < augmentation.mirror else result
 
 
@@ -109,6 +125,62 @@ def piece(record: Record, first: int, last: int) -> Record:
     keep = (mark[:, :2] != ABSENT).all(axis=1) & small.valid[demos.agent, 0]
     kept = Demos(demos.agent[keep], mark[keep], cut(demos.state)[keep], action[keep], demos.quality[keep])
     return replace(record, scene=replace(small, agent_role=role), demos=kept, vru=None)
+
+
+def stretched(record: Record, direction: float, along: float, across: float) -> Record:
+    """The scene and the demos of vehicles with other distances, and speeds: an affine map of the plane.
+
+    Agents and segments keep their sizes (the length of a segment apart), and demos their actions, which no longer lead
+    to their states; :func:`replayed` finds others.
+
+    Args:
+        record: the scene and its demos, which stay as they are.
+        direction: rad.
+        along: factor on distances in this direction.
+        across: factor on distances at right angles to it.
+    """
+    c, s = np.cos(direction), np.sin(direction)
+    turn = np.array([[c, -s], [s, c]])
+    matrix = turn @ np.diag([along, across]) @ turn.T
+    scene, demos = record.scene, record.demos
+
+    def states(before: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """[..., 5] x, y, heading, vx, vy."""
+        xy, heading, v = before[..., :2] @ matrix, before[..., 2], before[..., 3:] @ matrix
+        ahead = np.stack([np.cos(heading), np.sin(heading)], axis=-1) @ matrix
+        after = np.concatenate([xy, np.arctan2(ahead[..., 1], ahead[..., 0])[..., None], v], axis=-1)
+        return np.where(there[..., None], after, 0).astype(np.float32)
+
+    x, y, half, width, heading = scene.segment.astype(np.float64).T
+    middle = np.stack([x, y], axis=1) @ matrix
+    reach = (half * np.stack([np.cos(heading), np.sin(heading)])).T @ matrix
+    pointing = np.where(half > 0, np.arctan2(reach[:, 1], reach[:, 0]), heading)
+    segment = np.column_stack([middle, np.hypot(*reach.T), width, pointing]).astype(np.float32)
+    lights = (scene.light_stop_point @ matrix).astype(np.float32)
+    image = replace(scene, log=states(scene.log, scene.valid), segment=segment, light_stop_point=lights)
+    moved = replace(demos, state=states(demos.state, demos.mark != ABSENT))
+    return replace(record, scene=image, demos=moved, vru=None)
+
+
+def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
+    """The records with the demos of their moving vehicles found anew, from logs that may have changed.
+
+    Their quality, by which demos are chosen, stays that of the scenes as they were.
+
+    Args:
+        records: of one common number of steps.
+        space: of the actions.
+    """
+    moving = [record.moving for record in records]
+    rows = [record.demos.agent[chosen] for record, chosen in zip(records, moving, strict=True)]
+    found = replay_experts([record.scene for record in records], space, rows)
+    result = []
+    for record, chosen, new in zip(records, moving, found, strict=True):
+        arrays = {name: getattr(record.demos, name).copy() for name in ("mark", "state", "action")}
+        for name, values in arrays.items():
+            values[chosen] = getattr(new, name)
+        result.append(replace(record, demos=replace(record.demos, **arrays)))
+    return result
 
 
 def perturbed(record: Record, size: float, rng: np.random.Generator) -> Record:

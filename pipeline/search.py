@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sim.actions import ActionSpace
@@ -25,7 +26,7 @@ from sim.dynamics import (
     delta_local_inverse,
     wrap,
 )
-from sim.launch import wp
+from sim.launch import launch, wp
 from sim.scenario import DT
 
 MAX_LOOKAHEAD = 8
@@ -307,13 +308,15 @@ def _nearest(grid: wp.array(dtype=wp.float32), value: float) -> float:
 
 @wp.kernel(enable_backward=False)
 def _follow(
+    first_agent: int,
+    part: int,
     task: _Task,
     state: wp.array2d(dtype=wp.float32),
     action: wp.array2d(dtype=wp.float32),
     quantisation: wp.array(dtype=wp.float32),
 ):
     """Drive agent ``i`` along its target from its first to its last step."""
-    i = wp.tid()
+    i = first_agent + wp.tid()
     s = _row(task.target, i * task.steps + task.first[i])
     u = Action()
     if task.dynamics == CLASSIC or task.dynamics == BICYCLE:
@@ -391,6 +394,6 @@ def follow(
     state, action = np.zeros((2, agents * steps, 5), np.float32)
     quantisation = np.zeros(agents, np.float32)
     outputs = [wp.array(x, device="cpu", copy=False) for x in (state, action, quantisation)]
-    wp.launch(_follow, dim=agents, inputs=[task, *outputs], device="cpu")
+    launch(_follow, agents, [task, *outputs], torch.device("cpu"))
     values = action.reshape(agents, steps, 5)[..., : space.components]
     return Found(state.reshape(agents, steps, 5), values, quantisation)

@@ -6,8 +6,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gail.demos import DemoSampler
 from gail.evaluate import drive, expert_driver
-from pipeline.augment import Augmentation, mirrored, mirrored_actions, perturbed, piece, varied
+from pipeline.augment import (
+    Augmentation,
+    mirrored,
+    mirrored_actions,
+    perturbed,
+    piece,
+    replayed,
+    stretched,
+    varied,
+)
 from pipeline.expert import ABSENT
 from pipeline.replay import make_experts
 from sim.actions import ActionSpace
@@ -25,7 +35,7 @@ def record_of(store, scene=0):
     return record
 
 
-def replayed(record, space):
+def driven_by(record, space):
     """What the simulator makes of the recorded actions: tracks [N, T, 5], where driven [N, T], and the experts."""
     experts = make_experts([record], SimConfig())
     result = drive(Env(experts.worlds, space, SimConfig(), LAYOUT), expert_driver(experts))
@@ -43,8 +53,8 @@ def test_mirrored_actions_drive_mirrored_tracks(make_store, kind):
     store = make_store(*kind, scenes=3)
     for index in range(3):
         record = record_of(store, index)
-        track, driven, _ = replayed(record, store.space)
-        image, driven_too, experts = replayed(mirrored(record, store.space), store.space)
+        track, driven, _ = driven_by(record, store.space)
+        image, driven_too, experts = driven_by(mirrored(record, store.space), store.space)
         assert torch.equal(driven, driven_too)
         flipped = track * torch.tensor([1.0, -1, -1, 1, -1])
         assert (image - flipped)[driven][:, :2].norm(dim=1).max() < 1e-3
@@ -126,7 +136,7 @@ def test_a_piece_is_what_happened_then(make_store, first, length):
 def test_experts_drive_a_piece_as_they_drove_the_whole(make_store):
     """They begin on the log instead of where the replay was then, centimetres away."""
     store = make_store()
-    track, driven, experts = replayed(piece(record_of(store), 30, 70), store.space)
+    track, driven, experts = driven_by(piece(record_of(store), 30, 70), store.space)
     assert driven.sum(dim=1).max() == 41
     state = experts.track[experts.worlds.controlled]
     assert (track - state)[driven][:, :2].norm(dim=1).mean() < 0.3
@@ -142,7 +152,7 @@ def test_steps_that_are_no_piece_are_refused(make_store):
 def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
     store = make_store()
     record, rng = record_of(store), np.random.default_rng(0)
-    many = [varied(record, store.space, Augmentation(whole=0.25), rng).scene for _ in range(400)]
+    many = [varied(record, store.space, Augmentation(whole=0.25, stretch=1), rng).scene for _ in range(400)]
     whole = [np.array_equal(scene.valid, record.scene.valid) for scene in many]
     flipped = [np.array_equal(scene.segment[:, 1], -record.scene.segment[:, 1]) for scene in many]
     assert abs(np.mean(whole) - 0.25) < 0.07
@@ -152,6 +162,79 @@ def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
     assert lengths.max() <= 90
     plain = varied(record, store.space, Augmentation(whole=1, mirror=0), rng)
     assert plain is record
+
+
+def test_variants_are_stretched_as_far_as_asked(make_store):
+    """The map's two principal factors, from how its segments' middles moved, lie between the bounds, and near both
+    of them at times; the whole scene keeps its map."""
+    store = make_store()
+    record, rng = record_of(store), np.random.default_rng(0)
+    before = record.scene.segment[:, :2].astype(np.float64)
+    factors = []
+    for _ in range(200):
+        scene = varied(record, store.space, Augmentation(whole=0.1, stretch=1.5), rng).scene
+        matrix, *_ = np.linalg.lstsq(before, scene.segment[:, :2].astype(np.float64), rcond=None)
+        factors.append(np.linalg.svd(matrix, compute_uv=False))
+        whole = np.array_equal(scene.valid, record.scene.valid)
+        assert whole == np.allclose(factors[-1], 1, atol=1e-5)
+    low, high = np.min(factors), np.max(factors)
+    assert 1 / 1.5 - 1e-4 < low < 0.7
+    assert 1.43 < high < 1.5 + 1e-4
+
+
+def test_stretching_by_hand(make_store):
+    """Twice as far along x, half as far along y."""
+    record = record_of(make_store())
+    scene, image = record.scene, stretched(record, 0.0, 2.0, 0.5).scene
+    x, y, heading, vx, vy = scene.log[scene.valid].T
+    tangent = np.arctan2(0.5 * np.sin(heading), 2 * np.cos(heading))
+    expected = np.stack([2 * x, y / 2, tangent, 2 * vx, vy / 2], axis=1)
+    np.testing.assert_allclose(image.log[scene.valid], expected, rtol=1e-5, atol=1e-5)
+    assert not image.log[~scene.valid].any()
+    assert np.array_equal(image.agent_size, scene.agent_size)
+    assert np.array_equal(image.segment[:, 3], scene.segment[:, 3])
+    for sign in (-1, 1):  # both ends of all segments
+        np.testing.assert_allclose(end(image, sign), end(scene, sign) * [2, 0.5], rtol=1e-4, atol=1e-3)
+
+
+def end(scene, sign):
+    """[S, 2] an end of each segment."""
+    x, y, half, _, heading = scene.segment.astype(np.float64).T
+    return np.stack([x + sign * half * np.cos(heading), y + sign * half * np.sin(heading)], axis=1)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(direction=st.floats(0, np.pi), along=st.floats(0.5, 2), across=st.floats(0.5, 2))
+def test_stretching_and_squeezing_cancel(make_store, direction, along, across):
+    record = record_of(make_store())
+    back = stretched(stretched(record, direction, along, across), direction, 1 / along, 1 / across)
+    for name in ("log", "segment", "light_stop_point"):
+        before, after = (getattr(one.scene, name).astype(np.float64) for one in (record, back))
+        turns = {"log": 2, "segment": 4}.get(name)
+        if turns is not None:  # an angle may come back a whole turn away
+            off = after[..., turns] - before[..., turns]
+            assert np.abs(np.sin(off / 2)).max() < 1e-3
+            before, after = np.delete(before, turns, -1), np.delete(after, turns, -1)
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_demos_of_a_stretched_scene_are_driven_in_it(make_store, kind):
+    """Their actions lead to their states, close to the stretched log; those of before lead elsewhere."""
+    store = make_store(*kind, scenes=3)
+    records = [stretched(record, 0.7, 1.4, 0.8) for record in store.read()]
+    for record, new in zip(records, replayed(records, store.space), strict=True):
+        track, driven, experts = driven_by(new, store.space)
+        controlled = experts.worlds.controlled
+        state, log = experts.track[controlled], experts.worlds.log[controlled]
+        there = driven & experts.worlds.valid[controlled]
+        assert (track - state)[driven][:, :2].norm(dim=1).max() < 1e-3
+        assert (track - log)[there][:, :2].norm(dim=1).mean() < 0.2
+        stale, *_ = driven_by(record, store.space)
+        assert (stale - log)[there][:, :2].norm(dim=1).mean() > 1
+        assert np.array_equal(new.demos.quality, record.demos.quality)
+        still = ~new.moving
+        assert np.array_equal(new.demos.action[still], record.demos.action[still])
 
 
 def test_who_begins_off_the_log(make_store):
@@ -177,7 +260,15 @@ def test_who_begins_off_the_log(make_store):
     assert np.array_equal(perturbed(record, 0.0, rng).scene.log[..., :3], record.scene.log[..., :3])
 
 
-BAD = [("perturb", -1.0), ("variants", 0), ("shortest", 0), ("whole", 1.5), ("mirror", -0.1)]
+BAD = [
+    ("perturb", -1.0),
+    ("stretch", 0.9),
+    ("stretch", 4.0),
+    ("variants", 0),
+    ("shortest", 0),
+    ("whole", 1.5),
+    ("mirror", -0.1),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), BAD)
@@ -199,3 +290,21 @@ def test_road_edges_keep_their_drivable_side(make_store):
     points = record.scene.segment[edge][:, :2] + np.array([0.7, 1.9], np.float32)
     image = mirrored(record, store.space).scene
     assert np.array_equal(side(record.scene, points), side(image, points * np.array([1, -1], np.float32)))
+
+
+def test_actions_drawn_from_variants_lead_to_what_is_seen_next(make_store):
+    """In the classic model the speed a step later is v + a dt."""
+    store = make_store()
+    augment = Augmentation(variants=6, whole=0.2, stretch=1.5)
+    sampler = DemoSampler(store, LAYOUT, SimConfig(), seed=3, augment=augment)
+    try:
+        batch = sampler.sample(2000, next_state=True)
+    finally:
+        sampler.close()
+    k = LAYOUT.ego_fields.index("speed/20")
+    speed, then = 20 * batch.observation[:, k], 20 * batch.next_observation[:, k]
+    acceleration = torch.tensor(store.space.grid[0])[batch.action[:, 0].long()]
+    onward = (speed > 1) & (batch.next_observation.abs().sum(dim=1) > 0) & ~batch.done
+    assert onward.float().mean() > 0.5
+    assert acceleration[onward].abs().max() > 1
+    torch.testing.assert_close(then[onward], (speed + 0.1 * acceleration)[onward].float(), atol=2e-3, rtol=0)
