@@ -58,6 +58,7 @@ ABLATIONS: dict[str, Sequence[str]] = {
     "split heads": ("discriminator.structure=split",),
     "state only": ("discriminator.inputs=state",),
     "bc, no variants": ("algorithm=bc", "augment.variants=1"),
+    "bc, no stretching": ("algorithm=bc", "augment.stretch=1"),
     "bc, no masking": (
         "algorithm=bc", "masking.roads=0", "masking.all_roads=0", "masking.partners=0", "masking.all_partners=0",
     ),
