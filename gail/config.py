@@ -135,7 +135,7 @@ class PolicyConfig(NetworkConfig):
 class BCConfig:
     """Behaviour cloning before the first rollout, where ``algorithm`` says so."""
 
-    steps: int = 2500
+    steps: int = 5000
     """Gradient steps; 0 starts from a random policy."""
     run: str | None = None
     """Folder of a run whose cloned policy is taken over instead."""

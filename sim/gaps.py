@@ -6,9 +6,9 @@ Nothing in a simulation follows from what is measured here.
 # Warp reads annotations at run time, so this module must not postpone them.
 import torch
 
-from sim.kernels import Box, box_at
+from sim.kernels import Box, box_at, corner_of, edge_distance, nearer_edge
 from sim.launch import launch, to_warp, wp
-from sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
+from sim.roads import ROAD_EDGE, RoadGrid, cell_at
 from sim.worlds import WorldArrays, Worlds
 
 MAX_TTC = 5.0
@@ -42,18 +42,11 @@ def _separation(a: Box, b: Box) -> float:
 
 
 @wp.func
-def _corner(box: Box, k: int) -> wp.vec2:
-    ahead = wp.where(k < 2, box.length, -box.length)
-    left = wp.where(k % 2 == 0, box.width, -box.width)
-    return wp.vec2(box.x + ahead * box.c - left * box.s, box.y + ahead * box.s + left * box.c)
-
-
-@wp.func
 def _from_corners(a: Box, b: Box) -> float:
     """Distance of a box to the nearest corner of another."""
     nearest = float(_FAR)
     for k in range(4):
-        p = _corner(b, k)
+        p = corner_of(b, k)
         dx = p[0] - a.x
         dy = p[1] - a.y
         ahead = wp.max(wp.abs(dx * a.c + dy * a.s) - a.length, 0.0)
@@ -63,38 +56,17 @@ def _from_corners(a: Box, b: Box) -> float:
 
 
 @wp.func
-def _nearer_edge(best: wp.vec2, s: Segment, p: wp.vec2) -> wp.vec2:
-    """Of two edges the nearer one, as squared distance and how far ``p`` lies to the right of its line.
-
-    Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
-    """
-    along = along_segment(s, p[0], p[1])
-    dx = p[0] - s[0] - along * s[5]
-    dy = p[1] - s[1] - along * s[6]
-    d = dx * dx + dy * dy
-    right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]
-    slack = 1.0e-4 * d + 1.0e-6
-    result = best
-    if d < best[0] - slack or (d < best[0] + slack and wp.abs(right) > wp.abs(best[1])):
-        result = wp.vec2(wp.min(d, best[0]), right)
-    return result
-
-
-@wp.func
 def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec2) -> float:
-    """Signed distance (m) of a point to the nearest road edge, positive beyond it (Waymo's definition)."""
+    """As :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
     best = wp.vec2(_FAR, -1.0)
     cell = cell_at(edges, map, p[0], p[1])
     if cell >= 0:
         for k in range(edges.start[cell], edges.start[cell + 1]):
             id = edges.item[k]
             if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer_edge(best, w.segment[id], p)
+                best = nearer_edge(best, w.segment[id], p)
     if best[0] > _CERTAIN:
-        best = wp.vec2(_FAR, -1.0)
-        for id in range(w.map_start[map], w.map_start[map + 1]):
-            if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer_edge(best, w.segment[id], p)
+        return edge_distance(w, map, p)
     return wp.where(best[1] > 0.0, wp.sqrt(best[0]), -wp.sqrt(best[0]))
 
 
@@ -154,7 +126,7 @@ def _measure(
             map = w.map[world]
             edge = float(-_FAR)
             for k in range(4):
-                edge = wp.max(edge, _edge_distance(w, edges, map, _corner(me, k)))
+                edge = wp.max(edge, _edge_distance(w, edges, map, corner_of(me, k)))
             out[item, 2] = edge
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from sim.dynamics import Action, State, advance
 from sim.launch import wp
-from sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, along_segment, cell_at
+from sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from sim.scenario import DT
 from sim.worlds import REMOVED_POSITION, WorldArrays
 
@@ -201,6 +201,14 @@ def box_at(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int
 
 
 @wp.func
+def corner_of(box: Box, k: int) -> wp.vec2:
+    """The k-th corner, 0 to 3: front left, front right, rear left, rear right."""
+    ahead = wp.where(k < 2, box.length, -box.length)
+    left = wp.where(k % 2 == 0, box.width, -box.width)
+    return wp.vec2(box.x + ahead * box.c - left * box.s, box.y + ahead * box.s + left * box.c)
+
+
+@wp.func
 def _overlap(a: Box, b: Box) -> bool:
     """Whether two boxes touch; separating axis test."""
     dx = b.x - a.x
@@ -268,27 +276,34 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
 
 
 @wp.func
-def _edge_distance(w: WorldArrays, map: int, x: float, y: float) -> float:
+def nearer_edge(best: wp.vec2, s: Segment, p: wp.vec2) -> wp.vec2:
+    """Of two edges the nearer one, as squared distance and how far ``p`` lies to the right of its line.
+
+    Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
+    """
+    along = along_segment(s, p[0], p[1])
+    dx = p[0] - s[0] - along * s[5]
+    dy = p[1] - s[1] - along * s[6]
+    d = dx * dx + dy * dy
+    right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]
+    slack = 1.0e-4 * d + 1.0e-6
+    result = best
+    if d < best[0] - slack or (d < best[0] + slack and wp.abs(right) > wp.abs(best[1])):
+        result = wp.vec2(wp.min(d, best[0]), right)
+    return result
+
+
+@wp.func
+def edge_distance(w: WorldArrays, map: int, p: wp.vec2) -> float:
     """Signed distance (m) of a point to the nearest road edge, positive on its right, where there is no road.
 
-    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py). Where two segments
-    meet in the nearest point, the one decides from whose line the point is farther away.
+    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py).
     """
-    nearest = float(1.0e30)
-    side = float(-1.0)
+    best = wp.vec2(1.0e30, -1.0)
     for k in range(w.map_start[map], w.map_start[map + 1]):
         if w.segment_type[k] == ROAD_EDGE:
-            s = w.segment[k]
-            along = along_segment(s, x, y)
-            dx = x - s[0] - along * s[5]
-            dy = y - s[1] - along * s[6]
-            d = dx * dx + dy * dy
-            right = (x - s[0]) * s[6] - (y - s[1]) * s[5]
-            slack = 1.0e-4 * d + 1.0e-6
-            if d < nearest - slack or (d < nearest + slack and wp.abs(right) > wp.abs(side)):
-                nearest = wp.min(d, nearest)
-                side = right
-    return wp.where(side > 0.0, wp.sqrt(nearest), -wp.sqrt(nearest))
+            best = nearer_edge(best, w.segment[k], p)
+    return wp.where(best[1] > 0.0, wp.sqrt(best[0]), -wp.sqrt(best[0]))
 
 
 @wp.func
@@ -297,12 +312,8 @@ def _leaves_road(w: WorldArrays, i: int, me: Box) -> bool:
     map = w.map[w.world[i]]
     leaves = bool(False)
     for corner in range(4):
-        ahead = wp.where(corner < 2, me.length, -me.length)
-        left = wp.where(corner % 2 == 0, me.width, -me.width)
         if not leaves:
-            x = me.x + ahead * me.c - left * me.s
-            y = me.y + ahead * me.s + left * me.c
-            leaves = _edge_distance(w, map, x, y) > 0.0
+            leaves = edge_distance(w, map, corner_of(me, corner)) > 0.0
     return leaves
 
 
