@@ -88,7 +88,7 @@ class Adversary:
         sums: dict[str, float] = {}
         steps = config.updates if config.epochs is None else config.epochs * -(-len(fresh.action) // config.batch_size)
         taken, first = 0, None
-        share = float(rollout.absorbing_steps.sum() / (rollout.absorbing_steps.sum() + rollout.num_steps))
+        share = _absorbing_share(rollout) if config.absorbing else 0.0
         for _ in range(0 if waits or not self._gate_open(told) else steps):
             rows = torch.randint(len(self._buffer.action), (config.batch_size,), generator=self._generator)
             batch = pick(self._buffer, rows.to(self._buffer.action.device))
@@ -162,6 +162,12 @@ class Adversary:
 
     def _gate_open(self, told: dict[str, float]) -> bool:
         return self.config.compat is not None or told.get("held_out_accuracy", 0.0) <= self.config.max_accuracy
+
+
+def _absorbing_share(rollout: Rollout) -> float:
+    """Of the policy's steps up to the horizon, those after it left."""
+    away = int(rollout.absorbing_steps.sum())
+    return away / (away + rollout.num_steps)
 
 
 def _by_event(reward: Tensor, rollout: Rollout) -> dict[str, float]:
