@@ -180,6 +180,7 @@ def test_variants_are_stretched_as_far_as_asked(make_store):
     low, high = np.min(factors), np.max(factors)
     assert 1 / 1.5 - 1e-4 < low < 0.7
     assert 1.43 < high < 1.5 + 1e-4
+    assert abs(np.mean(np.log(factors))) < 0.04
 
 
 def test_stretching_by_hand(make_store):
@@ -224,6 +225,8 @@ def test_demos_of_a_stretched_scene_are_driven_in_it(make_store, kind):
     store = make_store(*kind, scenes=3)
     records = [stretched(record, 0.7, 1.4, 0.8) for record in store.read()]
     for record, new in zip(records, replayed(records, store.space), strict=True):
+        assert not new.scene.log[~new.scene.valid].any()
+        assert not record.demos.state[record.demos.mark == ABSENT].any()
         track, driven, experts = driven_by(new, store.space)
         controlled = experts.worlds.controlled
         state, log = experts.track[controlled], experts.worlds.log[controlled]
