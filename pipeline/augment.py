@@ -84,12 +84,12 @@ def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: 
     if whole >= augmentation.whole and last > augmentation.shortest:
         steps = augmentation.shortest + int(length * (last - augmentation.shortest))
         first = int(begin * (last - steps + 1))
-        result = piece(record, first, first + steps)
+        if augmentation.stretch > 1:
+            factors = augmentation.stretch ** (2 * along - 1), augmentation.stretch ** (2 * across - 1)
+            result = stretched(record, np.pi * direction, *factors)
+        result = piece(result, first, first + steps)
         if not result.moving.any():
             result = record
-        elif augmentation.stretch > 1:
-            factors = augmentation.stretch ** (2 * along - 1), augmentation.stretch ** (2 * across - 1)
-            result = stretched(result, np.pi * direction, *factors)
     return mirrored(result, space) if mirror < augmentation.mirror else result
 
 
