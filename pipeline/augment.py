@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.expert import ABSENT, Demos, replay_experts
+from pipeline.expert import ABSENT, QUALITY, Demos, replay_experts
 from pipeline.schema import Record
 from sim.actions import ActionSpace
 from sim.scenario import RoadType
@@ -27,6 +27,8 @@ _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 """Standard deviations: m ahead, m to the left, rad, share of the speed."""
 _MAX_STRETCH = 3.0
 """Beyond this no road is one that anybody would drive on."""
+_MAX_REPLAY_ERROR = 0.5
+"""Mean distance from where it should be beyond which a stretched demo is left out, m."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 """Components of actions that change their sign in a mirror."""
 
@@ -163,23 +165,30 @@ def stretched(record: Record, direction: float, along: float, across: float) -> 
 
 
 def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
-    """The records with the demos of their moving vehicles found anew, from logs that may have changed.
+    """The records with the actions of their moving vehicles' demos found anew, along the states that the demos have.
 
-    Their quality, by which demos are chosen, stays that of the scenes as they were.
+    Those states are a drive already, without the faults of a log, so that nothing is lost twice. Demos that cannot
+    follow them (no car turns so sharply, or stops so hard) are left out, as if their agents were bound to their logs. A
+    demo's quality, by which demos are chosen, stays that of the scene as it was.
 
     Args:
         records: of one common number of steps.
         space: of the actions.
     """
-    moving = [record.moving for record in records]
-    rows = [record.demos.agent[chosen] for record, chosen in zip(records, moving, strict=True)]
-    found = replay_experts([record.scene for record in records], space, rows)
+    rows, scenes = [], []
+    for record in records:
+        demos, log, valid = record.demos, record.scene.log.copy(), record.scene.valid.copy()
+        rows.append(demos.agent[record.moving])
+        log[rows[-1]], valid[rows[-1]] = demos.state[record.moving], demos.mark[record.moving] != ABSENT
+        scenes.append(replace(record.scene, log=log, valid=valid))
     result = []
-    for record, chosen, new in zip(records, moving, found, strict=True):
-        arrays = {name: getattr(record.demos, name).copy() for name in ("mark", "state", "action")}
-        for name, values in arrays.items():
-            values[chosen] = getattr(new, name)
-        result.append(replace(record, demos=replace(record.demos, **arrays)))
+    for record, found in zip(records, replay_experts(scenes, space, rows), strict=True):
+        state, action = record.demos.state.copy(), record.demos.action.copy()
+        state[record.moving], action[record.moving] = found.state, found.action
+        keep = np.ones(len(state), np.bool_)
+        keep[record.moving] = found.quality[:, QUALITY.index("ade_m")] <= _MAX_REPLAY_ERROR
+        demos = replace(record.demos, state=state, action=action)
+        result.append(replace(record, demos=Demos(**{name: values[keep] for name, values in vars(demos).items()})))
     return result
 
 

@@ -204,6 +204,27 @@ def end(scene, sign):
     return np.stack([x + sign * half * np.cos(heading), y + sign * half * np.sin(heading)], axis=1)
 
 
+def test_demos_that_no_car_could_follow_are_left_out(make_store):
+    """Five times as far in the same time asks for five times the acceleration, more than the 4 m/s^2 there are; on the
+    other hand, whoever drives at one speed can still be followed."""
+    store = make_store(scenes=3)
+    records = [stretched(record, 0.0, 5.0, 5.0) for record in store.read()]
+    asked = left = 0
+    for record, new in zip(records, replayed(records, store.space), strict=True):
+        row = {int(agent): k for k, agent in enumerate(record.demos.agent)}
+        kept = [row[int(agent)] for agent in new.demos.agent]
+        there = new.demos.mark != ABSENT
+        off = np.linalg.norm(new.demos.state[..., :2] - record.demos.state[kept][..., :2], axis=-1)
+        assert ((off * there).sum(axis=1) / there.sum(axis=1)).max() <= 0.5
+        lost = np.setdiff1d(np.arange(len(record.demos.agent)), kept)
+        assert record.moving[lost].all()
+        hardest = np.abs(np.diff(np.linalg.norm(record.demos.state[..., 3:], axis=-1), axis=1)) / 0.1
+        hardest = np.where((record.demos.mark[:, 1:] & record.demos.mark[:, :-1]) > 0, hardest, 0)
+        assert (np.sort(hardest[lost], axis=1)[:, -10:].mean(axis=1) > 4).all()
+        asked, left = asked + record.moving.sum(), left + len(lost)
+    assert 0 < left < asked
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(direction=st.floats(0, np.pi), along=st.floats(0.5, 2), across=st.floats(0.5, 2))
 def test_stretching_and_squeezing_cancel(make_store, direction, along, across):
