@@ -411,6 +411,8 @@ def train(
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
         raise click.UsageError("--max-single-agent-envs is about --single-agent; leave out one of the two.")
+    if "algorithm" in chosen and "use_gail" in chosen:
+        raise click.UsageError("--algorithm and --use-gail both choose the algorithm; leave out one of the two.")
     each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
     flags = [f"{key}={value}" for part in each for key, value in part.items()]
     if weights:
@@ -424,6 +426,8 @@ def train(
             loaded = load_config(config, [*settings, *flags])
             named = chosen_stores(loaded, stores, folder if resume else None)
             trainer = Trainer(loaded, named, folder, resume, report)
+            for name, (was, now) in trainer.changed.items():
+                click.echo(f"From here on {name}={now} (before: {was}).", err=True)
             trainer.run(stop)
     except KeyboardInterrupt:
         click.echo("Interrupted within a rollout: its steps do not count.", err=True)

@@ -72,7 +72,8 @@ class DataConfig(DemoFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive("data", pool_scenes=self.pool_scenes, rows_per_scene=self.rows_per_scene)
+        most = 1 if self.max_scenes is None else self.max_scenes
+        _positive("data", pool_scenes=self.pool_scenes, rows_per_scene=self.rows_per_scene, max_scenes=most)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class NetworkConfig:
     """How many of those there are; the first one takes in what was pooled."""
 
     def __post_init__(self) -> None:
-        _positive("network", entity_hidden=self.entity_hidden, hidden=self.hidden, layers=self.layers)
+        for name in ("entity_hidden", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class PPOConfig:
         _positive("ppo", learning_rate=self.learning_rate, epochs=self.epochs, minibatch_size=self.minibatch_size)
         _positive("ppo", critic_learning_rate=self.critic_learning_rate, clip=self.clip)
         _positive("ppo", max_grad_norm=self.max_grad_norm, bc_batch_size=self.bc_batch_size)
-        for name in ("entropy", "weight_decay", "critic_weight_decay", "bc_coefficient"):
+        for name in ("entropy", "weight_decay", "critic_weight_decay", "bc_coefficient", "warmup_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}; it must not be negative")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
@@ -342,6 +345,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         _positive("reward", clip=self.clip)
+        if self.gail < 0 or self.environment < 0:
+            raise ValueError("reward.gail and reward.environment must not be negative; they would pay for the opposite")
 
 
 @dataclass(frozen=True)
@@ -460,6 +465,10 @@ class TrainConfig:
         disc = self.discriminator
         if disc.compat == "mlagents":
             object.__setattr__(self, "ppo", replace(self.ppo, gamma=disc.mlagents.gamma))
+        if self.latent.codes and self.algorithm == "bc":
+            raise ValueError(
+                "latent.codes are learned from rollouts, which algorithm bc has none of; choose another one"
+            )
         if self.seed < 0 or self.total_timesteps < 0 or self.checkpoint_every < 1:
             raise ValueError("seed and total_timesteps must not be negative, checkpoint_every must be positive")
         if self.backend == "gpudrive":

@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from gail.config import TrainConfig
-from gail.reference import over, translate
+from gail.reference import SECTIONS, over, translate
 
 _LONGEST_ECHO = 60
 """Characters of a bad value that an error repeats; a whole section is longer."""
@@ -66,8 +66,7 @@ def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> T
         message = first["msg"].removeprefix("Value error, ")
         got = f" (got {first['input']!r})" if len(repr(first["input"])) < _LONGEST_ECHO else ""
         raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{message}{got}") from error
-    for path in _paths(TrainConfig):
-        value = attrgetter(path)(config)
+    for path, value in flat(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{where}: {path} is {value}; it must be a finite number")
     return config
@@ -76,6 +75,11 @@ def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> T
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
     """Nested dictionaries that :func:`config_from_dict` turns back into an equal configuration."""
     return asdict(config)
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """All settings by their dotted names."""
+    return {path: attrgetter(path)(config) for path in _paths(TrainConfig)}
 
 
 def _apply(data: dict[str, Any], setting: str) -> None:
@@ -112,7 +116,9 @@ def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
     for key, value in data.items():
         if key not in known:
             elsewhere = [path for path in _paths(TrainConfig) if path.split(".")[-1] == key]
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            section, _, name = str(key).partition(".")  # of an earlier system's section, see gail/reference.py
+            names = [f"{section}.{known}" for known in SECTIONS[section]] if name and section in SECTIONS else known
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.4)
             nearest = elsewhere or [prefix + name for name in near]
             hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {prefix}{key}; {hint}")

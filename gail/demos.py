@@ -43,7 +43,9 @@ def chosen_scenes(store: DemoStore, split: str, most: int | None = None) -> NDAr
     if not len(store):
         raise NobodyError(f"store {store.path}: it has no scene yet; wait until its extraction has finished a part")
     if not len(found):
-        raise NobodyError(f"store {store.path}: no scene is in the split {split!r}; choose another one (data.split)")
+        raise NobodyError(
+            f"store {store.path}: no scene is in the split {split!r}; choose another one (data.split, or --split)"
+        )
     return found[:most]
 
 
@@ -258,7 +260,7 @@ class DemoSampler:
 
     def _why_nobody(self) -> str:
         """One sentence on what keeps everybody out."""
-        scenes, data = sum(map(len, self._blocks)), self._data
+        scenes, data = len(np.unique(np.concatenate([block.scenes for block in self._blocks]))), self._data
         hint = "check sim.selection"
         if data.agents == "vru" and self._sim.selection.remove_non_vehicles:
             hint = "set sim.selection.remove_non_vehicles to false, since data.agents is vru"

@@ -111,8 +111,10 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in data.items() if name not in (*SECTIONS, "reward_signals")}
     for section, keys in SECTIONS.items():
         given = data.get(section)
+        if given is None:
+            continue
         if not isinstance(given, Mapping):
-            rest |= {section: given} if section in data else {}
+            rest[section] = given
             continue
         for name, value in given.items():
             if name in keys:
@@ -129,6 +131,8 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _signals(signals: Any) -> Settings:
     """What ML-Agents' ``reward_signals`` set: ``gail``, and the strength of ``extrinsic``, the environment's reward."""
+    if isinstance(signals, Mapping):
+        signals = {name: {} if signal is None else signal for name, signal in signals.items()}
     known = isinstance(signals, Mapping) and {"gail"} <= set(signals) <= {"gail", "extrinsic"}
     if not known or not all(isinstance(signal, Mapping) for signal in signals.values()):
         raise ValueError("reward_signals has a section gail, and may have extrinsic; there are no others here")

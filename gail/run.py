@@ -11,15 +11,24 @@ import torch
 import yaml
 
 from gail.config import TrainConfig
-from gail.config_file import ConfigError, config_from_dict
+from gail.config_file import ConfigError, config_from_dict, flat
 from gail.policy import Policy
 from pipeline.store import DemoStore
 from pipeline.validate import Expectation, fit
 from sim.actions import ActionSpace
 
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 CHECKPOINT = "checkpoint.pt"
 CLONED = "cloned.pt"
 """The policy as it was after behaviour cloning."""
+
+_FIXED = ("algorithm", "observation")
+"""Settings that a run keeps to its end, as what it has learned means nothing under others; networks tell by their
+sizes, stores by their names."""
+
+_FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
+"""Settings that change nothing in what is learned."""
 
 
 class RunError(ValueError):
@@ -42,10 +51,10 @@ def chosen_stores(config: TrainConfig, named: Sequence[str] = (), resumed: str |
     ``data.stores``, or ML-Agents' ``demo_path``.
 
     Raises:
-        RunError: when there is none.
+        RunError: when there is none, or that run's environment.json cannot be read.
     """
-    before = None if resumed is None else Path(resumed) / "environment.json"
-    known = json.loads(before.read_text())["stores"] if before is not None and before.exists() else []
+    begun = resumed is not None and any((Path(resumed) / name).exists() for name in (ENVIRONMENT, CHECKPOINT))
+    known = read_environment(Path(resumed))["stores"] if resumed is not None and begun else []
     demo_path = config.discriminator.mlagents.demo_path
     found = list(named or known or config.data.stores or ([] if demo_path is None else [demo_path]))
     if not found:
@@ -67,6 +76,44 @@ def check_fit(config: TrainConfig, store: DemoStore) -> None:
     """
     for problem in fit(store, expectation(config)):
         raise RunError(str(problem))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run's environment.json tells: ``stores``, ``action_space``, and ``resumed``, what was changed when.
+
+    Raises:
+        RunError: when the file is missing or damaged.
+    """
+    try:
+        found = json.loads((folder / ENVIRONMENT).read_text())
+        return {"resumed": [], **found, "stores": list(found["stores"])}
+    except FileNotFoundError:
+        raise RunError(f"run {folder}: {ENVIRONMENT} is missing; train again in another folder") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"run {folder}: {ENVIRONMENT} is damaged; train again in another folder") from error
+
+
+def changed_settings(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings of a run that goes on with others than it had: by name, what they were and what they are.
+
+    Raises:
+        RunError: when the run's config.yaml is missing, or when what it learns cannot go on so.
+        ConfigError: when that file is damaged.
+    """
+    try:
+        before = flat(config_from_dict(yaml.safe_load((folder / CONFIG).read_text()), str(folder / CONFIG)))
+    except FileNotFoundError:
+        raise RunError(f"run {folder}: {CONFIG} is missing; train again in another folder") from None
+    except yaml.YAMLError as error:
+        raise RunError(f"run {folder}: {CONFIG} is damaged; train again in another folder") from error
+    now = flat(config)
+    changed = {
+        name: (was, now[name]) for name, was in before.items() if was != now[name] and name.split(".")[0] not in _FREE
+    }
+    for name, (was, new) in changed.items():
+        if name.split(".")[0] in _FIXED:
+            raise RunError(f"run {folder}: it began with {name}={was}, not {new}; resume with that, or train anew")
+    return changed
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -92,8 +139,8 @@ def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Pol
     """
     root = Path(folder)
     try:
-        config = config_from_dict(yaml.safe_load((root / "config.yaml").read_text()), str(root / "config.yaml"))
-        space = ActionSpace.from_json(json.loads((root / "environment.json").read_text())["action_space"])
+        config = config_from_dict(yaml.safe_load((root / CONFIG).read_text()), str(root / CONFIG))
+        space = ActionSpace.from_json(json.loads((root / ENVIRONMENT).read_text())["action_space"])
         on = choose_device(device)
         policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
         policy.load_state_dict(read_checkpoint(root, on)["networks"]["policy"])

@@ -25,7 +25,19 @@ from gail.masking import masked
 from gail.networks import Networks
 from gail.ppo import AdvantageScale, cloning_loss, discounted_returns, update
 from gail.rollout import Rollout, collect
-from gail.run import CHECKPOINT, CLONED, RunError, check_fit, choose_device, load_cloned, read_checkpoint
+from gail.run import (
+    CHECKPOINT,
+    CLONED,
+    CONFIG,
+    ENVIRONMENT,
+    RunError,
+    changed_settings,
+    check_fit,
+    choose_device,
+    load_cloned,
+    read_checkpoint,
+    read_environment,
+)
 from gail.stores import Stores
 from pipeline.schema import StoreError
 from sim.env import Backend
@@ -60,6 +72,10 @@ class Progress:
     seconds: float = 0.0
     cloned: int = 0
     """Behaviour-cloning steps done."""
+    unreported: int = 0
+    """Of these, the last ones, whose loss is in no report yet."""
+    cloning_loss: float = 0.0
+    """The sum of their losses."""
 
 
 class Trainer:
@@ -98,6 +114,9 @@ class Trainer:
             check_fit(config, store)
             check_backend(config, store)
         self.progress = Progress()
+        self.changed: dict[str, tuple[Any, Any]] = {}
+        """Settings with which the run goes on otherwise than before: what they were and are."""
+        self._resumed: list[dict[str, Any]] = []
         self.reward_scale = RewardScale()
         self.advantage_scale = AdvantageScale()
         self._report = report
@@ -184,19 +203,23 @@ class Trainer:
             raise RunError(f"run {self.folder}: it would lie inside the store; name another folder")
         if not resume:
             return None
-        before = json.loads((self.folder / "environment.json").read_text())["stores"]
+        environment = read_environment(self.folder)
+        before, self._resumed = environment["stores"], environment["resumed"]
         if before != self.stores.locations:
             then, now = ", ".join(before), ", ".join(self.stores.locations)
             raise RunError(f"run {self.folder}: it learned from {then}, not {now}; resume with that store")
+        self.changed = changed_settings(self.folder, self.config)
         return read_checkpoint(self.folder, self.device)
 
     def _describe(self) -> None:
         """Write down what the run is; only once nothing that it builds on can be amiss."""
+        if self.changed:
+            self._resumed.append({"step": self.progress.timesteps, "changed": self.changed})
+        spec = {"action_space": self.stores.space.to_json(), "stores": self.stores.locations, "resumed": self._resumed}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
-            spec = {"action_space": self.stores.space.to_json(), "stores": self.stores.locations}
-            (self.folder / "environment.json").write_text(json.dumps(spec, indent=1))
+            (self.folder / CONFIG).write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
+            (self.folder / ENVIRONMENT).write_text(json.dumps(spec, indent=1))
             if self.config.clones and self.config.bc.run is not None and not (self.folder / CLONED).exists():
                 self._write(CLONED, self.networks.policy.state_dict())
             self._journal = Journal(self.folder, self.config, self.progress.cloned, self.progress.iteration)
@@ -265,12 +288,11 @@ class Trainer:
         """Behaviour cloning on expert batches."""
         config, policy = self.config.bc, self.networks.policy
         steps = self.config.cloning_steps
-        if self.progress.cloned >= steps:
+        if self.progress.cloned >= steps or self.progress.iteration:
             return
         policy.train()
         optimiser = self.networks.cloning_optimiser
         begun = time.perf_counter()
-        losses: list[float] = []
         for step in range(self.progress.cloned, steps):
             if stop():
                 return
@@ -281,12 +303,14 @@ class Trainer:
             loss.backward()
             optimiser.step()
             self.progress.cloned += 1
-            losses.append(loss.item())
+            self.progress.unreported += 1
+            self.progress.cloning_loss += loss.item()
             if (step + 1) % 100 == 0 or step + 1 == steps:
                 self.progress.seconds += time.perf_counter() - begun
                 begun = time.perf_counter()
-                self._log({"bc/loss": sum(losses) / len(losses)}, step + 1)
-                losses.clear()
+                mean = self.progress.cloning_loss / self.progress.unreported
+                self.progress.cloning_loss, self.progress.unreported = 0.0, 0
+                self._log({"bc/loss": mean}, step + 1)
         self._write(CLONED, policy.state_dict())
 
     def _take_over(self) -> None:

@@ -316,8 +316,8 @@ class DemoStore:
         """
         ids = self.scene_ids()
         if scene_id not in ids:
-            known = ", ".join(ids[:3])
-            raise StoreError(f"store {self.path}: there is no scene {scene_id!r}; it has {known}, ...")
+            known = ", ".join([*ids[:3], *(["..."] if len(ids) > 3 else [])])
+            raise StoreError(f"store {self.path}: there is no scene {scene_id!r}; it has {known}")
         return ids.index(scene_id)
 
     def _runs(self, scenes: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -104,7 +104,7 @@ def test_a_value_is_no_section(tmp_path):
         ("data.max_replay_error=-1", "data.max_replay_error is -1.0; it must not be negative"),
         ("worlds.num_worlds=0", "worlds.num_worlds is 0; it must be positive"),
         ("worlds.rollouts_per_batch=0", "worlds.rollouts_per_batch is 0; it must be positive"),
-        ("policy.hidden=0", "network.hidden is 0; it must be positive"),
+        ("policy.hidden=0", "policy: hidden is 0; it must be positive"),
         ("discriminator.dropout=1", "discriminator.dropout is 1.0; it must be in [0, 1)"),
         ("bc.steps=-1", "bc.steps and bc.weight_decay must not be negative; 0 steps switch the warm start off"),
         ("bc.weight_decay=-1", "bc.steps and bc.weight_decay must not be negative"),
