@@ -96,6 +96,26 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
     assert went_on["iteration"] == done["iteration"] + 1
 
 
+def test_what_a_run_goes_on_with_is_told(finished, tmp_path):
+    """A line for each setting that was changed, on stderr; another algorithm is refused."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    more = ["train", "--run", folder, "--resume", "--set", "ppo.gamma=0.5"]
+    told = run(*more)
+    assert told.exit_code == 0
+    assert told.stderr.splitlines()[0] == "From here on ppo.gamma=0.5 (before: 0.98)."
+    assert "it began with algorithm=bc+gail, not ppo" in refusal(run(*more, "--algorithm", "ppo"))
+
+
+def test_the_algorithm_is_chosen_once(config, make_store, tmp_path):
+    for flag in ("--use-gail", "--no-use-gail"):
+        args = ["train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run", "--algorithm", "ppo"]
+        told = run(*args, flag)
+        assert told.exit_code == 2
+        assert "--algorithm and --use-gail both choose the algorithm; leave out one of the two." in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_goes_on_with_its_stores_and_its_settings(config, make_store, tmp_path):
     """When nothing is named but the run."""
     stores = [make_store(scenes=2).path, make_store().path]

@@ -132,6 +132,11 @@ def test_a_value_is_no_section(tmp_path):
         ("latent.weight=-1", "latent.weight not negative"),
         ("latent.updates=0", "latent.updates is 0; it must be positive"),
         ("discriminator.label_smoothing=0.5", "discriminator.label_smoothing must be in [0, 0.5)"),
+        ("reward.gail=-1", "reward.gail and reward.environment must not be negative"),
+        ("reward.environment=-1", "reward.gail and reward.environment must not be negative"),
+        ("ppo.warmup_iterations=-1", "ppo.warmup_iterations is -1; it must not be negative"),
+        ("data.max_scenes=-2", "data.max_scenes is -2; it must be positive"),
+        ("data.max_scenes=0", "data.max_scenes is 0; it must be positive"),
         ("reward.clip=0", "reward.clip is 0.0; it must be positive"),
         ("ppo.max_grad_norm=-1", "ppo.max_grad_norm is -1.0; it must be positive"),
         ("sim.goal_radius=0", "simulator: goal_radius is 0.0; it must be positive"),
@@ -190,3 +195,7 @@ def test_masks_hide_when_any_rate_is_positive():
     nothing = {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0}
     assert not config_from_dict({"masking": nothing}).masking.hides
     assert all(config_from_dict({"masking": {**nothing, name: 0.1}}).masking.hides for name in nothing)
+
+
+def test_latent_codes_need_rollouts():
+    assert "latent.codes are learned from rollouts" in sentence(None, ["algorithm=bc", "latent.codes=3"])

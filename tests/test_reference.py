@@ -600,6 +600,11 @@ def test_no_limit_of_single_agent_worlds_is_no_choice_of_them():
     assert found == TrainConfig()
 
 
+def test_empty_sections_leave_everything_as_it_is():
+    assert config_from_dict(translate({"train": None, "environment": None})) == TrainConfig()
+    assert translate({"reward_signals": {"gail": None}}) == translate({"reward_signals": {"gail": {}}})
+
+
 def test_a_configuration_in_our_names_alone_is_left_as_it_is():
     given = {"seed": 3, "ppo": {"gamma": 0.5}}
     assert translate(given) == given
@@ -608,7 +613,8 @@ def test_a_configuration_in_our_names_alone_is_left_as_it_is():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("train: {discriminator_lrr: 1}", "unknown key train.discriminator_lrr; "),
+        ("train: {discriminator_lrr: 1}", "unknown key train.discriminator_lrr; did you mean train.discriminator_lr?"),
+        ("environment: {num_world: 1}", "unknown key environment.num_world; did you mean environment.num_worlds?"),
         ("environment: {polyline_reduction_threshold: 0.1}", "unknown key environment.polyline_reduction_threshold; "),
         ("train: 3", "unknown key train; "),
         ("reward_signals: {gail: {demo: x}}", "unknown key discriminator.mlagents.demo; did you mean discriminator."),

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,7 +287,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
     trained(config, make_store(), whole, stop=after(steps))
 
     def lasting(folder):
-        timed = {"seconds", "time/steps_per_s", "bc/loss"}  # the last is a mean since the last report or start
+        timed = {"seconds", "time/steps_per_s"}
         return [{name: value for name, value in line.items() if name not in timed} for line in metrics(folder)]
 
     for cut in (2, 5, 6):
@@ -408,6 +409,62 @@ def test_a_run_goes_on_with_its_own_networks_only(tiny_run, small, tmp_path):
         Trainer(small(policy={"hidden": 24}), trainer.stores.stores[0].path, twin, resume=True)
     config, _ = load_run(twin)
     assert config == trainer.config
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"algorithm": "ppo"}, "it began with algorithm=bc+gail, not ppo; resume with that, or train anew"),
+        ({"observation": {"radius": 20.0}}, "it began with observation.radius=50.0, not 20.0; resume with that"),
+    ],
+)
+def test_a_run_keeps_what_it_is_about(tiny_run, small, tmp_path, changes, told):
+    """Its checkpoint and its configuration are as before."""
+    trainer, folder = tiny_run
+    twin = copied(folder, tmp_path / "twin")
+    with pytest.raises(RunError, match=re.escape(told)):
+        Trainer(small(**changes), trainer.stores.stores[0].path, twin, resume=True)
+    assert all((twin / f.name).read_bytes() == f.read_bytes() for f in folder.iterdir() if (twin / f.name).exists())
+
+
+def test_what_a_run_goes_on_with_is_written_down(tiny_run, tmp_path):
+    """Nothing where nothing that it learns from was changed; and what is cloned is not cloned again over GAIL."""
+    trainer, folder = tiny_run
+    twin = copied(folder, tmp_path / "twin")
+    store, config = trainer.stores.stores[0].path, replace(trainer.config, total_timesteps=LONG)
+    same = Trainer(config, store, twin, resume=True)
+    same.close()
+    assert (same.changed, json.loads((twin / "environment.json").read_text())["resumed"]) == ({}, [])
+    other = replace(config, bc=replace(config.bc, steps=9), reward=replace(config.reward, environment=0.5))
+    changed = Trainer(other, store, twin, resume=True)
+    policy = copy.deepcopy(changed.networks.policy.state_dict())
+    changed._clone(lambda: False)
+    changed.close()
+    assert_equal(policy, changed.networks.policy.state_dict())
+    assert changed.changed == {"bc.steps": (4, 9), "reward.environment": (0.3, 0.5)}
+    (told,) = json.loads((twin / "environment.json").read_text())["resumed"]
+    assert told == {
+        "step": trainer.progress.timesteps,
+        "changed": {"bc.steps": [4, 9], "reward.environment": [0.3, 0.5]},
+    }
+
+
+@pytest.mark.parametrize("content", ["{", "{}", None])
+@pytest.mark.parametrize("name", ["environment.json", "config.yaml"])
+def test_a_run_does_not_go_on_without_its_files(tiny_run, tmp_path, name, content):
+    trainer, folder = tiny_run
+    twin = copied(folder, tmp_path / "twin")
+    (twin / name).unlink()
+    if content is not None:
+        (twin / name).write_text(content)
+    if (name, content) == ("config.yaml", "{}"):
+        return  # no key at all is a configuration
+    what = "is missing" if content is None else "is damaged"
+    with pytest.raises(RunError, match=f"run {twin}: {name} {what}; train again in another folder"):
+        Trainer(trainer.config, trainer.stores.stores[0].path, twin, resume=True)
+    if name == "environment.json":
+        with pytest.raises(RunError, match=f"{name} {what}"):
+            chosen_stores(trainer.config, [], twin)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", "cut"])
