@@ -49,7 +49,7 @@ class Augmentation:
     stretch: float = 1.5
     """A variant that is not the whole of its scene's time is stretched along a random direction, and across it, by
     factors between this and one over it; 1 leaves it as it is. Demos are found anew in stretched scenes, which takes
-    some 10 ms a variant of a scene."""
+    some 10 ms a variant of a scene, and those that no car could follow are left out."""
     perturb: float = 1.0
     """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
     speed, each a standard deviation. Experts are never moved, so a policy learns to come back to where they are."""
