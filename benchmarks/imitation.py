@@ -57,6 +57,13 @@ ABLATIONS: dict[str, Sequence[str]] = {
     "gradient penalty 10": ("discriminator.gradient_penalty=10",),
     "split heads": ("discriminator.structure=split",),
     "state only": ("discriminator.inputs=state",),
+    "gail": ("algorithm=gail",),
+    "gail, no environment reward": ("algorithm=gail", "reward.environment=0"),
+    "gail, reward -ln(1-D)": ("algorithm=gail", "reward.form=gail"),
+    "gail, no normaliser": ("algorithm=gail", "discriminator.normalise=false"),
+    "gail, agents leave at the goal": ("algorithm=gail", "sim.on_goal=remove"),
+    "gail, gradient penalty 10": ("algorithm=gail", "discriminator.gradient_penalty=10"),
+    "gail, split heads": ("algorithm=gail", "discriminator.structure=split"),
     "bc, no variants": ("algorithm=bc", "augment.variants=1"),
     "bc, no stretching": ("algorithm=bc", "augment.stretch=1"),
     "bc, no masking": (
@@ -64,7 +71,8 @@ ABLATIONS: dict[str, Sequence[str]] = {
     ),
     "bc, no dropout": ("algorithm=bc", "policy.dropout=0"),
 }  # fmt: skip
-"""What is left out of the default recipe, or put into it, one at a time."""
+"""What is left out of the default recipe, or put into it, one at a time; of GAIL from a random policy likewise, as a
+clone hides what GAIL is worth."""
 
 COLUMNS = {
     "goal": "goal", "collision": "collision", "off_road": "off-road", "safe_success": "safe success",
