@@ -26,7 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gail.evaluate import pooled
-from gail.summary import SceneScores
+from gail.summary import POLICY, SceneScores, summary
 from pipeline import writer
 from pipeline.schema import Record, Split
 from pipeline.storage import LocalFolder
@@ -199,6 +199,21 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def differences(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
+    """Markdown: what sets each recipe apart from one of them, with 95 % intervals of the difference in the same
+    scenes."""
+    shown = {"safe_success": "safe success", "realism_2025": "realism 2025", "ade": "ADE (m)"}
+    lines = [f"| against {against} | " + " | ".join(shown.values()) + " |", "| --- |" + " --- |" * len(shown)]
+    scores = {name: SceneScores.from_json(result["per_scene"]) for name, result in results.items()}
+    for name, own in scores.items():
+        if name != against:
+            both = {POLICY: own.sums[POLICY], against: scores[against].sums[POLICY]}
+            found = summary(SceneScores(own.scenes, both, {}))["differences"][against]
+            values, intervals = ({key: found[key][what] for key in shown} for what in ("mean", "interval"))
+            lines.append(f"| {name} | " + " | ".join(_cell(values, intervals, key) for key in shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(values: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
     if values.get(key) is None:
         return ""
@@ -248,6 +263,7 @@ def _lines(run: Path) -> list[dict[str, float]]:
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--compare", "what", type=click.Choice(list(SETS)), default="recipes", show_default=True)
 @click.option("--recipes", help="Names out of these, with semicolons between. [default: all]")
+@click.option("--against", default=CLONES, show_default=True, help="The recipe that the others are compared with.")
 @click.option("--set", "common", multiple=True, help="A setting of all runs.")
 @click.option("--total-timesteps", default=200_000, show_default=True)
 @click.option("--rollouts", default=16, show_default=True, help="Drawn drives of an evaluation.")
@@ -259,6 +275,7 @@ def main(
     seeds: int,
     what: str,
     recipes: str | None,
+    against: str,
     common: tuple[str, ...],
     total_timesteps: int,
     rollouts: int,
@@ -267,6 +284,8 @@ def main(
     """Compare recipes."""
     known = SETS[what]
     chosen = {name: known[name] for name in (CLONES, *(recipes.split(";") if recipes else known))}
+    if against not in chosen:
+        raise click.UsageError(f"--against {against}: it is none of the recipes compared: {'; '.join(chosen)}")
     out.mkdir(parents=True, exist_ok=True)
     stores = write_folds(DemoStore(store), out, folds)
     common = (f"total_timesteps={total_timesteps}", *common)
@@ -295,9 +314,10 @@ def main(
         seen = [[reports[job] for job in jobs if (job.recipe, job.fold) == (name, fold)] for fold in range(folds)]
         results[name] = pooled([over_seeds(of_seeds) for of_seeds in seen])
     (out / f"{what}.json").write_text(json.dumps(results))
-    (out / f"{what}.md").write_text(table(results))
+    told = table(results) + "\n" + differences(results, against)
+    (out / f"{what}.md").write_text(told)
     curves(jobs).savefig(out / f"{what}.png")
-    click.echo(table(results))
+    click.echo(told)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class DataConfig(DemoFilter):
     """``transition``: each transition is drawn alike; ``scene``: each scene is, then a transition in it, so that scenes
     with many agents count no more than others."""
     pool_scenes: int = 4096
-    """Scenes held ready for sampling, some 125 kB each; this bounds memory, whatever the size of the store. Each variant
-    of a scene (``augment.variants``) counts as one."""
+    """Scenes held ready for sampling, some 125 kB each; this bounds memory, whatever the size of the store. Each
+    variant of a scene (``augment.variants``) counts as one."""
     rows_per_scene: int = 256
     """Rows drawn a scene, on average, before it makes room for another (nothing is replaced if all fit). A real scene
     has some 800 transitions; fewer rows mix better and cost more reading."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.imitation import RECIPES, SETS, Job, over_seeds, table, write_folds
+from benchmarks.imitation import RECIPES, SETS, Job, differences, over_seeds, table, write_folds
 from gail.config_file import load_config
 from gail.evaluate import pooled
 from gail.summary import DISTRIBUTIONS, SceneScores
@@ -29,7 +29,7 @@ def test_every_scene_is_held_out_once(make_store, tmp_path):
 def report(goals, counts=(2.0, 4.0)):
     """An evaluation of two scenes, in which these shares of their agents reached the goal."""
     pairs = np.stack([np.multiply(goals, counts), counts], axis=1)
-    metrics = {name: pairs for name in ("goal", "ade", "realism_2025")}
+    metrics = {name: pairs for name in ("goal", "safe_success", "ade", "realism_2025")}
     steps = {name: np.ones((2, bins)) for name, (_, _, bins) in DISTRIBUTIONS.items()}
     histograms = {who: steps for who in ("policy", "random", "log")}
     scores = SceneScores(["a", "b"], {"policy": metrics, "random": metrics}, histograms)
@@ -51,6 +51,13 @@ def test_the_table_has_a_row_a_recipe_and_an_anchor():
     assert "| 25.0 % (25 to 25) |" in rows[0]
     assert "| 0.75 (0.75 to 0.75) |" in rows[1]
     assert "| 0.750 (0.750 to 0.750) |" in rows[1]
+
+
+def test_recipes_are_compared_in_the_same_scenes():
+    """A quarter more of the agents in either scene: no interval, whatever the scenes drawn, though both differ."""
+    results = {name: pooled([report(shares)]) for name, shares in (("a", [0.75, 0.5]), ("b", [0.5, 0.25]))}
+    *_, row = differences(results, "b").splitlines()
+    assert row == "| a | 25.0 % (25 to 25) | 0.250 (0.250 to 0.250) | 0.25 (0.25 to 0.25) |"
 
 
 @pytest.mark.parametrize("what", SETS)
