@@ -24,6 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from gail.evaluate import pooled
 from gail.summary import POLICY, SceneScores, summary
@@ -246,7 +247,9 @@ def curves(jobs: Sequence[Job]) -> Figure:
     for axis, title in zip(axes, names.values(), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("agent steps", fontsize=8)
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
+    axes[-1].set_yscale("log")
     handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=8, fontsize=9, frameon=False)
     return figure
