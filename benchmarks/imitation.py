@@ -40,7 +40,6 @@ RECIPES: dict[str, Sequence[str]] = {
     CLONES: ("algorithm=bc",),
     "ppo": ("algorithm=ppo", "sim.reward=sparse_on_goal_achieved"),
     "gail": ("algorithm=gail",),
-    "gail, no other reward": ("algorithm=gail", "reward.environment=0"),
     "bc+gail": (),
     "vail": ("discriminator.use_vail=true",),
 }
@@ -59,7 +58,7 @@ ABLATIONS: dict[str, Sequence[str]] = {
     "split heads": ("discriminator.structure=split",),
     "state only": ("discriminator.inputs=state",),
     "gail": ("algorithm=gail",),
-    "gail, no environment reward": ("algorithm=gail", "reward.environment=0"),
+    "gail, environment reward": ("algorithm=gail", "reward.environment=0.3"),
     "gail, reward -ln(1-D)": ("algorithm=gail", "reward.form=gail"),
     "gail, no normaliser": ("algorithm=gail", "discriminator.normalise=false"),
     "gail, agents leave at the goal": ("algorithm=gail", "sim.on_goal=remove"),

@@ -331,6 +331,10 @@ class DiscriminatorConfig:
         return self.compat is None and self.structure == "airl"
 
 
+BESIDE_CLONE = 0.3
+"""Weight of the environment's reward beside GAIL's for a policy that was cloned, unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class RewardConfig:
     """From the discriminator's logit, and the environment's own reward, to the reward."""
@@ -340,13 +344,13 @@ class RewardConfig:
     clip: float = 10.0
     gail: float = 1.0
     """Weight of the discriminator's reward."""
-    environment: float = 0.3
-    """Weight of the environment's own reward (``sim.reward``) beside it; with ``algorithm: ppo``, where there is
-    nothing else, it counts 1."""
+    environment: float | None = None
+    """Weight of the environment's own reward (``sim.reward``) beside it; null: 0.3 after cloning, and 0 with
+    ``algorithm: gail``, where it hinders more than it helps. With ``ppo``, where there is nothing else, it counts 1."""
 
     def __post_init__(self) -> None:
         _positive("reward", clip=self.clip)
-        if self.gail < 0 or self.environment < 0:
+        if self.gail < 0 or (self.environment or 0.0) < 0:
             raise ValueError("reward.gail and reward.environment must not be negative; they would pay for the opposite")
 
 
@@ -460,7 +464,11 @@ class TrainConfig:
     @property
     def environment_weight(self) -> float:
         """Of the environment's own reward."""
-        return 1.0 if self.algorithm == "ppo" else self.reward.environment
+        if self.algorithm == "ppo":
+            return 1.0
+        if self.reward.environment is None:
+            return BESIDE_CLONE if self.clones else 0.0
+        return self.reward.environment
 
     def __post_init__(self) -> None:
         disc = self.discriminator

@@ -191,6 +191,11 @@ def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, tim
     assert config.environment_weight == weight
 
 
+@pytest.mark.parametrize(("algorithm", "weight"), [("bc+gail", 0.3), ("gail", 0.0), ("ppo", 1.0)])
+def test_the_environment_pays_beside_a_clone_unless_told_otherwise(algorithm, weight):
+    assert config_from_dict({"algorithm": algorithm}).environment_weight == weight
+
+
 def test_masks_hide_when_any_rate_is_positive():
     nothing = {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0}
     assert not config_from_dict({"masking": nothing}).masking.hides
