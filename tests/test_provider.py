@@ -184,7 +184,7 @@ def test_it_learns_to_pay_experts_better(settings):
         made = provider(learning_rate=0.01, **settings)
     before = made.evaluate(samples(seed=7, speed=1.0)).mean() - made.evaluate(samples(seed=8)).mean()
     first = made.update(samples())
-    for seed in range(60):
+    for seed in range(120):  # with 60, the loss of a noisy minibatch may still be as high as 0.74 of the first
         last = made.update(samples(seed=seed))
     assert last["loss"] < 0.7 * first["loss"]
     assert last["expert_estimate"] > last["policy_estimate"]

@@ -474,7 +474,7 @@ def test_without_normaliser_nothing_is_fitted():
         (["vail_z=0"], "discriminator.vail_z is 0; it must be positive"),
         (["vail_beta=-1"], "discriminator.vail_beta is -1.0; it must not be negative"),
         (["momentum=1"], "discriminator.momentum is 1.0; it must be in [0, 1)"),
-        (["network.layers=0"], "network.layers is 0; it must be positive"),
+        (["network.layers=0"], "discriminator.network: layers is 0; it must be positive"),
         (["compat=unity"], "discriminator.compat: Input should be 'mlagents' (got 'unity')"),
         (["mlagents.gamma=2"], "discriminator.mlagents: gamma must be in (0, 1]"),
         (["mlagents.network_settings.num_layers=0"], "network_settings.num_layers is 0; it must be positive"),
