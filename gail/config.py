@@ -13,10 +13,11 @@ RoleName = Literal["sdc", "track_to_predict", "object_of_interest", "mark_as_exp
 """Names of :class:`~sim.scene.Role`, in small letters."""
 
 
-def _positive(section: str, **values: float) -> None:
+def _positive(section: str, **values: float | None) -> None:
+    """Refuse values of a section that are not positive, nor None; no section is named where several have these keys."""
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{section}.{name} is {value}; it must be positive")
+        if value is not None and not value > 0:
+            raise ValueError(f"{section}{'.' if section else ''}{name} is {value}; it must be positive")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ class DataConfig(DemoFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        most = 1 if self.max_scenes is None else self.max_scenes
-        _positive("data", pool_scenes=self.pool_scenes, rows_per_scene=self.rows_per_scene, max_scenes=most)
+        _positive("data", pool_scenes=self.pool_scenes, rows_per_scene=self.rows_per_scene, max_scenes=self.max_scenes)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ class WorldsConfig:
     """Rollouts before the next scenes come (loaded in the background)."""
 
     def __post_init__(self) -> None:
-        worlds = 1 if self.num_worlds is None else self.num_worlds
-        most = 1 if self.max_single_agent_envs is None else self.max_single_agent_envs
-        _positive("worlds", rollouts_per_batch=self.rollouts_per_batch, num_worlds=worlds, max_single_agent_envs=most)
+        _positive("worlds", rollouts_per_batch=self.rollouts_per_batch, num_worlds=self.num_worlds)
+        _positive("worlds", max_single_agent_envs=self.max_single_agent_envs)
         if self.max_single_agent_envs is not None and self.mode != "single_agent":
             raise ValueError("worlds.max_single_agent_envs needs worlds.mode single_agent; set that, or leave it out")
 
@@ -113,9 +112,7 @@ class NetworkConfig:
     """How many of those there are; the first one takes in what was pooled."""
 
     def __post_init__(self) -> None:
-        for name in ("entity_hidden", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        _positive("", entity_hidden=self.entity_hidden, hidden=self.hidden, layers=self.layers)
 
 
 @dataclass(frozen=True)

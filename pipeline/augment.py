@@ -146,18 +146,21 @@ def stretched(record: Record, direction: float, along: float, across: float) -> 
     matrix = turn @ np.diag([along, across]) @ turn.T
     scene, demos = record.scene, record.demos
 
+    def towards(heading: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where a direction points then, and how many times as far it reaches."""
+        ahead = np.stack([np.cos(heading), np.sin(heading)], axis=-1) @ matrix
+        return np.arctan2(ahead[..., 1], ahead[..., 0]), np.hypot(ahead[..., 0], ahead[..., 1])
+
     def states(before: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float32]:
         """[..., 5] x, y, heading, vx, vy."""
-        xy, heading, v = before[..., :2] @ matrix, before[..., 2], before[..., 3:] @ matrix
-        ahead = np.stack([np.cos(heading), np.sin(heading)], axis=-1) @ matrix
-        after = np.concatenate([xy, np.arctan2(ahead[..., 1], ahead[..., 0])[..., None], v], axis=-1)
+        heading, _ = towards(before[..., 2])
+        after = np.concatenate([before[..., :2] @ matrix, heading[..., None], before[..., 3:] @ matrix], axis=-1)
         return np.where(there[..., None], after, 0).astype(np.float32)
 
     x, y, half, width, heading = scene.segment.astype(np.float64).T
     middle = np.stack([x, y], axis=1) @ matrix
-    reach = (half * np.stack([np.cos(heading), np.sin(heading)])).T @ matrix
-    pointing = np.where(half > 0, np.arctan2(reach[:, 1], reach[:, 0]), heading)
-    segment = np.column_stack([middle, np.hypot(*reach.T), width, pointing]).astype(np.float32)
+    pointing, factor = towards(heading)
+    segment = np.column_stack([middle, half * factor, width, pointing]).astype(np.float32)
     lights = (scene.light_stop_point @ matrix).astype(np.float32)
     image = replace(scene, log=states(scene.log, scene.valid), segment=segment, light_stop_point=lights)
     moved = replace(demos, state=states(demos.state, demos.mark != ABSENT))
@@ -175,20 +178,20 @@ def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
         records: of one common number of steps.
         space: of the actions.
     """
+    moving = [record.moving for record in records]
     rows, scenes = [], []
-    for record in records:
+    for record, driven in zip(records, moving, strict=True):
         demos, log, valid = record.demos, record.scene.log.copy(), record.scene.valid.copy()
-        rows.append(demos.agent[record.moving])
-        log[rows[-1]], valid[rows[-1]] = demos.state[record.moving], demos.mark[record.moving] != ABSENT
+        rows.append(demos.agent[driven])
+        log[rows[-1]], valid[rows[-1]] = demos.state[driven], demos.mark[driven] != ABSENT
         scenes.append(replace(record.scene, log=log, valid=valid))
     result = []
-    for record, found in zip(records, replay_experts(scenes, space, rows), strict=True):
+    for record, driven, found in zip(records, moving, replay_experts(scenes, space, rows), strict=True):
         state, action = record.demos.state.copy(), record.demos.action.copy()
-        state[record.moving], action[record.moving] = found.state, found.action
+        state[driven], action[driven] = found.state, found.action
         keep = np.ones(len(state), np.bool_)
-        keep[record.moving] = found.quality[:, QUALITY.index("ade_m")] <= _MAX_REPLAY_ERROR
-        demos = replace(record.demos, state=state, action=action)
-        result.append(replace(record, demos=Demos(**{name: values[keep] for name, values in vars(demos).items()})))
+        keep[driven] = found.quality[:, QUALITY.index("ade_m")] <= _MAX_REPLAY_ERROR
+        result.append(replace(record, demos=replace(record.demos, state=state, action=action).only(keep)))
     return result
 
 

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.cluster import ExtractionError
-from pipeline.expert import QUALITY, VRU_SPACE, Demos, demo_rows_of, replay_experts
+from pipeline.expert import QUALITY, VRU_SPACE, demo_rows_of, replay_experts
 from pipeline.schema import Record, split_of
 from pipeline.sources import SceneRef, read_scenes
 from sim.actions import ActionSpace
@@ -134,15 +131,10 @@ def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig
                         {"source": str(ref), "agent": agent, "ade_m": float(error), "reason": far}
                     )
         near, near_vru = (d.quality[:, ade] <= config.max_replay_error for d in (record.demos, record.vru))
-        record = Record(record.scene, _only(record.demos, near), _only(record.vru, near_vru), record.split)
+        record = Record(record.scene, record.demos.only(near), record.vru.only(near_vru), record.split)
     assert record.vru is not None
     if record.moving.any() or record.vru.num_demos:
         outcome.records.append(record)
         outcome.sources.append(str(ref))
     else:
         outcome.dropped.append({"source": str(ref), "reason": _NOBODY})
-
-
-def _only(demos: Demos, keep: NDArray[np.bool_]) -> Demos:
-    """The demos marked in ``keep`` [D]."""
-    return Demos(*(getattr(demos, name)[keep] for name in ("agent", "mark", "state", "action", "quality")))

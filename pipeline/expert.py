@@ -8,7 +8,7 @@ agent *is*, with the simulator's own motion functions; the states so reached, no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,10 @@ class Demos:
     def num_demos(self) -> int:
         """D."""
         return len(self.agent)
+
+    def only(self, keep: NDArray[np.bool_]) -> Demos:
+        """The demos marked in ``keep`` [D]."""
+        return Demos(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
 def demo_rows_of(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
