@@ -12,6 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps waymo-open-dataset-tf-2-12-0
+	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/gail_cli
 	@touch $@
 
 demo: $(READY)  ## sample scenes -> store -> validate -> a short training -> evaluation and pictures

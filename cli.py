@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gail import options
-from gail.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
-from gail.reference import FLAGS, settings_of
+from gail_cli.gail.commands import options
+from gail_cli.gail.commands.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
+from gail_cli.gail.config.aliases import FLAGS, settings_of
 
 if TYPE_CHECKING:
-    from gail.config import TrainConfig
-    from gail.policy import Policy
-    from pipeline.store import DemoStore
+    from gail_cli.gail.config.schema import TrainConfig
+    from gail_cli.gail.networks.policy import Policy
+    from gail_cli.pipeline.store.store import DemoStore
 
 # Where cores are shared, threads that wait for each other by spinning can make torch ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -53,7 +53,7 @@ class _Commands(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(where + (error.strerror or str(error))) from error
         except ValueError as error:
-            from gail.config_file import ConfigError
+            from gail_cli.gail.config.load import ConfigError
 
             if isinstance(error, ConfigError):
                 raise click.UsageError(str(error)) from error
@@ -64,15 +64,15 @@ class _Commands(click.Group):
 
 def _foreseen() -> tuple[type[Exception], ...]:
     """Errors whose message is one sentence for the user."""
-    from gail.run import RunError
-    from pipeline.cluster import ExtractionError
-    from pipeline.export_writers import ExportError
-    from pipeline.replay import NobodyError
-    from pipeline.schema import StoreError
-    from pipeline.sources import SourceError
-    from sim.scenario import SceneError
+    from gail_cli.gail.learning.run import RunError
+    from gail_cli.pipeline.experts.replay import NoAgentsError
+    from gail_cli.pipeline.export.writers import ExportError
+    from gail_cli.pipeline.extract.cluster import ExtractionError
+    from gail_cli.pipeline.readers.sources import SourceError
+    from gail_cli.pipeline.store.schema import StoreError
+    from gail_cli.sim.scenario import SceneError
 
-    return RunError, ExtractionError, ExportError, NobodyError, SourceError, StoreError, SceneError
+    return RunError, ExtractionError, ExportError, NoAgentsError, SourceError, StoreError, SceneError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -153,10 +153,10 @@ def extract_demos(
     files of states and actions. The store is a folder or a URL (s3://, gs://). An interrupted extraction goes on where
     it stopped when the same command is run again.
     """
-    from pipeline.build import ExtractConfig
-    from pipeline.extract import ExtractOptions, extract
-    from pipeline.extract_report import summary
-    from sim.actions import ActionSpace
+    from gail_cli.pipeline.extract.build import ExtractConfig
+    from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+    from gail_cli.pipeline.extract.report import summary
+    from gail_cli.sim.actions import ActionSpace
 
     if given["workers"] and given["scheduler"]:
         raise click.UsageError("--workers and --scheduler exclude each other: the scheduler has workers of its own.")
@@ -191,8 +191,8 @@ def extract_demos(
 @click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
 def merge(stores: tuple[str, ...], store: str) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
-    from pipeline.combine import merge as run_merge
-    from pipeline.extract_report import contents, duplicates
+    from gail_cli.pipeline.extract.merge_split import merge as run_merge
+    from gail_cli.pipeline.extract.report import contents, duplicates
 
     with progress_bar("merging", "scenes") as progress:
         report = run_merge(stores, store, progress=progress)
@@ -206,8 +206,8 @@ def merge(stores: tuple[str, ...], store: str) -> None:
               help="Assign scenes anew by these shares. [default: as extracted]")  # fmt: skip
 def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:
     """Cut a store into one a split: train, validation and test."""
-    from pipeline.combine import split as run_split
-    from pipeline.extract_report import contents
+    from gail_cli.pipeline.extract.merge_split import split as run_split
+    from gail_cli.pipeline.extract.report import contents
 
     with progress_bar("splitting", "scenes") as progress:
         for report in run_split(store, out, fractions, progress=progress).values():
@@ -246,12 +246,12 @@ def export(
 
     Memory stays bounded; what is written takes its name when it is whole.
     """
-    from pipeline.export import export as run_export
-    from pipeline.export import summary
-    from pipeline.store import DemoStore
-    from sim.env import SimConfig
-    from sim.layout import ObservationConfig
-    from sim.worlds import Selection
+    from gail_cli.pipeline.export.export import export as run_export
+    from gail_cli.pipeline.export.export import summary
+    from gail_cli.pipeline.store.store import DemoStore
+    from gail_cli.sim.env import SimConfig
+    from gail_cli.sim.layout import ObservationConfig
+    from gail_cli.sim.worlds import Selection
 
     sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
     observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
@@ -276,20 +276,20 @@ def export(
 @click.pass_context
 def validate(ctx: click.Context, store: str, config: str | None, sample: int, seed: int, report: Path | None) -> None:
     """Check a store: exit code 0 when it is sound, 1 when it has problems (a line each)."""
-    from pipeline.validate import validate_store
+    from gail_cli.pipeline.validate.validate import validate_store
 
     expectation = loaded = None
     if config:
-        from gail.config_file import load_config
-        from gail.run import expectation as expectation_of
+        from gail_cli.gail.config.load import load_config
+        from gail_cli.gail.learning.run import expectation as expectation_of
 
         loaded = load_config(config)
         expectation = expectation_of(loaded)
     with progress_bar("validating", "parts") as progress:
         problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
     if loaded and not problems:
-        from gail.backends import store_problem
-        from pipeline.store import DemoStore
+        from gail_cli.gail.learning.backends import store_problem
+        from gail_cli.pipeline.store.store import DemoStore
 
         found = store_problem(loaded, DemoStore(store, loaded.data.agents))
         problems = [found] if found else []
@@ -307,7 +307,7 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
     """Tell what is in a store."""
-    from pipeline.info import describe, rows
+    from gail_cli.pipeline.extract.info import describe, rows
 
     description = describe(store)
     if as_json:
@@ -335,7 +335,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Simulators, devices and packages are used, not only looked for. What is missing and not needed is no failure.
     """
-    from gail.doctor import examine
+    from gail_cli.gail.commands.doctor import examine
 
     findings = list(examine())
     failed = any(finding.fails for finding in findings)
@@ -364,7 +364,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.option("--seed", type=options.seed, default=0, help="The same seed gives the same bytes.")
 def make_scenarios(folder: str, scenes: int, seed: int) -> None:
     """Write scenes of synthetic traffic to FOLDER, as TFRecords of Waymo scenarios."""
-    from data.generator import write_scenarios
+    from gail_cli.data.generator import write_scenarios
 
     paths = write_scenarios(folder, scenes=scenes, seed=seed)
     click.echo(f"{folder}: {scenes} scene(s) in {len(paths)} file(s)")
@@ -403,10 +403,10 @@ def train(
     CONFIG is a YAML file; what it leaves out has its default. The run's folder gets the whole configuration, metrics
     (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
     """
-    from gail.config_file import load_config
-    from gail.report import curves_figure
-    from gail.run import chosen_stores
-    from gail.trainer import Trainer
+    from gail_cli.gail.config.load import load_config
+    from gail_cli.gail.figures.curves import curves_figure
+    from gail_cli.gail.learning.run import chosen_stores
+    from gail_cli.gail.learning.trainer import Trainer
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
@@ -503,13 +503,13 @@ def evaluate(
     """
     if (info or sources) and submitted is None:
         raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
-    from gail.backends import with_backend
-    from gail.evaluate import draw_scene, splits_of
-    from gail.evaluate import evaluate as run_evaluation
-    from gail.report import evaluation_figure
-    from gail.run import load_cloned, load_run
-    from gail.tables import print_evaluation
-    from pipeline.store import DemoStore
+    from gail_cli.gail.evaluation.evaluate import draw_scene, splits_of
+    from gail_cli.gail.evaluation.evaluate import evaluate as run_evaluation
+    from gail_cli.gail.evaluation.tables import print_evaluation
+    from gail_cli.gail.figures.curves import evaluation_figure
+    from gail_cli.gail.learning.backends import with_backend
+    from gail_cli.gail.learning.run import load_cloned, load_run
+    from gail_cli.pipeline.store.store import DemoStore
 
     config, policy = load_run(run, device)
     config = with_backend(config, backend) if backend else config
@@ -544,7 +544,7 @@ def _write_submission(
     file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scenes: list[int], seed: int,
     info: dict[str, str], sources: tuple[str, ...],
 ) -> None:  # fmt: skip
-    from gail.submission import read_heights, submission
+    from gail_cli.gail.evaluation.submission import read_heights, submission
 
     ids = store.scene_ids()
     heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
@@ -597,11 +597,11 @@ def simulate(
     Controlled agents have colours, and goals of their colour; grey ones follow their log. A dotted line is where the
     log went, a star a collision, a triangle an agent off the road.
     """
-    from gail.config import TrainConfig
-    from gail.episode import counts, drive_scene, marks, told, with_rules
-    from gail.render import render
-    from gail.run import load_run
-    from pipeline.store import DemoStore
+    from gail_cli.gail.config.schema import TrainConfig
+    from gail_cli.gail.figures.episode import counts, drive_scene, marks, told, with_rules
+    from gail_cli.gail.figures.render import render
+    from gail_cli.gail.learning.run import load_run
+    from gail_cli.pipeline.store.store import DemoStore
 
     driver = driver or ("policy" if run else "expert")
     if sampled and driver != "policy":

@@ -23,16 +23,17 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.simulator import load
-from pipeline.expert import ABSENT, QUALITY, Demos, demo_rows_of, has_action, replay_experts
-from pipeline.search import Search
-from pipeline.sources import SourceError
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.kernels import Event
-from sim.layout import ObservationConfig
-from sim.scenario import DT
-from sim.scene import Scene
-from sim.worlds import Selection, make_worlds
+from gail_cli.pipeline.experts.expert import demo_rows_of, has_action, replay_experts
+from gail_cli.pipeline.experts.search import Search
+from gail_cli.pipeline.readers.sources import SourceError
+from gail_cli.pipeline.records import ABSENT, QUALITY, Demos
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import DT
+from gail_cli.sim.scene import Scene
+from gail_cli.sim.worlds import Selection, make_worlds
 
 SPACES = [
     ("delta_local", "continuous", ""),

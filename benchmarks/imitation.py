@@ -26,12 +26,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from gail.evaluate import pooled
-from gail.summary import POLICY, SceneScores, summary
-from pipeline import writer
-from pipeline.schema import Record, Split
-from pipeline.storage import LocalFolder
-from pipeline.store import DemoStore, part_name
+from gail_cli.gail.evaluation.evaluate import pooled
+from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summary
+from gail_cli.pipeline.records import Record, Split
+from gail_cli.pipeline.store import writer
+from gail_cli.pipeline.store.storage import LocalFolder
+from gail_cli.pipeline.store.store import DemoStore, part_name
 
 CLONES = "bc"
 """The recipe whose policies the others begin with, unless they clone in another way or not at all."""
@@ -167,7 +167,7 @@ def _call(arguments: Sequence[object], threads: int) -> None:
     Raises:
         click.ClickException: with the last line that it said, if it fails.
     """
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "gail_cli", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

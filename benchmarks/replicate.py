@@ -16,12 +16,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import writer
-from pipeline.expert import Demos
-from pipeline.extract_report import LISTS, make_report, replay_sums
-from pipeline.schema import Record
-from pipeline.storage import LocalFolder
-from pipeline.store import DemoStore, part_name
+from gail_cli.pipeline.extract.report import LISTS, make_report, replay_sums
+from gail_cli.pipeline.records import Demos, Record
+from gail_cli.pipeline.store import writer
+from gail_cli.pipeline.store.storage import LocalFolder
+from gail_cli.pipeline.store.store import DemoStore, part_name
 
 MAX_SHIFT = 100.0
 """m, along x and along y."""

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gail.config import DataConfig
-from gail.demos import DemoSampler
-from pipeline.store import DemoStore
-from sim.env import SimConfig
-from sim.layout import ObservationConfig
+from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig.gpudrive()
 _HDF5_CHUNK = 16
@@ -68,7 +68,7 @@ def materialise(store: str, folder: str, count: int) -> dict[str, float]:
     """Write the first rows of a store in full, in every form that is read below."""
     import h5py
 
-    from pipeline.export import export
+    from gail_cli.pipeline.export.export import export
 
     opened, root = DemoStore(store), Path(folder)
     scenes = int(np.searchsorted(np.cumsum(opened.index.transitions), count)) + 1

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import data
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from sim.actions import ActionSpace
+from gail_cli import data
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.sim.actions import ActionSpace
 
 
 @contextmanager

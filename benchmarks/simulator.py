@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import torch
 
-import data
-from pipeline.schema import StoreError
-from pipeline.sources import SourceError, list_scenes, read_scenes, resolve
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.env import Env
-from sim.launch import cpu_threads
-from sim.layout import ObservationConfig
-from sim.scenario import SceneError
-from sim.scene import Scene, scene_from_scenario
-from sim.worlds import Worlds, make_worlds
+from gail_cli import data
+from gail_cli.pipeline.readers.sources import SourceError, list_scenes, read_scenes, resolve
+from gail_cli.pipeline.store.schema import StoreError
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env
+from gail_cli.sim.launch import cpu_threads
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import SceneError
+from gail_cli.sim.scene import Scene, scene_from_scenario
+from gail_cli.sim.worlds import Worlds, make_worlds
 
 LAYOUTS = {"full": ObservationConfig.gpudrive(), "compact": ObservationConfig()}
 ON_CPU, ON_CUDA = (1, 4, 16, 64, 256), (1, 16, 256, 1024, 4096)

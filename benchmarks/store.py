@@ -24,19 +24,19 @@ from typing import Any
 
 import click
 
-import data
 from benchmarks import rows
-from pipeline.build import ExtractConfig
-from pipeline.expert import VRU_SPACE, demo_rows_of, replay_experts
-from pipeline.extract import ExtractOptions, extract
-from pipeline.schema import Record
-from pipeline.sources import list_scenes, read_scenes, resolve
-from pipeline.storage import LocalFolder
-from pipeline.store import DemoStore
-from pipeline.writer import write_part
-from sim.actions import ActionSpace
-from sim.scenario import Scenario
-from sim.scene import scene_from_scenario
+from gail_cli import data
+from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
+from gail_cli.pipeline.records import VRU_SPACE, Record
+from gail_cli.pipeline.store.storage import LocalFolder
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.pipeline.store.writer import write_part
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.scenario import Scenario
+from gail_cli.sim.scene import scene_from_scenario
 
 BATCHES = (1024, 8192)
 SPACE = ActionSpace.create("classic")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.geometry import Array, Path, unit
-from data.roads import Control, RoadMap
-from data.traffic import Fleet, Mask, drive, speed_profile
-from sim.scenario import DT, AgentType, LightState
+from gail_cli.data.geometry import Array, Path, unit
+from gail_cli.data.roads import Control, RoadMap
+from gail_cli.data.traffic import Fleet, Mask, drive, speed_profile
+from gail_cli.sim.scenario import DT, AgentType, LightState
 
 STEPS = 91
 WARM_UP = 20

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.agents import Agent
-from data.geometry import Array, box_crosses_segment, boxes_overlap, corners
-from data.traffic import Mask
-from sim.scenario import DT, AgentType
+from gail_cli.data.agents import Agent
+from gail_cli.data.geometry import Array, box_crosses_segment, boxes_overlap, corners
+from gail_cli.data.traffic import Mask
+from gail_cli.sim.scenario import DT, AgentType
 
 MARGIN = 0.1
 """Metres by which boxes are enlarged, in length and width, before they are compared."""

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.agents import STEPS, WARM_UP, Agent, crossers, drivers, parked_cars, signals, strollers
-from data.checks import fault
-from data.geometry import Array, resample, rigid, unit, wrap
-from data.roads import Control, RoadMap
-from data.templates import junction, on_ramp, winding_road
-from data.traffic import Mask
-from pipeline.protos import map_pb2, scenario_pb2
-from pipeline.tfrecord import write_records
-from sim.scenario import DT, AgentType, LightState
+from gail_cli.data.agents import STEPS, WARM_UP, Agent, crossers, drivers, parked_cars, signals, strollers
+from gail_cli.data.checks import fault
+from gail_cli.data.geometry import Array, resample, rigid, unit, wrap
+from gail_cli.data.roads import Control, RoadMap
+from gail_cli.data.templates import junction, on_ramp, winding_road
+from gail_cli.data.traffic import Mask
+from gail_cli.pipeline.readers.protos import map_pb2, scenario_pb2
+from gail_cli.pipeline.readers.tfrecord import write_records
+from gail_cli.sim.scenario import DT, AgentType, LightState
 
 CURRENT = 10
 """Index of the current step."""

@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 
-from data.geometry import Array, Path, arc_length, join, offset, resample
+from gail_cli.data.geometry import Array, Path, arc_length, join, offset, resample
 
 MPH = 0.44704
 """Metres per second in a mile per hour."""

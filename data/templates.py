@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.geometry import SPACING, Array, Path, blend, integrate, offset, unit
-from data.roads import Control, RoadMap, Route, nearest
+from gail_cli.data.geometry import SPACING, Array, Path, blend, integrate, offset, unit
+from gail_cli.data.roads import Control, RoadMap, Route, nearest
 
 STOP_LINE = 1.2
 """Metres between a crosswalk and the stop line before it."""

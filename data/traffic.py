@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.geometry import Array, Path, unit
-from data.roads import Control, RoadMap, Route, conflicts
-from sim.scenario import DT
+from gail_cli.data.geometry import Array, Path, unit
+from gail_cli.data.roads import Control, RoadMap, Route, conflicts
+from gail_cli.sim.scenario import DT
 
 Mask = NDArray[np.bool_]
 MAX_BRAKE = 3.8

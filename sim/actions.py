@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sim.dynamics import Dynamics
+from gail_cli.sim.dynamics import Dynamics
 
 
 def _mirror(positive: list[float]) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ GPUDrive, ``src/dynamics.hpp`` (classic after Kong et al. 2015, bicycle after Wa
 from enum import IntEnum
 from typing import Any
 
-from sim.launch import wp
-from sim.scenario import DT
+from gail_cli.sim.launch import wp
+from gail_cli.sim.scenario import DT
 
 State: Any = wp.types.vector(length=5, dtype=wp.float32)
 Action: Any = wp.types.vector(length=5, dtype=wp.float32)

@@ -8,13 +8,13 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 
-from sim.actions import ActionSpace
-from sim.kernels import AgentArrays, Rules, Then, conclude, move, restart, touch
-from sim.launch import Program, Stage, num_parts, struct, to_warp
-from sim.layout import ObservationConfig
-from sim.observation import Observer
-from sim.scenario import AgentType
-from sim.worlds import Selection, Worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.kernels import AgentArrays, EventResponse, Rules, conclude, move, restart, touch
+from gail_cli.sim.launch import Program, Stage, num_parts, struct, to_warp
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation import Observer
+from gail_cli.sim.scenario import AgentType
+from gail_cli.sim.worlds import Selection, Worlds
 
 Behaviour = Literal["ignore", "stop", "remove"]
 
@@ -396,8 +396,8 @@ def rules_struct(config: SimConfig, dynamics: int = 0) -> Rules:
     return struct(  # type: ignore[no-any-return]
         Rules,
         dynamics=dynamics,
-        on_collision=int(Then[config.on_collision.upper()]),
-        on_goal=int(Then[config.on_goal.upper()]),
+        on_collision=int(EventResponse[config.on_collision.upper()]),
+        on_goal=int(EventResponse[config.on_goal.upper()]),
         goal_radius=config.goal_radius,
         box_scale=config.box_scale,
         outside=config.off_road == "outside",

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from sim.actions import ActionSpace
-from sim.dynamics import BICYCLE_MAX_ACCEL, Dynamics
-from sim.env import AgentViews, SimConfig, Step, check_actions, world_mask
-from sim.kernels import Event
-from sim.layout import ObservationConfig
-from sim.observation import Observer
-from sim.scenario import DT, SceneError
-from sim.scene import Scene
-from sim.worlds import REMOVED_POSITION, SelectedAgents, Worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.dynamics import BICYCLE_MAX_ACCEL, Dynamics
+from gail_cli.sim.env import AgentViews, SimConfig, Step, check_actions, world_mask
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation import Observer
+from gail_cli.sim.scenario import DT, SceneError
+from gail_cli.sim.scene import Scene
+from gail_cli.sim.worlds import REMOVED_POSITION, SelectedAgents, Worlds
 
 SceneFile = Callable[[Scene, SelectedAgents], Path]
 """Gives the file from which GPUDrive reads a scene with these agents, in the scene's own frame."""

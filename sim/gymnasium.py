@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from sim.actions import ActionSpace
-from sim.env import Backend
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Backend
 
 
 class GymnasiumEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):

@@ -7,11 +7,11 @@ between its behaviour and the corrected one.
 # Warp reads annotations at run time, so this module must not postpone them.
 from enum import IntEnum
 
-from sim.dynamics import Action, State, advance
-from sim.launch import wp
-from sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
-from sim.scenario import DT
-from sim.worlds import REMOVED_POSITION, WorldArrays
+from gail_cli.sim.dynamics import Action, State, advance
+from gail_cli.sim.launch import wp
+from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.scenario import DT
+from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
 
 
 class Event(IntEnum):
@@ -23,7 +23,7 @@ class Event(IntEnum):
     GOAL = 3
 
 
-class Then(IntEnum):
+class EventResponse(IntEnum):
     """What follows a collision or the goal."""
 
     IGNORE = 0
@@ -31,9 +31,9 @@ class Then(IntEnum):
     REMOVE = 2
 
 
-IGNORE = wp.constant(int(Then.IGNORE))
-STOP = wp.constant(int(Then.STOP))
-REMOVE = wp.constant(int(Then.REMOVE))
+IGNORE = wp.constant(int(EventResponse.IGNORE))
+STOP = wp.constant(int(EventResponse.STOP))
+REMOVE = wp.constant(int(EventResponse.REMOVE))
 OFF_ROAD = wp.constant(int(Event.OFF_ROAD))
 VEHICLE = wp.constant(int(Event.VEHICLE))
 NON_VEHICLE = wp.constant(int(Event.NON_VEHICLE))

@@ -1,6 +1,6 @@
 """What an agent sees: observations from absolute states, for expert and policy alike.
 
-The layouts are in :mod:`sim.layout`, the kernel in :mod:`sim.sight`.
+The layouts are in :mod:`sim.layout`, the kernel in :mod:`sim.observation_kernels`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
-from sim.layout import ObservationConfig
-from sim.roads import road_grid
-from sim.sight import Layout, RoadOrder, States, View, observe, observe_views
-from sim.worlds import Worlds
+from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, States, observe, observe_pool
+from gail_cli.sim.roads import road_grid
+from gail_cli.sim.worlds import Worlds
 
 _VIEW_CELL = 2.0
 """Side of a view's grid cells in radii: a sixth of the memory of an environment's and a third of the time to make,
@@ -36,7 +36,7 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
         partner_fields=len(config.partner_fields),
         road_fields=len(config.road_fields),
         first_road=len(config.ego_fields) + config.partners * len(config.partner_fields),
-        scratch_a_part=device.type == "cpu",
+        scratch_per_part=device.type == "cpu",
     )
 
 
@@ -139,7 +139,7 @@ class Observer:
 
 
 @dataclass(frozen=True, eq=False)
-class Tracks:
+class TrackTensors:
     """Where all M agents of some worlds are over T steps."""
 
     state: torch.Tensor
@@ -149,18 +149,20 @@ class Tracks:
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class ObservationSource:
     """What observations of some worlds are made from, and no more of them: no scenes, no logs."""
 
     view: Any
-    """:class:`~sim.sight.View`."""
+    """:class:`~sim.observation_kernels.SourceArrays`."""
     scratch: int
     """Entries of scratch memory that one look needs."""
     owners: tuple[object, ...]
     """Those whose memory the view points to."""
 
     @classmethod
-    def of(cls, worlds: Worlds, own: Tracks, others: Tracks, config: ObservationConfig) -> Sight:
+    def of(
+        cls, worlds: Worlds, own: TrackTensors, others: TrackTensors, config: ObservationConfig
+    ) -> ObservationSource:
         """Of agents on tracks.
 
         Args:
@@ -179,17 +181,17 @@ class Sight:
         present = torch.cat([tracks.present.t().reshape(-1) for tracks in layers])
         unlogged = {name: x[:0].clone() if name in ("log", "valid") else x for name, x in worlds.tensors.items()}
         view = struct(
-            View,
+            SourceArrays,
             worlds=replace(worlds, tensors=unlogged).arrays(),
             grid=grid,
             states=struct(States, state=state, present=present, collided=nobody, stride=1),
-            rows_a_step=worlds.num_agents,
+            rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
         )
         return cls(view, _scratch_size(worlds, grid), (state, present, nobody, unlogged, grid))
 
 
-class Gallery:
+class ObservationPool:
     """Makes observations of agents of many sets of worlds, which come and go, in one launch.
 
     Args:
@@ -203,21 +205,25 @@ class Gallery:
         self.scratch = 0
         """Entries of scratch memory that one look needs; stages made for less are of no use any more."""
         self._layout = _layout(config, device)
-        self._held: list[Sight | None] = [None] * places
+        self._held: list[ObservationSource | None] = [None] * places
         # in torch's memory, so that it changes in torch's order of things
         self._bytes = torch.zeros(
-            places, wp.zeros(1, dtype=View, device="cpu").strides[0], dtype=torch.uint8, device=device
+            places, wp.zeros(1, dtype=SourceArrays, device="cpu").strides[0], dtype=torch.uint8, device=device
         )
         self._views = wp.array(
-            ptr=self._bytes.data_ptr(), dtype=View, shape=places, device=wp.device_from_torch(device), copy=False
+            ptr=self._bytes.data_ptr(),
+            dtype=SourceArrays,
+            shape=places,
+            device=wp.device_from_torch(device),
+            copy=False,
         )
 
-    def hang(self, place: int, sight: Sight | None) -> None:
+    def put(self, place: int, sight: ObservationSource | None) -> None:
         """Put worlds in a place, instead of those that were there; None empties it."""
         if sight is None:
             self._held[place] = None
             return
-        view = wp.array([sight.view], dtype=View, device="cpu").numpy()
+        view = wp.array([sight.view], dtype=SourceArrays, device="cpu").numpy()
         self._bytes[place].copy_(torch.from_numpy(view.view(np.uint8)))
         self._held[place] = sight
         if sight.scratch > self.scratch:
@@ -236,4 +242,4 @@ class Gallery:
         rows = len(bounds) - 1 if self.device.type == "cpu" else len(query)
         arrays = map(to_warp, (query, time_left))
         scratch = _scratch(rows, self.scratch, self.device)
-        return Stage(observe_views, bounds, [self._views, self._layout, *arrays, *scratch, to_warp(out)])
+        return Stage(observe_pool, bounds, [self._views, self._layout, *arrays, *scratch, to_warp(out)])

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sim.launch import launch, struct, to_warp, wp
-from sim.scenario import RoadType
+from gail_cli.sim.launch import launch, struct, to_warp, wp
+from gail_cli.sim.scenario import RoadType
 
 Segment: Any = wp.types.vector(length=8, dtype=wp.float32)
 """Midpoint x, y, half-length, half-width (m), heading (rad), its cosine and sine, and nothing (to fill 32 bytes)."""

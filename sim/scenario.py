@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.sim.errors import UserError
+
 DT = 0.1
 """Seconds between two logged steps, in WOMD and in GPUDrive."""
 
@@ -129,7 +131,7 @@ class Scenario:
     """Object ids (not indices)."""
     name: str = ""
     """File name that GPUDrive knows the scene by; may be empty."""
-    mends: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
     """What the reader had to repair, one sentence each."""
 
     @property
@@ -170,12 +172,12 @@ class Scenario:
             raise ValueError(f"scene {self.id!r}: a role names track {max(indices)}, but there are {a} tracks")
 
 
-class SceneError(ValueError):
+class SceneError(UserError):
     """A logged scene cannot be used; the message is one sentence that says what, where and what to do."""
 
 
 def repaired(scenario: Scenario) -> Scenario:
-    """The scene in the form that every reader returns, with what was done to it added to ``mends``.
+    """The scene in the form that every reader returns, with what was done to it added to ``repairs``.
 
     Headings are wrapped (in Waymo's files they are not: 7.8 rad occurs). Steps that hold a number which is not finite
     become invalid, and entries of invalid steps zero. Tracks without a
@@ -185,18 +187,18 @@ def repaired(scenario: Scenario) -> Scenario:
     Raises:
         SceneError: when no track is left.
     """
-    tracks, mends = scenario.tracks, list(scenario.mends)
+    tracks, repairs = scenario.tracks, list(scenario.repairs)
     finite = np.isfinite(np.concatenate([tracks.position, tracks.heading[..., None], tracks.velocity], -1)).all(-1)
     valid = tracks.valid & finite
     if broken := int((tracks.valid & ~finite).sum()):
-        mends.append(f"{broken} valid step(s) hold a number that is not finite and are taken as invalid")
+        repairs.append(f"{broken} valid step(s) hold a number that is not finite and are taken as invalid")
     sized = np.isfinite(tracks.size).all(1) & (tracks.size[:, :2] > 0).all(1)
     keep = valid.any(1) & sized
     if not keep.any():
         raise SceneError(f"scene {scenario.id!r} has no track with a valid step and a size; leave it out")
     if not keep.all():
         ids = ", ".join(map(str, tracks.id[~keep].tolist()))
-        mends.append(f"{int((~keep).sum())} track(s) without a valid step or a size are left out: id {ids}")
+        repairs.append(f"{int((~keep).sum())} track(s) without a valid step or a size are left out: id {ids}")
 
     place = np.where(keep, np.cumsum(keep) - 1, -1)
     goes_on = keep[scenario.tracks_to_predict]
@@ -212,11 +214,11 @@ def repaired(scenario: Scenario) -> Scenario:
             valid=valid[keep],
             mark_as_expert=tracks.mark_as_expert[keep],
         ),
-        roads=_finite_roads(scenario.roads, mends),
+        roads=_finite_roads(scenario.roads, repairs),
         sdc_index=int(place[scenario.sdc_index]) if scenario.sdc_index >= 0 else -1,
         tracks_to_predict=place[scenario.tracks_to_predict[goes_on]],
         difficulty=scenario.difficulty[goes_on],
-        mends=tuple(mends),
+        repairs=tuple(repairs),
     )
 
 
@@ -230,14 +232,14 @@ def _wrapped(heading: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap(heading).astype(np.float32))
 
 
-def _finite_roads(roads: tuple[Road, ...], mends: list[str]) -> tuple[Road, ...]:
+def _finite_roads(roads: tuple[Road, ...], repairs: list[str]) -> tuple[Road, ...]:
     finite = [np.isfinite(road.points).all(-1) for road in roads]
     if broken := sum(int((~rows).sum()) for rows in finite):
-        mends.append(f"{broken} map point(s) hold a number that is not finite and are left out")
+        repairs.append(f"{broken} map point(s) hold a number that is not finite and are left out")
     roads = tuple(
         road if rows.all() else replace(road, points=road.points[rows])
         for road, rows in zip(roads, finite, strict=True)
     )
     if empty := [str(road.id) for road in roads if not len(road.points)]:
-        mends.append(f"{len(empty)} map feature(s) without points are left out: id {', '.join(empty)}")
+        repairs.append(f"{len(empty)} map feature(s) without points are left out: id {', '.join(empty)}")
     return tuple(road for road in roads if len(road.points))

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.launch import wp
-from sim.scenario import DT, RoadType, Scenario
+from gail_cli.sim.launch import wp
+from gail_cli.sim.scenario import DT, RoadType, Scenario
 
 DEFAULT_STEPS = 91
 """Steps of a WOMD training or validation window (9.1 s), and of a GPUDrive episode."""

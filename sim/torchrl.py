@@ -10,8 +10,8 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
-from sim.actions import ActionSpace
-from sim.env import Backend
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Backend
 
 GROUP = "agents"
 DONE = ("done", "terminated", "truncated")

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sim.launch import to_warp, wp
-from sim.roads import Roads, Segment, road_grid
-from sim.scenario import AgentType, RoadType
-from sim.scene import Role, Scene, check_scene
+from gail_cli.sim.launch import to_warp, wp
+from gail_cli.sim.roads import Roads, Segment, road_grid
+from gail_cli.sim.scenario import AgentType, RoadType
+from gail_cli.sim.scene import Role, Scene, check_scene
 
 InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
 REMOVED_POSITION = -11000.0

@@ -6,14 +6,14 @@ import pytest
 from demos import LAYOUT, RULES
 from s3 import s3, s3_server  # noqa: F401
 
-from gail.config import DataConfig
-from gail.config_file import config_from_dict
-from gail.demos import DemoSampler
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.gpudrive import MODULE
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.gpudrive import MODULE
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = {

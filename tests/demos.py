@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from scenes import car, scene, valid_only
 
-from gail.config import DataConfig
-from gail.pool import Picks, Pool, load_block
-from pipeline.expert import replay_experts
-from pipeline.replay import ExpertObserver, lone_worlds, make_experts
-from pipeline.schema import Record
-from sim.env import Env, SimConfig
-from sim.layout import ObservationConfig
-from sim.worlds import select_agents
+from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.pool import Draws, Pool, load_block
+from gail_cli.pipeline.experts.expert import replay_experts
+from gail_cli.pipeline.experts.replay import ExpertObserver, lone_worlds, make_experts
+from gail_cli.pipeline.records import Record
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.worlds import select_agents
 
 LAYOUT = ObservationConfig(partners=4, road_segments=8)
 RULES = SimConfig()
@@ -40,7 +40,7 @@ def all_picks(pool):
     table = pool.table
     demo = np.repeat(np.arange(len(table)), table.count)
     step = np.concatenate([f + np.arange(n) for f, n in zip(table.first, table.count, strict=True)])
-    return Picks(demo, step.astype(np.int32), np.arange(len(demo))[::-1].copy())
+    return Draws(demo, step.astype(np.int32), np.arange(len(demo))[::-1].copy())
 
 
 def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alone=False):

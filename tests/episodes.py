@@ -4,12 +4,12 @@ from functools import cache
 
 import numpy as np
 
-from gail.config import TrainConfig
-from gail.episode import drive_scene, with_rules
-from pipeline.expert import demo_rows_of, replay_experts
-from pipeline.schema import Record
-from sim.actions import ActionSpace
-from sim.scenario import RoadType
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.figures.episode import drive_scene, with_rules
+from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
+from gail_cli.pipeline.records import Record
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.scenario import RoadType
 from tests.scenes import car, scene
 
 CLASSIC = ActionSpace.create("classic")

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from pipeline import gpudrive_json
-from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
-from sim.env import Env, SimConfig
-from sim.layout import ObservationConfig
-from sim.scene import scene_from_scenario
-from sim.worlds import SelectedAgents, make_worlds
+from gail_cli.pipeline.readers import gpudrive_json
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scene import scene_from_scenario
+from gail_cli.sim.worlds import SelectedAgents, make_worlds
 
 AGENTS, SEGMENTS, STEPS = 64, 10_000, 91
 REMOVED, INVALID = -11000.0, -10000.0

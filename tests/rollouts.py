@@ -2,9 +2,9 @@
 
 import torch
 
-from gail.rollout import Rollout
-from sim.actions import ActionSpace
-from sim.layout import ObservationConfig
+from gail_cli.gail.learning.rollout import Rollout
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
 SPACE = ActionSpace.create("classic")

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from gail.run import CHECKPOINT
-from gail.trainer import Trainer
+from gail_cli.gail.learning.run import CHECKPOINT
+from gail_cli.gail.learning.trainer import Trainer
 
 
 def after(count):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from pipeline import gpudrive_json
-from sim.scenario import AgentType, Road, RoadType, Scenario, Tracks, TrafficLights
-from sim.scene import Role, Scene, scene_from_scenario
+from gail_cli.pipeline.readers import gpudrive_json
+from gail_cli.sim.scenario import AgentType, Road, RoadType, Scenario, Tracks, TrafficLights
+from gail_cli.sim.scene import Role, Scene, scene_from_scenario
 
 # Warp compiles kernels at their first use, which no single example should be blamed for.
 settings.register_profile("warp", deadline=None)

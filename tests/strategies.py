@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.protos import scenario_pb2
-from sim.scenario import LightState, Road, RoadType, Scenario, Tracks, TrafficLights
+from gail_cli.pipeline.readers.protos import scenario_pb2
+from gail_cli.sim.scenario import LightState, Road, RoadType, Scenario, Tracks, TrafficLights
 
 _IDS = st.integers(0, 2**40)
 _NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=31).filter(

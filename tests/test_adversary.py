@@ -7,21 +7,21 @@ import torch
 from rollouts import SPACE, rollout
 from runs import after, assert_equal, checkpoint, metrics, trained
 
-from gail.adversary import Adversary, latest, with_absorbing
-from gail.config_file import config_from_dict
-from gail.discriminator import Samples
-from gail.provider import GAILRewardProvider
-from gail.run import load_run
-from gail.trainer import Trainer
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.adversary import Adversary, latest, with_absorbing
+from gail_cli.gail.learning.provider import GAILRewardProvider
+from gail_cli.gail.learning.run import load_run
+from gail_cli.gail.learning.trainer import Trainer
 
 WHOLE = [(6, "truncated")] * 5
 """Thirty transitions."""
 
 
 def rows(first, last, **more):
-    """Samples whose observations and actions are numbered."""
+    """Transitions whose observations and actions are numbered."""
     number = torch.arange(first, last)
-    return Samples(number.float()[:, None], number[:, None], **{name: number for name in more})
+    return Transitions(number.float()[:, None], number[:, None], **{name: number for name in more})
 
 
 def numbers(samples):
@@ -31,7 +31,7 @@ def numbers(samples):
 def experts(count, next_state, seed=0, speed=1.0):
     """Demos that go faster than the policy of the tests."""
     what = rollout((6, "truncated"), *[(6, None)] * (count // 6), seed=seed).samples(next_state)
-    batch = Samples(**{name: x[:count] for name, x in vars(what).items() if x is not None})
+    batch = Transitions(**{name: x[:count] for name, x in vars(what).items() if x is not None})
     observation = batch.observation.clone()
     observation[:, 0] += speed
     return replace(batch, observation=observation)
@@ -323,7 +323,7 @@ def test_without_a_buffer_nothing_of_a_rollout_is_saved():
 
 
 def same(a, b):
-    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(Samples)]
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(Transitions)]
     return all((x is None and y is None) or torch.equal(x, y) for x, y in pairs)
 
 

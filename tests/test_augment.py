@@ -6,9 +6,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gail.demos import DemoSampler
-from gail.evaluate import drive, expert_driver
-from pipeline.augment import (
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.evaluation.evaluate import drive, expert_driver
+from gail_cli.pipeline.experts.augment import (
     Augmentation,
     mirrored,
     mirrored_actions,
@@ -18,13 +18,13 @@ from pipeline.augment import (
     stretched,
     varied,
 )
-from pipeline.expert import ABSENT
-from pipeline.replay import make_experts
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.layout import ObservationConfig
-from sim.scenario import RoadType
-from sim.scene import Role, scenes_equal
+from gail_cli.pipeline.experts.replay import make_experts
+from gail_cli.pipeline.records import ABSENT
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import RoadType
+from gail_cli.sim.scene import Role, scenes_equal
 
 LAYOUT = ObservationConfig(partners=4, road_segments=12)
 KINDS = [("classic", "discrete"), ("bicycle", "continuous"), ("delta_local", "discrete")]

@@ -13,19 +13,19 @@ from click.testing import CliRunner
 from demos import assert_experts_see_what_the_simulator_shows, records
 from scenes import car, random_scene, real_scenes, scene
 
-import cli
-from gail.backends import check_backend, make_backend, with_backend
-from gail.config_file import ConfigError, config_to_dict, load_config
-from gail.evaluate import evaluate
-from gail.run import RunError, load_run
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from pipeline.replay import make_experts
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.scene import Role
-from sim.worlds import Selection, make_worlds
+from gail_cli import cli
+from gail_cli.gail.config.load import ConfigError, config_to_dict, load_config
+from gail_cli.gail.evaluation.evaluate import evaluate
+from gail_cli.gail.learning.backends import check_backend, make_backend, with_backend
+from gail_cli.gail.learning.run import RunError, load_run
+from gail_cli.pipeline.experts.replay import make_experts
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.scene import Role
+from gail_cli.sim.worlds import Selection, make_worlds
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = [random_scene(seed, steps=91) for seed in range(3)]
@@ -105,7 +105,7 @@ def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small,
 def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monkeypatch):
     gpudrive()
     store = make_store(scenes=5)
-    monkeypatch.setattr("pipeline.gpudrive_cache.MAX_SEGMENTS", 10)
+    monkeypatch.setattr("gail_cli.pipeline.export.gpudrive_cache.MAX_SEGMENTS", 10)
     with pytest.raises(RunError) as error:
         check_backend(small(**rules(horizon=None)), store)
     ids = store.scene_ids()

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from strategies import gpudrive_scene, womd_message
 
-import cli
-from pipeline.store import DemoStore
-from pipeline.tfrecord import write_records
-from sim.dynamics import Dynamics
+from gail_cli import cli
+from gail_cli.pipeline.readers.tfrecord import write_records
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.dynamics import Dynamics
 
 ROOT = Path(__file__).parents[1]
 WOMD = ROOT.parent / "shared" / "womd"
@@ -235,7 +235,7 @@ def test_an_interruption_is_told_with_the_way_on(good, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.extract.build", interrupt)
+        patch.setattr("gail_cli.pipeline.extract.extract.build", interrupt)
         result = extract(good, store=tmp_path / "store")
         again = run("extract-demos", good, "--store", tmp_path / "store", "--overwrite")
     assert result.exit_code == again.exit_code == cli.INTERRUPTED
@@ -259,7 +259,7 @@ def test_foreseen_errors_of_the_machine_are_one_sentence(good, tmp_path, monkeyp
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("pipeline.extract.write", fail)
+    monkeypatch.setattr("gail_cli.pipeline.extract.extract.write", fail)
     result = extract(good, store=tmp_path / "store")
     assert result.exit_code == 1
     (line,) = errors(result)
@@ -267,7 +267,7 @@ def test_foreseen_errors_of_the_machine_are_one_sentence(good, tmp_path, monkeyp
 
 
 def test_bugs_keep_their_traceback(good, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.extract.write", lambda *_: [].index(1))
+    monkeypatch.setattr("gail_cli.pipeline.extract.extract.write", lambda *_: [].index(1))
     assert isinstance(extract(good, store=tmp_path / "store").exception, ValueError)
 
 
@@ -335,7 +335,7 @@ def test_the_real_scenes(tmp_path):
 
 def test_sigterm_ends_as_ctrl_c_does(good, tmp_path, monkeypatch):
     """A job that is taken off a cluster gives its lock back."""
-    monkeypatch.setattr("pipeline.extract.write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("gail_cli.pipeline.extract.extract.write", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     result = extract(good, store=tmp_path / "store")
     assert result.exit_code == cli.INTERRUPTED
     assert "goes on from there" in result.stderr

@@ -14,12 +14,12 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-import cli
-from gail.config_file import config_to_dict
-from gail.ppo import cloning_loss
-from gail.run import CHECKPOINT, CLONED
-from pipeline.protos import sim_agents_submission_pb2
-from pipeline.store import DemoStore
+from gail_cli import cli
+from gail_cli.gail.config.load import config_to_dict
+from gail_cli.gail.learning.ppo import cloning_loss
+from gail_cli.gail.learning.run import CHECKPOINT, CLONED
+from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2
+from gail_cli.pipeline.store.store import DemoStore
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
@@ -256,7 +256,7 @@ def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_pat
     """At the first line of progress; then the same command goes on."""
     folder = tmp_path / "run"
     args = ["train", config, "--store", make_store(scenes=2).path, "--run", folder, "--set", "bc.steps=0"]
-    command = [sys.executable, "-m", "cli", *map(str, args), "--total-timesteps", str(10**9)]
+    command = [sys.executable, "-m", "gail_cli", *map(str, args), "--total-timesteps", str(10**9)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         progress = process.stderr.readline()
         process.send_signal(signal.SIGINT)
@@ -280,7 +280,7 @@ def interrupting(monkeypatch, calls):
             signal.raise_signal(signal.SIGINT)
         return cloning_loss(*args)
 
-    monkeypatch.setattr("gail.trainer.cloning_loss", interrupted)
+    monkeypatch.setattr("gail_cli.gail.learning.trainer.cloning_loss", interrupted)
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from gail.config import TrainConfig
-from gail.config_file import ConfigError, config_from_dict, config_to_dict, load_config
-from sim.env import SimConfig
-from sim.layout import ObservationConfig
-from sim.worlds import Selection
+from gail_cli.gail.config.load import ConfigError, config_from_dict, config_to_dict, load_config
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.worlds import Selection
 
 
 def written(tmp_path, text):

@@ -13,14 +13,14 @@ import pytest
 import torch
 from scenes import random_scene
 
-from pipeline.gpudrive_cache import SceneCache
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.gpudrive import MODULE, GPUDriveEnv
-from sim.layout import ObservationConfig
-from sim.observation import Observer
-from sim.scenario import DT
-from sim.worlds import make_worlds
+from gail_cli.pipeline.export.gpudrive_cache import SceneCache
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation import Observer
+from gail_cli.sim.scenario import DT
+from gail_cli.sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=4, road_segments=8)
 SCENES = [random_scene(seed, steps=91) for seed in range(4)]

@@ -4,12 +4,12 @@ import pytest
 import torch
 from scenes import random_scene
 
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.gaps import gaps
-from sim.layout import ObservationConfig
-from sim.observation import Observer
-from sim.worlds import Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.clearance import clearances
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation import Observer
+from gail_cli.sim.worlds import Selection, make_worlds
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 
@@ -70,7 +70,7 @@ def test_a_step_does_not_wait_for_the_device():
 
 def test_gaps_and_tracks_are_the_same_on_both():
     cpu, cuda = (make_worlds(SCENES, device, EVERYONE) for device in ("cpu", "cuda"))
-    pairs = zip(*(gaps(w, w.log, w.valid, w.log[..., 3:].norm(dim=-1)) for w in (cpu, cuda)), strict=True)
+    pairs = zip(*(clearances(w, w.log, w.valid, w.log[..., 3:].norm(dim=-1)) for w in (cpu, cuda)), strict=True)
     for a, b in pairs:
         torch.testing.assert_close(b.cpu(), a, atol=1e-3, rtol=0, equal_nan=True)
     rows = torch.arange(cpu.num_agents, dtype=torch.int32)

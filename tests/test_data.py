@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import SAMPLE
-from data.generator import generate_scenario, scene_seed, write_scenarios
-from pipeline.protos import map_pb2, scenario_pb2
-from pipeline.tfrecord import read_records
+from gail_cli.data import SAMPLE
+from gail_cli.data.generator import generate_scenario, scene_seed, write_scenarios
+from gail_cli.pipeline.readers.protos import map_pb2, scenario_pb2
+from gail_cli.pipeline.readers.tfrecord import read_records
 
 DT = 0.1
 
@@ -279,8 +279,8 @@ def test_behaviour_varies(scenes):
 
 
 def test_no_attempt_without_a_fault_is_told(monkeypatch):
-    monkeypatch.setattr("data.generator.fault", lambda agents, edges: "two boxes overlap")
-    monkeypatch.setattr("data.generator._ATTEMPTS", 2)
+    monkeypatch.setattr("gail_cli.data.generator.fault", lambda agents, edges: "two boxes overlap")
+    monkeypatch.setattr("gail_cli.data.generator._ATTEMPTS", 2)
     with pytest.raises(RuntimeError, match=r"seed 3: .*two boxes overlap"):
         generate_scenario(3)
 

@@ -5,9 +5,9 @@ import torch
 from demos import LAYOUT, RULES, drawn
 from torch.utils.data import DataLoader
 
-from gail.config import DataConfig
-from gail.dataset import DemoDataset, current_rank
-from gail.demos import DemoSampler
+from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.dataset import DemoDataset, current_rank
+from gail_cli.gail.demos.sampler import DemoSampler
 
 
 def dataset(store, **options):

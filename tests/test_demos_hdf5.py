@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.demos_hdf5 import DEFAULT_SIZE, list_demos, read
-from pipeline.expert import ABSENT
-from pipeline.export import export
-from pipeline.extract import ExtractConfig, ExtractOptions, extract
-from pipeline.sources import SceneRef, list_scenes, read_scenes, resolve
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.layout import ObservationConfig
-from sim.scenario import AgentType, Scenario, SceneError
-from sim.scene import scene_from_scenario
+from gail_cli.pipeline.export.export import export
+from gail_cli.pipeline.extract.extract import ExtractConfig, ExtractOptions, extract
+from gail_cli.pipeline.readers.hdf5 import DEFAULT_SIZE, list_demos, read
+from gail_cli.pipeline.readers.sources import SceneRef, list_scenes, read_scenes, resolve
+from gail_cli.pipeline.records import ABSENT
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import AgentType, Scenario, SceneError
+from gail_cli.sim.scene import scene_from_scenario
 
 CIRCLE = np.linspace(0, 1.5, 10)  # rad, on a radius of 5 m
 
@@ -110,7 +110,7 @@ def test_extracting_anew_gives_demos_of_the_same_drives(exported, tmp_path):
     assert report["demos"]["moving"] == sum(len(groups) for groups in list_demos(path))
     assert report["replay"]["ade_m"] < 0.01
     assert len(report["mended"]) >= len(store)
-    reasons = {mend.split(" (")[0] for _, scene in read_scenes(list_scenes(path)[0]) for mend in scene.mends}
+    reasons = {mend.split(" (")[0] for _, scene in read_scenes(list_scenes(path)[0]) for mend in scene.repairs}
     assert reasons == {
         "the scene is made of demonstrations: it has no map and no other agents",
         "actions in the file are not taken over: the expert's are found anew",
@@ -135,9 +135,9 @@ def test_a_file_laid_out_as_robomimics(write):
     assert scene.tracks.size[0].tolist() == list(DEFAULT_SIZE)
     assert scene.tracks.type.tolist() == [AgentType.VEHICLE]
     assert scene.timestamps[9] == pytest.approx(0.9)
-    assert len(scene.mends) == 4
-    assert "actions in the file are not taken over: the expert's are found anew" in scene.mends
-    assert "'agent_size' is absent and taken as 4.5 x 2.0 x 1.5 m" in scene.mends
+    assert len(scene.repairs) == 4
+    assert "actions in the file are not taken over: the expert's are found anew" in scene.repairs
+    assert "'agent_size' is absent and taken as 4.5 x 2.0 x 1.5 m" in scene.repairs
 
 
 def test_a_file_laid_out_as_minaris(write):
@@ -167,7 +167,7 @@ def test_agents_that_share_a_number_are_told_by_their_places(write):
     groups = {f"demo_{k}": ({"states": turning()}, {"scene": "s", "agent_id": 7}) for k in range(2)}
     scene = only(write(groups))
     assert scene.tracks.id.tolist() == [0, 1]
-    assert any("'agent_id'" in mend for mend in scene.mends)
+    assert any("'agent_id'" in mend for mend in scene.repairs)
 
 
 def test_the_last_of_the_next_states_is_taken(write):
@@ -181,7 +181,7 @@ def test_velocities_by_central_differences(write):
     x = turning()[:, 0]
     want = np.concatenate([[(x[1] - x[0]) / 0.1], (x[2:] - x[:-2]) / 0.2, [(x[-1] - x[-2]) / 0.1]])
     np.testing.assert_allclose(scene.tracks.velocity[0, :, 0], want, rtol=1e-6)
-    assert "velocities are absent and found by central differences" in scene.mends
+    assert "velocities are absent and found by central differences" in scene.repairs
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_headings_in_degrees_are_turned(write):
     table = np.stack([0 * t, 10 * t, 0 * t + 90, 0 * t, 0 * t + 10], axis=1)
     scene = only(write({"demo_0": ({"states": table}, {})}))
     np.testing.assert_allclose(scene.tracks.heading, np.pi / 2, rtol=1e-6)
-    assert "headings are in degrees and were turned into radians" in scene.mends
+    assert "headings are in degrees and were turned into radians" in scene.repairs
 
 
 def test_sources_know_hdf5_by_ending_and_by_content(write, tmp_path):

@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gail.config import DiscriminatorConfig, NetworkConfig
-from gail.discriminator import DiscriminatorNetwork, Samples, accuracies, adversarial_loss, gradient_penalty
-from gail.policy import EntityEncoder, Normaliser
-from sim.actions import ActionSpace
-from sim.layout import ROAD_TYPES, ObservationConfig
+from gail_cli.gail.config.schema import DiscriminatorConfig, NetworkConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.networks.discriminator import DiscriminatorNetwork, accuracies, adversarial_loss, gradient_penalty
+from gail_cli.gail.networks.policy import EntityEncoder, Normaliser
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 SIZES = NetworkConfig(entity_hidden=8, hidden=16)
 LAYOUTS = [ObservationConfig(layout, partners=5, road_segments=7) for layout in ("entity", "gpudrive")]
@@ -42,7 +43,7 @@ def discriminator(layout=LAYOUTS[0], space=CLASSIC, **settings):
 
 
 def judge(model, observation, action):
-    return model.compute_estimate(Samples(observation, action))
+    return model.compute_estimate(Transitions(observation, action))
 
 
 # Losses
@@ -99,7 +100,7 @@ def test_accuracies_by_hand():
 def test_the_loss_is_its_parts_together():
     space, layout = CLASSIC, LAYOUTS[0]
     model = discriminator(layout, space, label_smoothing=0.1, gradient_penalty=2.0)
-    expert, policy = (Samples(observations(layout, seed=seed), actions(space)) for seed in (1, 2))
+    expert, policy = (Transitions(observations(layout, seed=seed), actions(space)) for seed in (1, 2))
     loss, stats = model.compute_loss(policy, expert)
     f = {side: model.compute_estimate(batch) for side, batch in (("expert", expert), ("policy", policy))}
     shares = accuracies(f["expert"], f["policy"])
@@ -114,17 +115,17 @@ def test_the_loss_is_its_parts_together():
 def test_the_penalty_is_taken_between_expert_and_policy():
     """At the very samples where both sides are the same, wherever the mixing weights fall."""
     model, layout = discriminator(gradient_penalty=1.0), LAYOUTS[0]
-    same = Samples(observations(layout), actions())
+    same = Transitions(observations(layout), actions())
     observation, action = same.observation.requires_grad_(), model.flatten_actions(same.action).requires_grad_()
     inputs = {"observation": observation, "action": action}
     expected = gradient_penalty(model.logits(inputs)[0], [observation, action])
-    _, stats = model.compute_loss(same, Samples(observation.detach(), same.action))
+    _, stats = model.compute_loss(same, Transitions(observation.detach(), same.action))
     assert stats["gradient_penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("inputs", ["state", "state_action"])
 def test_without_a_penalty_none_is_computed(inputs):
-    samples = Samples(observations(LAYOUTS[0]), actions())
+    samples = Transitions(observations(LAYOUTS[0]), actions())
     for weight in (0.0, 1.0):
         _, stats = discriminator(inputs=inputs, gradient_penalty=weight).compute_loss(samples, samples)
         assert ("gradient_penalty" in stats) == (weight > 0)
@@ -144,8 +145,8 @@ def test_it_never_sees_the_collided_flag():
     assert (judge(model, clean, actions()) != judge(model, faster, actions())).all()
     fitted_clean, fitted_flagged = discriminator(layout), discriminator(layout)
     half_flagged = torch.where(torch.arange(6)[:, None] % 2 == 0, clean, flagged)
-    fitted_clean.fit_normaliser(Samples(clean, actions()))
-    fitted_flagged.fit_normaliser(Samples(half_flagged, actions()))
+    fitted_clean.fit_normaliser(Transitions(clean, actions()))
+    fitted_flagged.fit_normaliser(Transitions(half_flagged, actions()))
     torch.testing.assert_close(fitted_clean.state_dict(), fitted_flagged.state_dict(), rtol=0, atol=0)
 
 
@@ -173,7 +174,7 @@ def test_grid_actions_are_one_hot_by_component():
 def test_continuous_actions_are_standardised_by_the_experts():
     model = discriminator(space=ActionSpace.create("classic", "continuous"))
     expert = torch.tensor([[1.0, 0.1], [3.0, 0.1]])
-    model.fit_normaliser(Samples(observations(LAYOUTS[0], 2), expert))
+    model.fit_normaliser(Transitions(observations(LAYOUTS[0], 2), expert))
     flat = model.flatten_actions(torch.tensor([[2.0, 0.1], [2.0 + math.sqrt(2), 0.101]]))
     torch.testing.assert_close(flat, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), rtol=0, atol=1e-5)
 
@@ -193,9 +194,9 @@ def test_normalisers_are_inside_and_in_the_checkpoint():
     """Another network that takes over the state judges alike, and training moves no statistic."""
     space = ActionSpace.create("classic", "continuous")
     model, copy = discriminator(space=space), discriminator(space=space)
-    samples = Samples(observations(LAYOUTS[0]), actions(space))
+    samples = Transitions(observations(LAYOUTS[0]), actions(space))
     unfitted = judge(model, samples.observation, samples.action)
-    model.fit_normaliser(Samples(samples.observation * 3 + 1, samples.action * 2))
+    model.fit_normaliser(Transitions(samples.observation * 3 + 1, samples.action * 2))
     fitted = judge(model, samples.observation, samples.action)
     assert (unfitted != fitted).all()
     copy.load_state_dict(model.state_dict())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gail.config import GAILSettings, TrainConfig
-from gail.config_file import load_config
-from gail.reference import FLAGS, MLAGENTS, SECTIONS
+from gail_cli.gail.config.aliases import FLAGS, MLAGENTS, SECTIONS
+from gail_cli.gail.config.load import load_config
+from gail_cli.gail.config.schema import GAILSettings, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 

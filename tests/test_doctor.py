@@ -9,11 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import cli
-from gail import doctor, package_checks
-from gail.doctor import CHECKS, Check, drive_gpudrive, finding
-from sim.env import Env
-from sim.gpudrive import MODULE, GPUDriveEnv
+from gail_cli import cli
+from gail_cli.gail.commands import doctor, package_checks
+from gail_cli.gail.commands.doctor import CHECKS, Check, drive_gpudrive, finding
+from gail_cli.sim.env import Env
+from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv
 
 
 def run(*args):

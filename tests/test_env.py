@@ -7,13 +7,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scenes import STEPS, Agent, car, scene, valid_only
 
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.kernels import Event
-from sim.layout import ObservationConfig
-from sim.scenario import AgentType, RoadType
-from sim.scene import Role
-from sim.worlds import REMOVED_POSITION, Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import AgentType, RoadType
+from gail_cli.sim.scene import Role
+from gail_cli.sim.worlds import REMOVED_POSITION, Selection, make_worlds
 
 ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 EVERYONE = Selection(init_mode="all_objects")

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gail.config import TrainConfig
-from gail.episode import Mark, contact, counts, drive_scene, marks, told
-from gail.evaluate import evaluate
-from gail.policy import Policy
-from gail.run import RunError
-from pipeline.expert import demo_rows_of, replay_experts
-from pipeline.schema import Record
-from sim.actions import ActionSpace
-from sim.env import SimConfig
-from sim.kernels import Event
-from sim.scenario import AgentType, RoadType
-from sim.scene import Role, scene_from_scenario
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.evaluation.evaluate import evaluate
+from gail_cli.gail.figures.episode import Mark, contact, counts, drive_scene, marks, told
+from gail_cli.gail.learning.run import RunError
+from gail_cli.gail.networks.policy import Policy
+from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
+from gail_cli.pipeline.records import Record
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.scenario import AgentType, RoadType
+from gail_cli.sim.scene import Role, scene_from_scenario
 from tests.episodes import CLASSIC, episode, record, row_of
 from tests.scenes import STEPS, car, real_scenario, shared, valid_only
 

@@ -8,13 +8,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from gail.evaluate import CLONED, drive, drive_features, drivers, evaluate, log_features, make_env, pooled, splits_of
-from gail.policy import Policy
-from gail.report import evaluation_figure
-from gail.run import RunError
-from gail.tables import WIDTH, print_evaluation
-from pipeline.replay import NobodyError
-from sim.actions import ActionSpace
+from gail_cli.gail.evaluation.evaluate import (
+    CLONED_DRIVER,
+    drive,
+    drive_features,
+    drivers,
+    evaluate,
+    log_features,
+    make_env,
+    pooled,
+    splits_of,
+)
+from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
+from gail_cli.gail.figures.curves import evaluation_figure
+from gail_cli.gail.learning.run import RunError
+from gail_cli.gail.networks.policy import Policy
+from gail_cli.pipeline.experts.replay import NoAgentsError
+from gail_cli.sim.actions import ActionSpace
 
 FIRST = ["goal", "collision", "off_road", "safe_success", "ade", "fde"]
 
@@ -41,7 +51,7 @@ def evaluated(config, make_store):
 def test_what_is_told(evaluated):
     *_, result = evaluated
     assert (result["scenes"], result["rollouts"], result["deterministic"]) == (5, 3, True)
-    names = ["policy", CLONED, "expert replayed", "constant velocity", "random"]
+    names = ["policy", CLONED_DRIVER, "expert replayed", "constant velocity", "random"]
     assert list(result["results"]) == list(result["intervals"]) == names
     assert list(result["differences"]) == names[1:]
     for means in result["results"].values():
@@ -77,8 +87,8 @@ def test_drives_depend_on_the_seed_alone(evaluated, config):
 def test_the_clone_is_driven_as_the_policy_is(evaluated, config):
     policy, clone, store, result = evaluated
     swapped = evaluate(clone, config, store, cloned=policy, rollouts=3)["results"]
-    assert swapped[CLONED] == result["results"]["policy"]
-    assert swapped["policy"] == result["results"][CLONED]
+    assert swapped[CLONED_DRIVER] == result["results"]["policy"]
+    assert swapped["policy"] == result["results"][CLONED_DRIVER]
 
 
 def test_sampled_metrics_are_those_of_the_first_drawn_drive(evaluated, config):
@@ -100,7 +110,7 @@ def test_one_evaluation_of_several(evaluated, config):
         for name in FIRST:
             assert together["results"][driver][name] == pytest.approx(whole["results"][driver][name])
             assert together["intervals"][driver][name] == pytest.approx(whole["intervals"][driver][name])
-    assert CLONED not in together["results"]
+    assert CLONED_DRIVER not in together["results"]
 
 
 def test_features_of_replayed_logs_are_those_of_the_log(config, make_store):
@@ -132,7 +142,7 @@ def test_splits(make_store):
     store = make_store()
     assert splits_of(store) == {"all": [0, 1, 2, 3, 4]}
     assert splits_of(store, ["train"]) == {"train": [0, 1, 2, 3, 4]}
-    with pytest.raises(NobodyError, match="no scene is in the split 'test'"):
+    with pytest.raises(NoAgentsError, match="no scene is in the split 'test'"):
         splits_of(store, ["test"])
 
 

@@ -8,23 +8,15 @@ from hypothesis import strategies as st
 from scenes import STEPS, Agent, car, random_scene, real_scenes, scene, valid_only, wrapped
 from test_dynamics import expected_step
 
-from pipeline.expert import (
-    ABSENT,
-    BRIDGED,
-    LOGGED,
-    QUALITY,
-    VRU_SPACE,
-    demo_rows_of,
-    replay_experts,
-    replay_quality,
-)
-from pipeline.search import Search
-from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
-from sim.env import Env
-from sim.scenario import AgentType
-from sim.scene import Role
-from sim.worlds import SelectedAgents, Selection, make_worlds, select_agents
+from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts, replay_quality
+from gail_cli.pipeline.experts.search import Search
+from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, QUALITY, VRU_SPACE
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.env import Env
+from gail_cli.sim.scenario import AgentType
+from gail_cli.sim.scene import Role
+from gail_cli.sim.worlds import SelectedAgents, Selection, make_worlds, select_agents
 
 SPACES = [
     ("classic", "discrete", "fine"),

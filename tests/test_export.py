@@ -12,17 +12,17 @@ import pytest
 import torch
 import zarr
 
-from pipeline import export_writers
-from pipeline.expert import ABSENT
-from pipeline.export import FORMATS, ExportError, export, summary
-from pipeline.export_rows import scene_demos
-from pipeline.gpudrive_json import read as read_json
-from pipeline.replay import ExpertObserver, demo_agents, make_experts
-from pipeline.sources import list_scenes, read_scenes, resolve
-from sim.env import SimConfig
-from sim.layout import ObservationConfig
-from sim.scene import scene_from_scenario
-from sim.worlds import Selection
+from gail_cli.pipeline.experts.replay import ExpertObserver, demo_agents, make_experts
+from gail_cli.pipeline.export import writers as export_writers
+from gail_cli.pipeline.export.export import FORMATS, ExportError, export, summary
+from gail_cli.pipeline.export.rows import scene_demos
+from gail_cli.pipeline.readers.gpudrive_json import read as read_json
+from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
+from gail_cli.pipeline.records import ABSENT
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scene import scene_from_scenario
+from gail_cli.sim.worlds import Selection
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = ObservationConfig(partners=3, road_segments=5)
@@ -250,7 +250,7 @@ def test_gpudrive_json_is_read_back(exported, expected, store):
 def test_scenes_that_gpudrive_cannot_hold_are_told(store, tmp_path, monkeypatch):
     sizes = {record.scene.id: len(demo_agents(record, Selection()).row) for record in store.read()}
     most = max(sizes.values())
-    monkeypatch.setattr("pipeline.gpudrive_cache.GPUDRIVE_AGENTS", most - 1)
+    monkeypatch.setattr("gail_cli.pipeline.export.gpudrive_cache.GPUDRIVE_AGENTS", most - 1)
     report = export(store, tmp_path / "json", "gpudrive-json", LAYOUT)
     assert [item["scene"] for item in report["left_out"]] == [scene for scene, n in sizes.items() if n == most]
     assert f"{most} agents exist" in report["left_out"][0]["reason"]

@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 from strategies import gpudrive_scene, womd_message
 
-from data import SAMPLE
-from pipeline import build as build_module
-from pipeline import cluster, gpudrive_json, writer
-from pipeline import extract as module
-from pipeline.build import ExtractConfig
-from pipeline.cluster import ExtractionError
-from pipeline.extract import ExtractOptions, extract
-from pipeline.schema import StoreError, split_of
-from pipeline.sources import SourceError
-from pipeline.storage import LocalFolder
-from pipeline.store import DemoStore, manifest
-from pipeline.tfrecord import write_records
-from pipeline.validate import validate_store
-from sim.actions import ActionSpace
-from sim.scenario import AgentType, SceneError
-from sim.scene import scene_from_scenario, scenes_equal
+from gail_cli.data import SAMPLE
+from gail_cli.pipeline.extract import build as build_module
+from gail_cli.pipeline.extract import cluster
+from gail_cli.pipeline.extract import extract as module
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.cluster import ExtractionError
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.readers import gpudrive_json
+from gail_cli.pipeline.readers.sources import SourceError
+from gail_cli.pipeline.readers.tfrecord import write_records
+from gail_cli.pipeline.records import split_of
+from gail_cli.pipeline.store import writer
+from gail_cli.pipeline.store.schema import StoreError
+from gail_cli.pipeline.store.storage import LocalFolder
+from gail_cli.pipeline.store.store import DemoStore, manifest
+from gail_cli.pipeline.validate.validate import validate_store
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.scenario import AgentType, SceneError
+from gail_cli.sim.scene import scene_from_scenario, scenes_equal
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
 

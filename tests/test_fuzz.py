@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scenes import STEPS, car, moved, random_scene, road, scenario, scene, valid_only
 
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.kernels import Event
-from sim.layout import ObservationConfig
-from sim.scenario import AgentType, RoadType, repaired
-from sim.scene import Role, scene_from_scenario
-from sim.worlds import REMOVED_POSITION, Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import AgentType, RoadType, repaired
+from gail_cli.sim.scene import Role, scene_from_scenario
+from gail_cli.sim.worlds import REMOVED_POSITION, Selection, make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LOGGED = Role.MARK_AS_EXPERT

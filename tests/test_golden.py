@@ -7,12 +7,12 @@ import pytest
 import torch
 from scenes import SHARED, real_scenario, wrapped
 
-from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
-from sim.env import Env, SimConfig
-from sim.layout import ObservationConfig
-from sim.scene import Role, scene_from_scenario
-from sim.worlds import Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scene import Role, scene_from_scenario
+from gail_cli.sim.worlds import Selection, make_worlds
 
 GOLDEN = SHARED / "golden"
 RUNS = json.loads((GOLDEN / "MANIFEST.json").read_text())["runs"] if GOLDEN.exists() else []

@@ -16,15 +16,15 @@ import torch
 from scenes import SHARED, car, random_scene, real_scenario, scene
 from test_gpudrive_cache import FEW_ROADS, far_scene, many, segments
 
-from pipeline.gpudrive_cache import SceneCache
-from sim.actions import ActionSpace
-from sim.dynamics import Dynamics
-from sim.env import Env, SimConfig
-from sim.gpudrive import MODULE, GPUDriveEnv, load_binding
-from sim.layout import ObservationConfig
-from sim.scenario import AgentType, RoadType, SceneError
-from sim.scene import Role, scene_from_scenario
-from sim.worlds import Selection, make_worlds
+from gail_cli.pipeline.export.gpudrive_cache import SceneCache
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv, load_binding
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import AgentType, RoadType, SceneError
+from gail_cli.sim.scene import Role, scene_from_scenario
+from gail_cli.sim.worlds import Selection, make_worlds
 
 GOLDEN = SHARED / "golden"
 RUNS = json.loads((GOLDEN / "MANIFEST.json").read_text())["runs"] if GOLDEN.exists() else []

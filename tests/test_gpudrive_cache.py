@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scenes import car, real_scenes, road, scenario, scene, wrapped
 
-from pipeline import gpudrive_json
-from pipeline.gpudrive_cache import MAX_POINTS, SceneCache, cache_folder, gpudrive_scenario, misfits
-from sim.scenario import AgentType, RoadType, SceneError
-from sim.scene import Role, scene_from_scenario
-from sim.worlds import Selection, select_agents
+from gail_cli.pipeline.export.gpudrive_cache import MAX_POINTS, SceneCache, cache_folder, gpudrive_scenario, misfits
+from gail_cli.pipeline.readers import gpudrive_json
+from gail_cli.sim.scenario import AgentType, RoadType, SceneError
+from gail_cli.sim.scene import Role, scene_from_scenario
+from gail_cli.sim.worlds import Selection, select_agents
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def far_scene(origin=(8500.0, -12300.0), roads=ROADS):
 def assert_gives_the_scene_back(original, chosen, cache, metres=1e-4):
     """Whoever reads the file makes the same segments, tracks, roles and selection of it, in the scene's own frame."""
     logged = gpudrive_json.read(str(cache(original, chosen)))
-    assert logged.mends == ()
+    assert logged.repairs == ()
     again = scene_from_scenario(logged, simplify=0)
     rows = chosen.row
     assert np.array_equal(again.agent_id, np.arange(len(rows)))  # the order of the simulator is that of the file

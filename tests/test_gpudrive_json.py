@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import differences, gpudrive_scene, scenarios
 
-from pipeline.gpudrive_json import headings_in_degrees, read, scenario_from_json, scenario_to_json, write
-from sim.scenario import AgentType, LightState, RoadType, SceneError
+from gail_cli.pipeline.readers.gpudrive_json import (
+    headings_in_degrees,
+    read,
+    scenario_from_json,
+    scenario_to_json,
+    write,
+)
+from gail_cli.sim.scenario import AgentType, LightState, RoadType, SceneError
 
 WOMD = Path(__file__).parents[2] / "shared" / "womd"
 SCENES = sorted(WOMD.glob("scenes/*.json.gz"))
@@ -86,7 +92,7 @@ def test_real_scenes_survive_the_writer(path, tmp_path):
     scene = read(str(path))
     write(scene, str(tmp_path / "again.json.gz"))
     again = read(str(tmp_path / "again.json.gz"))
-    cut = {"scenario.name", "scenario.mends"} if len(scene.name) > 31 else {"scenario.mends"}
+    cut = {"scenario.name", "scenario.repairs"} if len(scene.name) > 31 else {"scenario.repairs"}
     assert set(differences(scene, again)) - cut == set()
 
 
@@ -95,11 +101,11 @@ def test_the_legacy_file_is_mended_to_the_scene_of_the_same_name():
     name = "tfrecord-00003-of-01000_109.json.gz"
     old, new = read(str(WOMD / "legacy" / name)), read(str(WOMD / "scenes" / name))
     np.testing.assert_allclose(old.tracks.heading, new.tracks.heading, atol=1e-6)
-    assert set(differences(old, new)) <= {"scenario.tracks.heading", "scenario.mends"}
-    assert any("degrees" in mend for mend in old.mends)
-    assert not any("degrees" in mend for mend in new.mends)
+    assert set(differences(old, new)) <= {"scenario.tracks.heading", "scenario.repairs"}
+    assert any("degrees" in mend for mend in old.repairs)
+    assert not any("degrees" in mend for mend in new.repairs)
     for key in ("height", "'id' of an object", "metadata", "map_element_id", "'z'", "scenario_id"):
-        assert any(key in mend for mend in old.mends), key
+        assert any(key in mend for mend in old.repairs), key
 
 
 @needs_real
@@ -124,7 +130,7 @@ def test_eleven_steps_and_two_objects_without_a_valid_step():
     assert scene.tracks.id[scene.sdc_index] == ids[roles["sdc_track_index"]]
     want = [ids[role["track_index"]] for role in roles["tracks_to_predict"]]
     assert scene.tracks.id[scene.tracks_to_predict].tolist() == want
-    assert "id 15, 16" in scene.mends[0]
+    assert "id 15, 16" in scene.repairs[0]
 
 
 # Writer and reader
@@ -147,19 +153,19 @@ def test_the_unit_of_headings_is_told_for_any_driving_scene(moving, parked, spee
         item["heading"] = [angle] * steps
         item["velocity"] = [{"x": v * np.cos(angle), "y": v * np.sin(angle)}] * steps
     mended = scenario_from_json(scene)
-    assert mended.mends == ()
+    assert mended.repairs == ()
     assert mended.tracks.heading[:, 0].tolist() == [np.float32(moving), np.float32(parked)]
     if speed >= 0 and np.rad2deg(max(abs(moving), abs(parked))) > 16:
         mended = scenario_from_json(in_degrees(scene))
         np.testing.assert_allclose(mended.tracks.heading[:, 0], [moving, parked], atol=1e-6)
-        assert "degrees" in mended.mends[0]
+        assert "degrees" in mended.repairs[0]
 
 
 def test_unwrapped_headings_in_radians_are_told_by_the_motion():
     scene = gpudrive_scene()
     scene["objects"][0]["heading"] = [np.pi / 2 + 20 * np.pi] * 30
     mended = scenario_from_json(scene)
-    assert mended.mends == ()
+    assert mended.repairs == ()
     assert mended.tracks.heading[0, 0] == pytest.approx(np.pi / 2, abs=1e-6)
 
 
@@ -213,10 +219,10 @@ def test_lights():
 def test_lights_that_cannot_be_read_are_left_out(bad):
     scene = scenario_from_json(gpudrive_scene() | {"tl_states": bad})
     assert len(scene.lights.lane) == 0
-    assert any("tl_states" in mend for mend in scene.mends)
+    assert any("tl_states" in mend for mend in scene.repairs)
 
 
-# Mends
+# Repairs
 
 
 def without(data, key, inside=None):
@@ -240,15 +246,15 @@ def without(data, key, inside=None):
 def test_absent_keys_are_mended_and_told(key, inside, get, want):
     scene = scenario_from_json(without(gpudrive_scene(), key, inside), "folder/file.json.gz")
     assert get(scene) == want
-    assert len(scene.mends) == 1
-    assert key in scene.mends[0]
+    assert len(scene.repairs) == 1
+    assert key in scene.repairs[0]
 
 
 @pytest.mark.parametrize("key", ["name", "mark_as_expert", "goalPosition"])
 def test_absent_keys_that_lose_nothing(key):
     data = without(gpudrive_scene(), key, None if key == "name" else "objects")
     scene = scenario_from_json(data, "folder/file.json")
-    assert scene.mends == ()
+    assert scene.repairs == ()
     assert scene.name == ("file.json" if key == "name" else "tfrecord-a.json")
 
 
@@ -260,7 +266,7 @@ def test_absent_z_is_zero():
     scene = scenario_from_json(data)
     assert not scene.tracks.position[..., 2].any()
     assert scene.roads[0].points.tolist() == [[1, 2, 0]]
-    assert "'z'" in scene.mends[0]
+    assert "'z'" in scene.repairs[0]
 
 
 @pytest.mark.parametrize("sentinel", [-10000.0, 0.0001, float("nan"), None])
@@ -273,7 +279,7 @@ def test_sentinels_at_invalid_steps_become_zero(sentinel):
     first["velocity"] = list(first["velocity"])
     first["velocity"][3] = {"x": sentinel, "y": sentinel}
     scene = scenario_from_json(data)
-    assert scene.mends == ()
+    assert scene.repairs == ()
     for array in (scene.tracks.position, scene.tracks.heading, scene.tracks.velocity):
         assert not array[0, 3].any()
         assert array[0, 4].any()
@@ -287,13 +293,13 @@ def test_a_valid_step_that_is_not_finite_becomes_invalid(value):
     assert not scene.tracks.valid[0, 3]
     assert scene.tracks.valid.sum() == 59
     assert not scene.tracks.position[0, 3].any()
-    assert "1 valid step(s)" in scene.mends[0]
+    assert "1 valid step(s)" in scene.repairs[0]
 
 
 def test_a_few_steps_in_degrees_are_told_by_their_range():
     scene = scenario_from_json(in_degrees(gpudrive_scene(steps=2)))
     assert scene.tracks.heading[:, 0].tolist() == [np.float32(np.pi / 2), np.float32(-np.pi)]
-    assert "degrees" in scene.mends[0]
+    assert "degrees" in scene.repairs[0]
 
 
 def test_cars_that_back_up_to_the_east_are_in_radians():
@@ -311,7 +317,7 @@ def test_roles_that_name_no_object_are_left_out():
     scene = scenario_from_json(data)
     assert scene.sdc_index == -1
     assert scene.tracks_to_predict.tolist() == [0]
-    assert "metadata" in scene.mends[0]
+    assert "metadata" in scene.repairs[0]
 
 
 def test_unknown_types_are_told():
@@ -321,8 +327,8 @@ def test_unknown_types_are_told():
     scene = scenario_from_json(data)
     assert scene.tracks.type.tolist() == [AgentType.OTHER, AgentType.VEHICLE]
     assert scene.roads[0].type == RoadType.NONE
-    assert "tram" in scene.mends[0]
-    assert "canal" in scene.mends[1]
+    assert "tram" in scene.repairs[0]
+    assert "canal" in scene.repairs[1]
 
 
 def test_objects_without_a_size_are_left_out():

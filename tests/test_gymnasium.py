@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import ClipReward, DictInfoToList, RecordEpisodeStatistics
 from scenes import car, random_scene, scene, valid_only
 
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.gymnasium import GymnasiumEnv
-from sim.worlds import Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.gymnasium import GymnasiumEnv
+from gail_cli.sim.worlds import Selection, make_worlds
 
 ROOT = Path(__file__).parents[1]
 EVERYONE = Selection(init_mode="all_objects")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.imitation import RECIPES, SETS, Job, differences, over_seeds, table, write_folds
-from gail.config_file import load_config
-from gail.evaluate import pooled
-from gail.summary import DISTRIBUTIONS, SceneScores
-from pipeline.store import DemoStore
+from gail_cli.gail.config.load import load_config
+from gail_cli.gail.evaluation.evaluate import pooled
+from gail_cli.gail.evaluation.summary import DISTRIBUTIONS, SceneScores
+from gail_cli.pipeline.store.store import DemoStore
 
 TOLD = {"backend": "embedded", "box_scale": 0.7, "goal_radius_m": 2.0, "deterministic": True, "rollouts": 1, "seed": 0}
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from strategies import gpudrive_scene
 
-from pipeline import cluster
-from pipeline import extract as module
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from pipeline.schema import StoreError
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
+from gail_cli.pipeline.extract import cluster
+from gail_cli.pipeline.extract import extract as module
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.store.schema import StoreError
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=12, scenes_per_part=2)
 KILLS = 20

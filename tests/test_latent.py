@@ -6,13 +6,13 @@ import torch
 from rollouts import LAYOUT, SPACE, rollout
 from runs import after, assert_equal, checkpoint, metrics, trained
 
-from gail.config import PolicyConfig
-from gail.config_file import config_from_dict
-from gail.evaluate import evaluate, policy_driver
-from gail.latent import Codes, information
-from gail.policy import Critic, Policy
-from gail.run import RunError, load_cloned, load_run
-from gail.trainer import Trainer
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.config.schema import PolicyConfig
+from gail_cli.gail.evaluation.evaluate import evaluate, policy_driver
+from gail_cli.gail.learning.latent import Codes, information
+from gail_cli.gail.learning.run import RunError, load_cloned, load_run
+from gail_cli.gail.learning.trainer import Trainer
+from gail_cli.gail.networks.policy import Critic, Policy
 
 SIZES = PolicyConfig(entity_hidden=4, hidden=8)
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_a_reward_is_paid_where_an_agent_acted(monkeypatch):
         logits = made.posterior(what.observation[step, agent][None], what.action[step, agent][None])
         expected = 0.25 * (logits.log_softmax(dim=1)[0, what.code[agent]] + math.log(3))
         torch.testing.assert_close(reward[step, agent], expected)
-    monkeypatch.setattr("gail.latent._CHUNK", 3)
+    monkeypatch.setattr("gail_cli.gail.learning.latent._CHUNK", 3)
     torch.testing.assert_close(made.reward(what), reward)
 
 

@@ -4,15 +4,13 @@ import pytest
 import torch
 from scenes import random_scene
 
-import sim.kernels
-import sim.roads
-import sim.sight
-from sim import launch as launching
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.launch import Program, Stage, launch, num_parts, split_evenly, struct, to_warp, wp
-from sim.roads import RoadGrid
-from sim.worlds import Selection, make_worlds
+from gail_cli.sim import kernels, observation_kernels, roads
+from gail_cli.sim import launch as launching
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.launch import Program, Stage, launch, num_parts, split_evenly, struct, to_warp, wp
+from gail_cli.sim.roads import RoadGrid
+from gail_cli.sim.worlds import Selection, make_worlds
 
 CPU = torch.device("cpu")
 
@@ -74,7 +72,7 @@ def test_a_struct_is_filled_by_name():
     assert grid.x.numpy().tolist() == [1.5, 2.5]
 
 
-@pytest.mark.parametrize("module", [sim.kernels, sim.sight, sim.roads], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [kernels, observation_kernels, roads], ids=lambda m: m.__name__)
 def test_kernels_compile_for_cuda(module, tmp_path):
     """Without a GPU at hand: NVIDIA's run-time compiler comes with Warp."""
     if not wp.get_cuda_supported_archs():

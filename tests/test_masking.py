@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from gail.config import MaskingConfig, NetworkConfig
-from gail.masking import masked
-from gail.policy import EntityEncoder
-from sim.layout import ROAD_TYPES, ObservationConfig
+from gail_cli.gail.config.schema import MaskingConfig, NetworkConfig
+from gail_cli.gail.networks.masking import masked
+from gail_cli.gail.networks.policy import EntityEncoder
+from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 LAYOUTS = [
     ObservationConfig(partners=5, road_segments=7),
@@ -80,9 +80,9 @@ def test_what_is_hidden_does_not_count(layout):
 def test_hidden_entities_are_what_the_simulator_shows_of_absent_ones(make_store):
     """Observations of real worlds, where most have fewer partners than there is room for."""
     store = make_store(scenes=2)
-    from gail.config import TrainConfig
-    from pipeline.replay import demo_worlds
-    from sim.env import Env
+    from gail_cli.gail.config.schema import TrainConfig
+    from gail_cli.pipeline.experts.replay import demo_worlds
+    from gail_cli.sim.env import Env
 
     layout = ObservationConfig(partners=16, road_segments=400)
     rules = TrainConfig().sim

@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from gail.metrics import AgentMetrics, agent_metrics, displacement_errors, infeasibility, over_rollouts
-from sim.kernels import Event
+from gail_cli.gail.evaluation.metrics import (
+    AgentMetrics,
+    agent_metrics,
+    displacement_errors,
+    infeasibility,
+    over_rollouts,
+)
+from gail_cli.sim.kernels import Event
 
 
 def test_displacement_errors_by_hand():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from gail import mlagents
-from gail.config import GAILSettings, NetworkSettings
-from gail.config_file import config_from_dict
-from gail.discriminator import Samples
-from gail.provider import GAILRewardProvider
-from sim.actions import ActionSpace
-from sim.layout import ObservationConfig
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.config.schema import GAILSettings, NetworkSettings
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.provider import GAILRewardProvider
+from gail_cli.gail.networks import mlagents
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=1, road_segments=1)
 EGO = len(LAYOUT.ego_fields)
@@ -152,7 +152,7 @@ def batch(space, seed):
     columns = [rng.integers(n, size=ROWS) for n in space.sizes] or [rng.normal(size=ROWS) for _ in range(2)]
     done = torch.tensor(rng.random(ROWS) < 0.4)
     assert 0 < done.sum() < ROWS
-    return Samples(
+    return Transitions(
         torch.tensor(rng.normal(scale=1.5, size=(ROWS, LAYOUT.size))),
         torch.tensor(np.stack(columns, axis=1)),
         done=done,

@@ -4,12 +4,12 @@ import pytest
 import torch
 from scenes import car, scene
 
-from gail.config import NetworkConfig, PolicyConfig
-from gail.policy import Critic, EntityEncoder, Policy, mlp
-from sim.actions import ActionSpace
-from sim.env import Env
-from sim.layout import ROAD_TYPES, ObservationConfig
-from sim.worlds import make_worlds
+from gail_cli.gail.config.schema import NetworkConfig, PolicyConfig
+from gail_cli.gail.networks.policy import Critic, EntityEncoder, Policy, mlp
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env
+from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
+from gail_cli.sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=3, road_segments=4)
 SIZES = PolicyConfig(entity_hidden=8, hidden=16)

@@ -5,11 +5,11 @@ import torch
 from demos import CPU, EVERYTHING, LAYOUT, RULES, all_picks, drawn, pool_of, records, same
 from scenes import car, random_scene, scene, valid_only
 
-from gail.pool import Pool, load_block
-from pipeline.replay import ExpertObserver, make_experts
-from sim.actions import ActionSpace
-from sim.env import SimConfig
-from sim.layout import ObservationConfig
+from gail_cli.gail.demos.pool import Pool, load_block
+from gail_cli.pipeline.experts.replay import ExpertObserver, make_experts
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.layout import ObservationConfig
 
 
 def test_next_states_and_history_are_the_observations_of_those_steps(make_store, sampler):

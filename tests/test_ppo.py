@@ -5,16 +5,16 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gail.config import MaskingConfig, PolicyConfig, PPOConfig
-from gail.discriminator import Samples
-from gail.policy import Critic, Policy
-from gail.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
-from gail.rollout import Rollout, collect
-from pipeline.replay import demo_worlds
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.kernels import Event
-from sim.layout import ObservationConfig
+from gail_cli.gail.config.schema import MaskingConfig, PolicyConfig, PPOConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
+from gail_cli.gail.learning.rollout import Rollout, collect
+from gail_cli.gail.networks.policy import Critic, Policy
+from gail_cli.pipeline.experts.replay import demo_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
 SIZES = PolicyConfig(entity_hidden=4, hidden=8)
@@ -202,7 +202,7 @@ def test_ends_are_valued_as_they_should(monkeypatch, bootstrap):
         seen["advantage"], _ = result = advantages(reward, value, next_value, terminated, done, *rest)
         return result
 
-    monkeypatch.setattr("gail.ppo.advantages", spy)
+    monkeypatch.setattr("gail_cli.gail.learning.ppo.advantages", spy)
     policy, critic = Policy(LAYOUT, SPACE, SIZES), ConstantCritic(LAYOUT, SIZES)
     optimisers = tuple(torch.optim.SGD(module.parameters(), lr=0.1) for module in (policy, critic))
     reward = torch.zeros(6, len(LIVES))
@@ -254,7 +254,7 @@ def test_the_critic_learns_the_returns():
 
 def test_experts_are_cloned_beside():
     flat = rollout().observation[0]
-    batch = Samples(flat, torch.full((len(LIVES), 2), 2))
+    batch = Transitions(flat, torch.full((len(LIVES), 2), 2))
     sizes = []
 
     def expert(size):

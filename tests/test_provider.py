@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gail import provider as module
-from gail.config_file import config_from_dict
-from gail.discriminator import DiscriminatorNetwork, Samples, adversarial_loss
-from gail.provider import GAILRewardProvider, pick
-from sim.actions import ActionSpace
-from sim.layout import ObservationConfig
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning import provider as module
+from gail_cli.gail.learning.provider import GAILRewardProvider
+from gail_cli.gail.networks.discriminator import DiscriminatorNetwork, adversarial_loss
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
 SPACE = ActionSpace.create("classic")
@@ -23,7 +24,7 @@ def samples(count=40, seed=0, speed=0.0):
     observation = torch.rand(count, LAYOUT.size, generator=generator)
     observation[:, 0] += speed
     action = torch.stack([torch.randint(n, (count,), generator=generator) for n in SPACE.sizes], dim=1)
-    return Samples(observation, action)
+    return Transitions(observation, action)
 
 
 def provider(reward=None, demos=None, mlagents=False, **settings):
@@ -62,8 +63,8 @@ def test_many_samples_are_judged_in_parts(mlagents, monkeypatch):
 
 
 def test_rows_are_picked_of_all_that_is_there():
-    batch = Samples(torch.arange(3.0)[:, None], torch.arange(3)[:, None], done=torch.tensor([True, False, False]))
-    found = pick(batch, torch.tensor([2, 0]))
+    batch = Transitions(torch.arange(3.0)[:, None], torch.arange(3)[:, None], done=torch.tensor([True, False, False]))
+    found = batch.take(torch.tensor([2, 0]))
     assert found.observation.tolist() == [[2.0], [0.0]]
     assert found.action.tolist() == [[2], [0]]
     assert found.done.tolist() == [False, True]
@@ -227,7 +228,7 @@ def test_its_modules_are_named_as_in_ml_agents():
 def test_airl_is_discounted_as_the_policy_is():
     config = config_from_dict({"discriminator": {**SMALL, "structure": "airl"}, "ppo": {"gamma": 0.5}})
     batch = replace(samples(), next_observation=samples(seed=3).observation, log_prob=torch.full((40,), -math.log(315)))
-    made = GAILRewardProvider(config, SPACE, LAYOUT, lambda n: pick(batch, torch.arange(n)))
+    made = GAILRewardProvider(config, SPACE, LAYOUT, lambda n: batch.take(torch.arange(n)))
     assert made.network.gamma == 0.5
     told = made.update(batch)
     assert told["expert_estimate"] > math.log(315) - 2

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail.realism import (
+from gail_cli.gail.evaluation.realism import (
     COMPONENTS,
     bin_of,
     event_log_likelihood,

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-import cli
-from gail.config_file import config_to_dict
-from gail.drawing import ASPHALT, PAPER, STOP_SIGN
-from gail.render import render
-from gail.run import RunError
-from gail.sheet import Sheet
-from pipeline.store import sealed
+from gail_cli import cli
+from gail_cli.gail.config.load import config_to_dict
+from gail_cli.gail.figures.episode_figure import EpisodeFigure
+from gail_cli.gail.figures.map import ASPHALT, PAPER, STOP_SIGN
+from gail_cli.gail.figures.render import render
+from gail_cli.gail.learning.run import RunError
+from gail_cli.pipeline.store.store import sealed
 from tests.episodes import crash, pixel
 from tests.scenes import STEPS
 
@@ -33,7 +33,7 @@ def test_every_kind_of_picture_can_be_written(tmp_path, suffix):
 
 def test_a_picture_is_as_large_as_dpi_says(tmp_path):
     render(crash(), tmp_path / "a.png", dpi=60)
-    width, height = Sheet(crash(), 60).figure.get_size_inches()
+    width, height = EpisodeFigure(crash(), 60).figure.get_size_inches()
     assert Image.open(tmp_path / "a.png").size == (int(width * 60), int(height * 60))
 
 
@@ -55,7 +55,7 @@ def test_a_gif_has_a_frame_a_step_in_real_time(tmp_path, fps, lengths):
 def test_a_gif_shows_the_frames(tmp_path):
     """Colours almost exactly, of what is large as the paper or small as the middle of a stop sign."""
     render(crash(), tmp_path / "a.gif", dpi=60)
-    sheet = Sheet(crash(), 60)
+    sheet = EpisodeFigure(crash(), 60)
     with Image.open(tmp_path / "a.gif") as gif:
         for step in (0, 6, 10):
             gif.seek(step)
@@ -70,12 +70,12 @@ def test_a_gif_shows_the_frames(tmp_path):
 
 def test_an_mp4_has_a_frame_a_step_in_real_time(tmp_path):
     """Its sizes are even, as H.264 wants them, whatever those of the picture are; its frames are those drawn."""
-    dpi = next(d for d in range(50, 80) if all(n % 2 for n in Sheet(crash(), d).frame(0).shape[:2]))
+    dpi = next(d for d in range(50, 80) if all(n % 2 for n in EpisodeFigure(crash(), d).frame(0).shape[:2]))
     render(crash(), tmp_path / "a.mp4", dpi=dpi)
     assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "a.mp4") == (STEPS, pytest.approx(STEPS / 10))
     reader = imageio_ffmpeg.read_frames(tmp_path / "a.mp4")
     about = next(reader)
-    sheet = Sheet(crash(), dpi)
+    sheet = EpisodeFigure(crash(), dpi)
     drawn = sheet.frame(0)
     assert about["size"] == (drawn.shape[1] - 1, drawn.shape[0] - 1)
     assert about["fps"] == 10

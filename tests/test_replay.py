@@ -13,15 +13,15 @@ from demos import (
 )
 from scenes import car, random_scene, scene, shared, valid_only
 
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from pipeline.replay import NobodyError, make_experts
-from pipeline.schema import Record
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.env import SimConfig
-from sim.scenario import AgentType
-from sim.worlds import Selection
+from gail_cli.pipeline.experts.replay import NoAgentsError, make_experts
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.records import Record
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.scenario import AgentType
+from gail_cli.sim.worlds import Selection
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -112,5 +112,5 @@ def test_agents_without_demos_are_not_controlled(make_store):
         assert [agent for _, agent in experts.worlds.controlled_agents()] == agents.tolist()
     one = make_experts([record], SimConfig(selection=Selection(max_controlled=1)))
     assert len(one.end) == 1
-    with pytest.raises(NobodyError, match=r"check sim\.selection"):
+    with pytest.raises(NoAgentsError, match=r"check sim\.selection"):
         make_experts([record], SimConfig(selection=Selection(max_controlled=0)))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gail import rewards
+from gail_cli.gail.learning import rewards
 
 LOGITS = [-30.0, -2.0, 0.0, 1.5, 30.0]
 

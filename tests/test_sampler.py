@@ -9,21 +9,21 @@ from conftest import SAMPLE
 from demos import EVERYTHING, LAYOUT, RULES, counted, drawn, pool_of, records, same, scenes_of
 from scenes import random_scene
 
-from gail.background import permuted
-from gail.config import DataConfig
-from gail.config_file import ConfigError, load_config
-from gail.demos import DemoSampler, blocks_of
-from gail.worlds import WorldStream
-from pipeline.build import ExtractConfig
-from pipeline.expert import QUALITY
-from pipeline.extract import ExtractOptions, extract
-from pipeline.replay import NobodyError
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.env import SimConfig
-from sim.scenario import AgentType
-from sim.scene import Role
-from sim.worlds import Selection, select_agents
+from gail_cli.gail.config.load import ConfigError, load_config
+from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.prefetch import permuted
+from gail_cli.gail.demos.sampler import DemoSampler, blocks_of
+from gail_cli.gail.demos.worlds import WorldStream
+from gail_cli.pipeline.experts.replay import NoAgentsError
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.records import QUALITY
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.scenario import AgentType
+from gail_cli.sim.scene import Role
+from gail_cli.sim.worlds import Selection, select_agents
 
 
 def transitions(store, rules=RULES):
@@ -220,9 +220,9 @@ def test_scenes_of_other_splits_are_not_read(mixed, sampler, monkeypatch, split)
 
 def test_a_split_without_scenes_is_told(make_store, sampler):
     message = r"no scene is in the split 'test'; choose another one"
-    with pytest.raises(NobodyError, match=message):
+    with pytest.raises(NoAgentsError, match=message):
         sampler(split="test")
-    with pytest.raises(NobodyError, match=message):
+    with pytest.raises(NoAgentsError, match=message):
         WorldStream(make_store(), RULES, LAYOUT, split="test")
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gpudrive_scene, womd_message
 
-from pipeline.sources import SceneRef, SourceError, list_scenes, read_scenes, resolve
-from pipeline.tfrecord import CorruptRecordError, index_records, write_records
-from sim.scenario import Scenario, SceneError
+from gail_cli.pipeline.readers.sources import SceneRef, SourceError, list_scenes, read_scenes, resolve
+from gail_cli.pipeline.readers.tfrecord import CorruptRecordError, index_records, write_records
+from gail_cli.sim.scenario import Scenario, SceneError
 
 WOMD = Path(__file__).parents[2] / "shared" / "womd"
 needs_real = pytest.mark.skipif(not WOMD.exists(), reason=f"{WOMD} (Waymo data, not part of the project) is absent")

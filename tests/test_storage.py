@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from pipeline import storage as module
-from pipeline.storage import LOCK, LocalFolder, StorageError, storage_at
+from gail_cli.pipeline.store import storage as module
+from gail_cli.pipeline.store.storage import LOCK, LocalFolder, StorageError, storage_at
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import gpudrive_scene, scenarios
 
-from pipeline import schema, writer
-from pipeline.expert import VRU_SPACE, Demos, demo_rows_of, replay_experts
-from pipeline.gpudrive_json import scenario_from_json
-from pipeline.schema import PATHS, RAGGED, SCHEMA, Record, Split, StoreError, form_of, split_of, starts_path
-from pipeline.storage import LocalFolder, storage_at
-from pipeline.store import DemoStore, manifest, sealed
-from sim.actions import ActionSpace
-from sim.scene import scene_from_scenario, scenes_equal
+from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
+from gail_cli.pipeline.readers.gpudrive_json import scenario_from_json
+from gail_cli.pipeline.records import VRU_SPACE, Demos, Record, Split, split_of
+from gail_cli.pipeline.store import schema, writer
+from gail_cli.pipeline.store.schema import PATHS, RAGGED, SCHEMA, StoreError, spec_of, starts_path
+from gail_cli.pipeline.store.storage import LocalFolder, storage_at
+from gail_cli.pipeline.store.store import DemoStore, manifest, sealed
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.scene import scene_from_scenario, scenes_equal
 
 STEPS = 5
 SPACE = ActionSpace.create("classic")
@@ -222,7 +223,7 @@ def test_any_zarr_library_reads_the_arrays(finished, record):
     for column in SCHEMA:
         assert root.attrs["arrays"][column.path] == {"row": column.kind, "what": column.what}
         array = root[f"parts/00000/{column.path}"]
-        assert array.dtype == form_of(column, SPACE, 30).dtype
+        assert array.dtype == spec_of(column, SPACE, 30).dtype
     states = root["parts/00000/demos/state"][...]
     assert np.array_equal(states, np.concatenate([record.demos.state] * 2))
     agents = record.scene.num_agents

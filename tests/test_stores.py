@@ -11,16 +11,16 @@ from demos import LAYOUT, RULES, counted, drawn, same, scenes_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail.deck import Deck
-from gail.demos import DemoSampler
-from gail.stores import MixedSampler, Stores
-from gail.worlds import WorldStream
-from pipeline.growing import GrowingStore
-from pipeline.replay import NobodyError
-from pipeline.schema import StoreError
-from pipeline.storage import LocalFolder
-from pipeline.store import DemoStore, manifest
-from pipeline.writer import commit_part, create_store, finish_store, store_attributes, write_part
+from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.demos.stores import MixedSampler, Stores
+from gail_cli.gail.demos.worlds import WorldStream
+from gail_cli.pipeline.experts.replay import NoAgentsError
+from gail_cli.pipeline.store.growing import GrowingStore
+from gail_cli.pipeline.store.schema import StoreError
+from gail_cli.pipeline.store.storage import LocalFolder
+from gail_cli.pipeline.store.store import DemoStore, manifest
+from gail_cli.pipeline.store.writer import commit_part, create_store, finish_store, store_attributes, write_part
 
 PLAIN = {"variants": 1}
 """Scenes as they are."""
@@ -34,11 +34,11 @@ PLAIN = {"variants": 1}
     st.integers(1, 5000),
 )
 def test_any_run_of_turns_holds_its_share_of_each(weights, first, count):
-    deck = Deck(weights)
-    turns = deck.cards(first, first + count)
+    deck = Interleave(weights)
+    turns = deck.turns(first, first + count)
     each = np.bincount(turns, minlength=len(weights))
-    assert (deck.dealt(first) + each == deck.dealt(first + count)).all()
-    assert deck.dealt(first).sum() == first
+    assert (deck.counts(first) + each == deck.counts(first + count)).all()
+    assert deck.counts(first).sum() == first
     exact = np.array([float(Fraction(w * count, sum(weights))) for w in weights])
     assert np.abs(each - exact).max() < 2.5 + count / 8192  # weights are kept to a part in 65536
 
@@ -46,11 +46,11 @@ def test_any_run_of_turns_holds_its_share_of_each(weights, first, count):
 @pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [1, float("nan")], [float("inf"), 1]])
 def test_weights_that_are_none(weights):
     with pytest.raises(ValueError, match="must be positive finite numbers, one a store"):
-        Deck(weights)
+        Interleave(weights)
 
 
 def test_a_store_of_tiny_weight_has_its_turn():
-    assert Deck([1e-12, 1]).dealt(1 << 16).tolist() == [1, (1 << 16) - 1]
+    assert Interleave([1e-12, 1]).counts(1 << 16).tolist() == [1, (1 << 16) - 1]
 
 
 # Several stores
@@ -212,9 +212,9 @@ def test_an_unfinished_store_is_refused_unless_it_may_grow(growing, config):
     path, _ = growing
     with pytest.raises(StoreError, match="its extraction did not finish; run the same command again"):
         Stores.open([path])
-    with pytest.raises(NobodyError, match="it has no scene yet; wait until its extraction has finished a part"):
+    with pytest.raises(NoAgentsError, match="it has no scene yet; wait until its extraction has finished a part"):
         open_growing(path).sampler(config())
-    with pytest.raises(NobodyError, match="it has no scene yet"):
+    with pytest.raises(NoAgentsError, match="it has no scene yet"):
         open_growing(path).worlds(config())
 
 

@@ -8,20 +8,20 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from gail.config import DiscriminatorConfig, NetworkConfig, PolicyConfig
-from gail.config_file import ConfigError, load_config
-from gail.discriminator import (
+from gail_cli.gail.config.load import ConfigError, load_config
+from gail_cli.gail.config.schema import DiscriminatorConfig, NetworkConfig, PolicyConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.networks.discriminator import (
     DiscriminatorNetwork,
-    Samples,
     adversarial_loss,
     interpolated,
     nearness,
     next_beta,
     vail_kl,
 )
-from gail.policy import Critic, Policy
-from sim.actions import ActionSpace
-from sim.layout import ROAD_TYPES, ObservationConfig
+from gail_cli.gail.networks.policy import Critic, Policy
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 LAYOUT = ObservationConfig(partners=5, road_segments=3)
 GPUDRIVE = ObservationConfig("gpudrive", partners=5, road_segments=3)
@@ -51,7 +51,7 @@ def samples(count=6, seed=0, neighbours=5, **more):
     action = torch.stack([torch.randint(n, (count,), generator=generator) for n in SPACE.sizes], dim=1)
     following = observations(count, seed + 1000, neighbours)
     log_prob = -torch.rand(count, generator=generator)
-    return Samples(observations(count, seed, neighbours), action, following, log_prob=log_prob, **more)
+    return Transitions(observations(count, seed, neighbours), action, following, log_prob=log_prob, **more)
 
 
 def judge(model, batch):
@@ -208,7 +208,7 @@ def test_it_never_sees_who_is_done(structure):
 def test_the_collided_flag_of_the_next_state_is_not_seen_either():
     model = network(GPUDRIVE, inputs="state_next_state")
     flat = torch.randn(6, GPUDRIVE.size)
-    batch = Samples(flat, samples().action, flat.clone())
+    batch = Transitions(flat, samples().action, flat.clone())
     flagged = flat.clone()
     flagged[:, GPUDRIVE.hidden_from_discriminator[0]] += 1
     assert not moved(model, batch, next_observation=flagged)
@@ -238,7 +238,7 @@ def test_airl_shaping_adds_up_to_its_ends():
     nn.init.zeros_(model.estimator.weight)
     nn.init.zeros_(model.estimator.bias)
     path = observations(7)
-    batch = Samples(path[:-1], samples().action, path[1:], log_prob=torch.zeros(6))
+    batch = Transitions(path[:-1], samples().action, path[1:], log_prob=torch.zeros(6))
     total = (judge(model, batch) * 0.7 ** torch.arange(6)).sum()
     h = model.potential(model.encoder(path))[:, 0]
     torch.testing.assert_close(total, (0.7**6 * h[-1] - h[0]).detach())
@@ -354,7 +354,7 @@ def test_the_penalty_is_by_all_inputs(settings, monkeypatch):
     found = model.compute_gradient_magnitude(batch, batch).item()
     _, partners, _ = LAYOUT.split(inputs["observation"])
     weights = nearness(LAYOUT, partners, partners[..., LENGTH] > 0, 10.0)
-    monkeypatch.setattr("gail.discriminator.nearness", lambda *_: weights)
+    monkeypatch.setattr("gail_cli.gail.networks.discriminator.nearness", lambda *_: weights)
     squared = 0.0
     for name, x in inputs.items():
         for column in set(range(x.shape[1])) - set(absent if name != "action" else []):
@@ -456,9 +456,9 @@ def test_without_normaliser_nothing_is_fitted():
     for normalise in (True, False):
         space = ActionSpace.create("classic", "continuous")
         model = network(space=space, normalise=normalise)
-        rows = Samples(batch.observation, torch.randn(6, 2))
+        rows = Transitions(batch.observation, torch.randn(6, 2))
         before = judge(model, rows)
-        model.fit_normaliser(Samples(3 * batch.observation + 1, 2 * rows.action))
+        model.fit_normaliser(Transitions(3 * batch.observation + 1, 2 * rows.action))
         assert (judge(model, rows) != before).all().item() == normalise
 
 

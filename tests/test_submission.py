@@ -8,12 +8,20 @@ import pytest
 import torch
 from scenes import car, scene, valid_only
 
-from gail.policy import Policy
-from gail.run import RunError
-from gail.submission import START, STEPS, constant_velocity, fill, from_step, read_heights, submission
-from pipeline.protos import sim_agents_submission_pb2 as schema
-from pipeline.sources import list_scenes, read_scenes, resolve
-from sim.scenario import AgentType
+from gail_cli.gail.evaluation.submission import (
+    START,
+    STEPS,
+    constant_velocity,
+    fill,
+    from_step,
+    read_heights,
+    submission,
+)
+from gail_cli.gail.learning.run import RunError
+from gail_cli.gail.networks.policy import Policy
+from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
+from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
+from gail_cli.sim.scenario import AgentType
 
 SAMPLE = str(Path(__file__).parents[1] / "data" / "sample")
 

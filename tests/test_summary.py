@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail.bootstrap import interval, resampled_sums
-from gail.summary import (
+from gail_cli.gail.evaluation.bootstrap import interval, resampled_sums
+from gail_cli.gail.evaluation.summary import (
     DISTRIBUTIONS,
     LOG,
     SceneScores,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import tfrecord
-from pipeline.tfrecord import (
+from gail_cli.pipeline.readers import tfrecord
+from gail_cli.pipeline.readers.tfrecord import (
     CorruptRecordError,
     TFRecordError,
     index_records,

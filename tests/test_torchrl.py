@@ -10,10 +10,10 @@ from torchrl.data import Bounded, MultiCategorical, Unbounded
 from torchrl.envs import RewardSum, TransformedEnv, check_env_specs
 from torchrl.objectives.value import GAE
 
-from sim.actions import ActionSpace
-from sim.env import Env, SimConfig
-from sim.torchrl import TorchRLEnv
-from sim.worlds import Selection, make_worlds
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.torchrl import TorchRLEnv
+from gail_cli.sim.worlds import Selection, make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LOG_ENDS = {0: [4], 1: [2, 8, 5], 2: [10, 10]}

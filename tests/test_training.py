@@ -11,17 +11,17 @@ import torch
 import yaml
 from runs import after, assert_equal, checkpoint, metrics, trained
 
-from gail.config_file import config_from_dict
-from gail.evaluate import draw_scene, drive, drivers, evaluate, make_env
-from gail.ppo import update
-from gail.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run
-from gail.trainer import RewardScale, Trainer
-from pipeline.build import ExtractConfig
-from pipeline.extract import ExtractOptions, extract
-from pipeline.replay import make_experts
-from pipeline.store import DemoStore
-from sim.actions import ActionSpace
-from sim.scenario import DT, AgentType
+from gail_cli.gail.config.load import config_from_dict
+from gail_cli.gail.evaluation.evaluate import draw_scene, drive, drivers, evaluate, make_env
+from gail_cli.gail.learning.ppo import update
+from gail_cli.gail.learning.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run
+from gail_cli.gail.learning.trainer import RewardScale, Trainer
+from gail_cli.pipeline.experts.replay import make_experts
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.scenario import DT, AgentType
 
 LONG = 10**9
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
@@ -176,7 +176,9 @@ def test_each_algorithm_is_a_way_through_one_trainer(make_store, small, tmp_path
 def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight):
     """Neither scaled nor mixed with anything, whatever its weight would be beside a discriminator."""
     seen, sim = [], {"reward": "weighted_combination", "box_scale": 2.0}
-    monkeypatch.setattr("gail.trainer.update", lambda *args, **more: seen.append(args) or update(*args, **more))
+    monkeypatch.setattr(
+        "gail_cli.gail.learning.trainer.update", lambda *args, **more: seen.append(args) or update(*args, **more)
+    )
     config = small(algorithm="ppo", total_timesteps=1, sim=sim, reward={"environment": weight})
     trained(config, make_store(scenes=2), tmp_path / "run")
     ((_, _, _, rollout, reward, _, demos, *_),) = seen
@@ -374,7 +376,7 @@ def test_checkpoints_come_while_it_runs_and_are_whole(make_store, small, tmp_pat
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("gail.trainer.torch.save", half)
+    monkeypatch.setattr("gail_cli.gail.learning.trainer.torch.save", half)
     trainer.progress.iteration = 6
     with pytest.raises(OSError, match="disk full"):
         trainer.save()

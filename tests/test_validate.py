@@ -7,14 +7,14 @@ import pytest
 import zarr
 from strategies import gpudrive_scene
 
-from data import SAMPLE
-from pipeline.build import ExtractConfig
-from pipeline.expert import ABSENT, BRIDGED, LOGGED
-from pipeline.extract import ExtractOptions, extract
-from pipeline.files import json_bytes
-from pipeline.store import DemoStore, sealed, unsealed
-from pipeline.validate import Expectation, validate_store
-from sim.actions import ActionSpace
+from gail_cli.data import SAMPLE
+from gail_cli.pipeline.extract.build import ExtractConfig
+from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED
+from gail_cli.pipeline.store.files import json_bytes
+from gail_cli.pipeline.store.store import DemoStore, sealed, unsealed
+from gail_cli.pipeline.validate.validate import Expectation, validate_store
+from gail_cli.sim.actions import ActionSpace
 
 WOMD = Path(__file__).parents[2] / "shared" / "womd"
 needs_real = pytest.mark.skipif(not WOMD.exists(), reason=f"{WOMD} (Waymo data, not part of the project) is absent")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from strategies import differences, womd_message
 
-from pipeline import womd
-from pipeline.gpudrive_json import scenario_from_json, scenario_to_json
-from pipeline.protos import scenario_pb2
-from pipeline.tfrecord import read_records, write_records
-from sim.scenario import LightState, RoadType, SceneError
+from gail_cli.pipeline.readers import womd
+from gail_cli.pipeline.readers.gpudrive_json import scenario_from_json, scenario_to_json
+from gail_cli.pipeline.readers.protos import scenario_pb2
+from gail_cli.pipeline.readers.tfrecord import read_records, write_records
+from gail_cli.sim.scenario import LightState, RoadType, SceneError
 
 REAL = Path(__file__).parents[2] / "shared" / "womd" / "tfrecord" / "motion_data_one_scenario.tfrecord"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} (Waymo data, not part of the project) is absent")
@@ -38,7 +38,7 @@ def real():
 @needs_real
 def test_real_tracks(real):
     scene, proto = real
-    assert (scene.id, scene.num_agents, scene.num_steps, scene.mends) == ("637f20cafde22ff8", 83, 91, ())
+    assert (scene.id, scene.num_agents, scene.num_steps, scene.repairs) == ("637f20cafde22ff8", 83, 91, ())
     assert scene.timestamps.tolist() == list(proto.timestamps_seconds)
     tracks = scene.tracks
     for i, track in enumerate(proto.tracks):
@@ -157,8 +157,8 @@ def test_tracks_without_a_valid_step_are_left_out_and_the_roles_follow():
     assert scene.sdc_index == 1
     assert scene.tracks_to_predict.tolist() == [1, 0]
     assert scene.difficulty.tolist() == [0, 1]
-    assert len(scene.mends) == 1
-    assert "100, 102" in scene.mends[0]
+    assert len(scene.repairs) == 1
+    assert "100, 102" in scene.repairs[0]
 
 
 @pytest.mark.parametrize("field", ["center_x", "heading", "velocity_y"])
@@ -170,7 +170,7 @@ def test_a_step_that_is_not_finite_becomes_invalid(field, value):
     assert scene.tracks.valid.tolist() == [[True, True, False], [True, True, True]]
     assert not scene.tracks.position[0, 2].any()
     assert scene.tracks.size[0, 0] == 5
-    assert "1 valid step(s)" in scene.mends[0]
+    assert "1 valid step(s)" in scene.repairs[0]
 
 
 def test_map_points_that_are_not_finite_and_empty_features_are_left_out():
@@ -183,8 +183,8 @@ def test_map_points_that_are_not_finite_and_empty_features_are_left_out():
     scene = womd.scenario_from_proto(proto)
     assert [road.id for road in scene.roads] == [1]
     assert scene.roads[0].points.tolist() == [[1, 2, 3]]
-    assert "1 map point(s)" in scene.mends[0]
-    assert "id 2, 3" in scene.mends[1]
+    assert "1 map point(s)" in scene.repairs[0]
+    assert "id 2, 3" in scene.repairs[1]
 
 
 def test_names():

@@ -3,13 +3,13 @@ from collections import Counter
 import pytest
 from demos import LAYOUT, RULES, counted, drawn, scenes_of
 
-from gail.background import permuted
-from gail.config_file import ConfigError
-from gail.stores import Stores
-from gail.worlds import WorldStream, controlled_agents
-from pipeline.replay import NobodyError, demo_agents
-from sim.env import Env, SimConfig
-from sim.worlds import SelectedAgents, Selection
+from gail_cli.gail.config.load import ConfigError
+from gail_cli.gail.demos.prefetch import permuted
+from gail_cli.gail.demos.stores import Stores
+from gail_cli.gail.demos.worlds import WorldStream, controlled_agents
+from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents
+from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.worlds import SelectedAgents, Selection
 
 
 def test_worlds_come_in_an_order_of_the_seed_alone(make_store):
@@ -41,7 +41,7 @@ def test_worlds_come_with_all_that_is_made_of_their_maps(make_store, monkeypatch
     stream = WorldStream(make_store(), RULES, LAYOUT, 2)
     first, second = stream.next(), stream.next()
     stream.close()
-    monkeypatch.setattr("sim.worlds.road_grid", None)
+    monkeypatch.setattr("gail_cli.sim.worlds.road_grid", None)
     env = Env(first, make_store().space, RULES, LAYOUT)
     assert env.swap(second).shape == (len(second.controlled), LAYOUT.size)
 
@@ -57,7 +57,7 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
         able = chosen.controlled & (record.scene.id not in idle)
         return SelectedAgents(chosen.row, able, chosen.parked)
 
-    monkeypatch.setattr("pipeline.replay.demo_agents", choose)
+    monkeypatch.setattr("gail_cli.pipeline.experts.replay.demo_agents", choose)
     stream = WorldStream(store, RULES, LAYOUT, 1, seed=1)
     assert {scenes_of(stream.next())[0] for _ in range(12)} == set(ids) - idle
     stream.close()
@@ -67,10 +67,10 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
     assert left == set(ids) - idle
 
     idle |= set(ids)
-    with pytest.raises(NobodyError, match=r"no agent of its 5 scene\(s\) has a demo, may be controlled and passes"):
+    with pytest.raises(NoAgentsError, match=r"no agent of its 5 scene\(s\) has a demo, may be controlled and passes"):
         sampler(store).sample(8)
     empty = WorldStream(store, RULES, LAYOUT, 2)
-    with pytest.raises(NobodyError, match=r"nobody in it may be controlled; check sim\.selection"):
+    with pytest.raises(NoAgentsError, match=r"nobody in it may be controlled; check sim\.selection"):
         empty.next()
     empty.close()
 

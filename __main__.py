@@ -1,0 +1,5 @@
+"""``python -m gail_cli``."""
+
+from gail_cli.cli import main
+
+main()

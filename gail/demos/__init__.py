@@ -1,0 +1,1 @@
+"""Expert demonstrations as batches: schedule, pool, worlds, prefetch."""

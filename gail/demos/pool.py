@@ -1,0 +1,327 @@
+"""A working set of demos on a device, out of which batches of any transitions are made by one launch of a kernel."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gail_cli.gail.config.schema import DemoFilter
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.pipeline.experts.replay import demo_rows, make_experts
+from gail_cli.pipeline.records import QUALITY, Record
+from gail_cli.sim.env import SimConfig
+from gail_cli.sim.launch import Program, num_parts, split_evenly
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.observation import ObservationPool, ObservationSource
+from gail_cli.sim.scenario import DT, AgentType
+from gail_cli.sim.scene import Role
+
+_IDLE_DRAWS = 256
+"""Draws after which the memory of a batch is given back if no batch of its size was drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The demos that are drawn, one a row, R in all; the transitions of a demo are an unbroken run of steps."""
+
+    place: NDArray[np.int32]
+    """[R] place of the demo's block in the pool."""
+    agent: NDArray[np.int32]
+    """[R] controlled agent in the block, 0 .. N-1."""
+    row: NDArray[np.int32]
+    """[R] agent row in the block's worlds."""
+    scene: NDArray[np.int64]
+    """[R] index of the scene in the store."""
+    scene_agent: NDArray[np.int64]
+    """[R] row of the scene's agents."""
+    first: NDArray[np.int32]
+    """[R] step of the first transition."""
+    count: NDArray[np.int32]
+    """[R] transitions."""
+    end: NDArray[np.int32]
+    """[R] step at which the simulator cuts the agent off."""
+    idle: NDArray[np.int32]
+    """[R] steps from the arrival that ended the demo to that one: 0 where none did."""
+
+    @staticmethod
+    def joined(tables: Sequence[Table]) -> Table:
+        """The rows of some tables one after the other."""
+        kinds = (np.int32, np.int32, np.int32, np.int64, np.int64, *(np.int32,) * 4)
+        columns = [[getattr(t, f.name) for t in tables] for f in fields(Table)]
+        return Table(*(np.concatenate([*c, np.zeros(0, kind)]) for c, kind in zip(columns, kinds, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some scenes on a device: what is needed to make any of their demos' transitions, and no more."""
+
+    sight: ObservationSource
+    action: Tensor
+    """[N, T, K] of the controlled agents."""
+    table: Table
+    """The demos that pass the filter; places are zero."""
+
+
+def load_block(
+    records: Sequence[Record],
+    scenes: Sequence[int],
+    sim: SimConfig,
+    observation: ObservationConfig,
+    demos: DemoFilter,
+    device: torch.device,
+    alone: bool = False,
+    only: Mapping[int, NDArray[np.integer]] | None = None,
+) -> Block:
+    """Lay some scenes out.
+
+    Args:
+        records: the scenes.
+        scenes: their indices in the store.
+        sim: which agents are controlled, and the horizon.
+        observation: the layout.
+        demos: which of the controlled agents are drawn.
+        device: where.
+        alone: each expert drives in a world of its own, see :func:`~pipeline.experts.replay.make_experts`.
+        only: no others than these rows of a scene's agents are drawn, by the scene's index in the store.
+
+    Raises:
+        NoAgentsError: when no agent of the scenes has a demo and may be controlled.
+    """
+    experts = make_experts(records, sim, device, alone)
+    worlds = experts.worlds
+    agents = worlds.controlled_agents()
+    keep = np.array(
+        [
+            passes(demos, records[w], agent, row) and (only is None or agent in only[scenes[w]])
+            for (w, agent), (_, row) in zip(agents, demo_rows(records, worlds), strict=True)
+        ]
+    )
+    owner, step = experts.transitions.cpu().numpy().T
+    count = np.bincount(owner, minlength=len(agents)).astype(np.int32)
+    begin = np.cumsum(count) - count
+    chosen = np.flatnonzero(keep & (count > 0))
+    first = step[begin[chosen]].astype(np.int32)
+    end = experts.end.cpu().numpy()[chosen].astype(np.int32)
+    table = Table(
+        place=np.zeros(len(chosen), np.int32),
+        agent=chosen.astype(np.int32),
+        row=worlds.controlled.cpu().numpy()[chosen].astype(np.int32),
+        scene=np.array([scenes[w] for w, _ in agents], np.int64)[chosen],
+        scene_agent=np.array([agent for _, agent in agents], np.int64)[chosen],
+        first=first,
+        count=count[chosen],
+        end=end,
+        idle=np.where(experts.arrived.cpu().numpy()[chosen], end - first - count[chosen], 0).astype(np.int32),
+    )
+    return Block(ObservationSource.of(worlds, experts.own, experts.others, observation), experts.action, table)
+
+
+def passes(demos: DemoFilter, record: Record, agent: int, row: int) -> bool:
+    """Whether a demo is one to draw: ``agent`` is a row of the scene's agents, ``row`` one of its demos."""
+    role = int(record.scene.agent_role[agent])
+    if any(not role & Role[name.upper()] for name in demos.roles):
+        return False
+    if any(role & Role[name.upper()] for name in demos.without_roles):
+        return False
+    if demos.types is not None and AgentType(record.scene.agent_type[agent]).name.lower() not in demos.types:
+        return False
+    error = demos.max_replay_error
+    return error is None or bool(record.demos.quality[row, QUALITY.index("ade_m")] <= error)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Transitions drawn, B in all, in the order of the pool's memory."""
+
+    demo: NDArray[np.int64]
+    """[B] rows of the pool's table."""
+    step: NDArray[np.int32]
+    """[B]."""
+    row: NDArray[np.int64]
+    """[B] rows of the batch that they go to."""
+
+
+class Pool:
+    """Blocks in numbered places, and batches of their transitions.
+
+    On a CPU the memory of a batch is used again once nothing refers to it any more, as fresh memory takes two to three
+    times as long to fill; a batch that somebody still holds never changes.
+
+    Args:
+        places: how many blocks there is room for.
+        observation: the layout.
+        device: where they are.
+    """
+
+    def __init__(self, places: int, observation: ObservationConfig, device: torch.device) -> None:
+        self.tables: list[Table | None] = [None] * places
+        """Of the blocks held; None where there is none."""
+        self._table: Table | None = None
+        self._device = device
+        self._gallery = ObservationPool(places, observation, device)
+        self._action: Tensor | None = None
+        self._batches: list[_Batch] = []
+        self._draws = 0
+
+    def put(self, place: int, block: Block | None) -> None:
+        """Hold a block in a place, instead of what was there; None empties it."""
+        self.tables[place] = (
+            None if block is None else replace(block.table, place=np.full(len(block.table), place, np.int32))
+        )
+        self._table = None
+        scratch = self._gallery.scratch
+        self._gallery.put(place, None if block is None else block.sight)
+        if self._gallery.scratch > scratch:
+            self._batches.clear()
+        if block is not None:
+            self._keep_actions(place, block.action)
+
+    @property
+    def table(self) -> Table:
+        """The demos of all blocks held."""
+        if self._table is None:
+            self._table = Table.joined([table for table in self.tables if table is not None])
+        return self._table
+
+    def batch(self, picks: Draws, next_state: bool = False, history: int = 0) -> Transitions:
+        """The batch of these transitions.
+
+        Args:
+            picks: which.
+            next_state: with what the agents see a step later.
+            history: with what they saw in so many steps before.
+        """
+        assert self._action is not None
+        table, demo, step = self.table, picks.demo, picks.step
+        views: list[tuple[int, ...]] = [(0,)]
+        if next_state:
+            views.append((1,))
+        if history:
+            views.append(tuple(range(-history, 0)))
+        batch = self._room(len(demo), tuple(views))
+        batch.look(table, picks)
+        seen = iter(batch.seen())
+        observation = next(seen)[:, 0]
+        following = next(seen)[:, 0] if next_state else None
+        device, row = self._device, torch.from_numpy(picks.row)
+        where = [torch.from_numpy(x.astype(np.int64)).to(device) for x in (table.place[demo], table.agent[demo], step)]
+        transition = np.stack([table.scene[demo], table.scene_agent[demo], step], axis=1)
+        mask = None
+        if history:
+            begun = step[:, None] + np.arange(-history, 0) >= table.first[demo, None]
+            mask = _in_rows(torch.from_numpy(begun), row).to(device)
+        done = torch.from_numpy(step == table.first[demo] + table.count[demo] - 1)
+        return Transitions(
+            observation,
+            _in_rows(self._action[tuple(where)], row.to(device)),
+            following,
+            next(seen) if history else None,
+            mask,
+            _in_rows(torch.from_numpy(transition), row).to(device),
+            _in_rows(done, row).to(device),
+        )
+
+    def _keep_actions(self, place: int, action: Tensor) -> None:
+        """All actions lie in one tensor [places, most agents of a block, T, K]."""
+        old = self._action
+        if old is None or old.shape[1] < len(action):
+            shape = (len(self.tables), len(action) * 5 // 4 + 1, *action.shape[1:])
+            self._action = torch.zeros(shape, dtype=action.dtype, device=self._device)
+            if old is not None:
+                self._action[:, : old.shape[1]] = old
+        assert self._action is not None
+        self._action[place, : len(action)] = action
+
+    def _room(self, size: int, views: tuple[tuple[int, ...], ...]) -> _Batch:
+        """Memory for a batch that nobody refers to."""
+        self._draws += 1
+        if self._device.type == "cuda":  # torch's own allocator takes care
+            return _Batch(self._gallery, size, views)
+        self._batches = [b for b in self._batches if self._draws - b.last_draw <= _IDLE_DRAWS]
+        for batch in self._batches:
+            if batch.size == size and batch.views == views and batch.free():
+                break
+        else:
+            batch = _Batch(self._gallery, size, views)
+            self._batches.append(batch)
+        batch.last_draw = self._draws
+        return batch
+
+
+class _Batch:
+    """Memory for a batch, with kernels prepared to fill it.
+
+    Args:
+        gallery: where the agents are.
+        size: B.
+        views: of each tensor of observations the steps, relative to a transition's.
+    """
+
+    def __init__(self, gallery: ObservationPool, size: int, views: tuple[tuple[int, ...], ...]) -> None:
+        self.size, self.views, self.last_draw = size, views, 0
+        self._device, self._width = gallery.device, gallery.config.size
+        looks = [size * len(steps) for steps in views]
+        parts = num_parts(sum(looks), self._device)
+        self._query = [torch.empty(n, 4, dtype=torch.int32, device=self._device) for n in looks]
+        self._left = [torch.empty(n, device=self._device) for n in looks]
+        self._memory = [self._empty(n) for n in looks]
+        stages = [
+            gallery.stage(split_evenly(n, parts), query, left, _tensor(memory))
+            for n, query, left, memory in zip(looks, self._query, self._left, self._memory, strict=True)
+        ]
+        self._program = Program(stages, self._device)
+        self._unused = self._references()
+
+    def free(self) -> bool:
+        """Whether nothing refers to the observations handed out."""
+        return self._references() == self._unused
+
+    def seen(self) -> list[Tensor]:
+        """Observations [B, steps, D] of each view."""
+        return [
+            _tensor(memory).view(self.size, len(steps), self._width)
+            for memory, steps in zip(self._memory, self.views, strict=True)
+        ]
+
+    def look(self, table: Table, picks: Draws) -> None:
+        """Fill it."""
+        for steps, query, left in zip(self.views, self._query, self._left, strict=True):
+            offset, many = np.array(steps, np.int32), len(steps)
+            step = picks.step[:, None] + offset
+            ask = np.empty((self.size, many, 4), np.int32)
+            ask[..., 0] = table.place[picks.demo, None]
+            ask[..., 1] = table.row[picks.demo, None]
+            ask[..., 2] = np.where(step < table.first[picks.demo, None], -1, step)
+            ask[..., 3] = picks.row[:, None] * many + np.arange(many)
+            query.copy_(torch.from_numpy(ask.reshape(-1, 4)))
+            seconds = (table.end[picks.demo, None] - step).astype(np.float32) * np.float32(DT)
+            left.copy_(torch.from_numpy(seconds.reshape(-1)))
+        self._program.run()
+
+    def _empty(self, rows: int) -> NDArray[np.float32] | Tensor:
+        """Memory [rows, D]: on a CPU NumPy's, every tensor over which holds a reference that can be counted."""
+        if self._device.type == "cuda":
+            return torch.empty(rows, self._width, device=self._device)
+        return np.empty((rows, self._width), np.float32)
+
+    def _references(self) -> list[int]:
+        return [sys.getrefcount(memory) for memory in self._memory]
+
+
+def _tensor(memory: NDArray[np.float32] | Tensor) -> Tensor:
+    """A tensor over this memory."""
+    return memory if isinstance(memory, Tensor) else torch.from_numpy(memory)
+
+
+def _in_rows(values: Tensor, row: Tensor) -> Tensor:
+    """[B, ...] with ``values[k]`` in row ``row[k]``."""
+    return torch.empty_like(values).index_copy_(0, row, values)

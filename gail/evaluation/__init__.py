@@ -1,0 +1,1 @@
+"""How well policies drive: drivers, metrics, realism, tables, submissions."""

@@ -1,0 +1,106 @@
+"""Tables of an evaluation, for people; the report has all numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from gail_cli.gail.evaluation.realism import COMPONENTS
+
+WIDTH = 100
+"""Columns of a table, at most."""
+_METRES = ("ade", "fde")
+_TITLES = {
+    "safe_success": "safe\nsuccess",
+    "off_road": "off-road",
+    "ade": "ADE (m)",
+    "fde": "FDE (m)",
+    "min_ade": "minADE (m)",
+    "drawn_ade": "ADE drawn (m)",
+}
+_MAIN = ("goal", "collision", "off_road", "safe_success", "ade", "fde")
+_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "drawn_ade", "min_ade")
+MARK = "*"
+LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
+
+
+def print_evaluation(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
+    """Print what :func:`gail.evaluation.evaluate.evaluate` returned.
+
+    Args:
+        result: of the evaluation.
+        name: of the scenes, if they are not all.
+        console: where to; stdout when None.
+    """
+    screen = console or Console()
+    if screen.width < WIDTH:
+        screen = Console(width=WIDTH)
+    scenes = f"{result['scenes']} {name} scenes".replace("  ", " ")
+    sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
+    rules = f"boxes x{result['box_scale']:g}, off the road at the touch of an edge"
+    rollouts = f"min of {result['rollouts']} drives with drawn actions"
+    screen.print(_by_driver(result, f"{result['agents']} agents in {scenes}, shares in %{sure}\n{rules}", _MAIN))
+    screen.print(_by_driver(result, f"boxes of true size, off the road beyond an edge; {rollouts}", _FULL))
+    screen.print(_realism(result))
+    if len(result["results"]) > 1:
+        screen.print(LEGEND, markup=False, highlight=False)
+
+
+def _by_driver(result: dict[str, Any], title: str, names: Sequence[str]) -> Table:
+    """A row a driver, a column a metric."""
+    table = _empty(title)
+    for name in names:
+        plain = name.removeprefix("full_")
+        table.add_column(_TITLES.get(plain, plain), justify="right", no_wrap=True)
+    for driver in result["results"]:
+        table.add_row(driver, *(_cell(result, driver, name, *_form(name)) for name in names))
+    return table
+
+
+def _realism(result: dict[str, Any]) -> Table:
+    """A row a component, a column a driver."""
+    table = _empty(f"WOSAC-style realism: likelihood of the log under {result['rollouts']} drives a driver")
+    table.add_column("weight", justify="right", no_wrap=True)
+    for driver in result["results"]:
+        table.add_column(driver.replace(" ", "\n"), justify="right", no_wrap=True)
+    rows = [("realism (2025)", "", "realism_2025"), ("realism (2024)", "", "realism_2024")]
+    rows += [
+        (c.name.replace("_", " ").removeprefix("distance to "), f"{c.weight_2025:.2f}", f"likelihood_{c.name}")
+        for c in COMPONENTS
+    ]
+    for title, weight, name in rows:
+        digits = (3, 2 if name.startswith("realism") else None)
+        table.add_row(title, weight, *(_cell(result, driver, name, 1, *digits) for driver in result["results"]))
+    return table
+
+
+def _empty(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _form(name: str) -> tuple[float, int, int]:
+    """Factor of a metric, and digits after the point of it and of its interval: m, or per cent."""
+    return (1, 2, 1) if name.endswith(_METRES) else (100, 1, 1)
+
+
+def _cell(result: dict[str, Any], driver: str, name: str, factor: float, digits: int, sure_digits: int | None) -> str:
+    """A mean, half the width of its interval, and whether the policy's is another."""
+    mean, sure = result["results"][driver][name], result["intervals"][driver][name]
+    if mean is None:
+        return "- "
+    spread = ""
+    if sure is not None and sure_digits is not None:
+        spread = f" ±{factor * (sure[1] - sure[0]) / 2:.{sure_digits}f}"
+    apart = driver in result["differences"] and differs(result["differences"][driver][name]["interval"])
+    return f"{factor * mean:.{digits}f}{spread}{MARK if apart else ' '}"
+
+
+def differs(sure: list[float] | None) -> bool:
+    """Whether an interval of a difference leaves out 0."""
+    return sure is not None and not sure[0] <= 0 <= sure[1]

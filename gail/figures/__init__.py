@@ -1,0 +1,1 @@
+"""Pictures: maps, episodes, films, curves."""

@@ -1,0 +1,1 @@
+"""What learns: trainer, adversary, rewards, PPO, run folder."""

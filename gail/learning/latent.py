@@ -1,0 +1,124 @@
+"""Latent codes that let one policy drive in several ways (InfoGAIL, Li et al. 2017, 1703.08840).
+
+Each agent has a code for an episode, which policy and critic see and the discriminator does not. A posterior learns to
+tell the code from what the agent does, and pays the policy for being told: so codes come to mean something. A
+transition of an expert has no code; where one is cloned, it gets the one that the posterior finds likely.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.learning.rollout import Rollout
+from gail_cli.gail.networks.discriminator import one_hot
+from gail_cli.gail.networks.policy import EntityEncoder, mlp
+from gail_cli.sim.actions import ActionSpace
+
+_CHUNK = 8192
+
+
+class Posterior(nn.Module):
+    """q(c | s, a): logits [B, C] of the code of a transition.
+
+    Args:
+        config: of the run.
+        space: the actions.
+    """
+
+    def __init__(self, config: TrainConfig, space: ActionSpace) -> None:
+        super().__init__()
+        h = config.policy.hidden
+        self.space = space
+        actions = sum(space.sizes) if space.discrete else space.components
+        self.encoder = EntityEncoder(config.observation, config.policy)
+        self.head = nn.Sequential(mlp([h + actions, h]), nn.Linear(h, config.latent.codes))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """[B, C] of observations [B, D] and actions [B, K]."""
+        flat = one_hot(action, self.space.sizes).float() if self.space.discrete else action
+        return self.head(torch.cat([self.encoder(observation), flat], dim=1))  # type: ignore[no-any-return]
+
+
+def information(logits: Tensor, code: Tensor) -> Tensor:
+    """log q(c | s, a) + log C, [B]: nats by which codes [B] are told better than by chance (InfoGAIL, eq. 2)."""
+    chosen = functional.log_softmax(logits, dim=1).gather(1, code[:, None]).squeeze(1)
+    return chosen + math.log(logits.shape[1])
+
+
+class Codes:
+    """The codes of a run: who draws them, tells them, and is paid for them.
+
+    Args:
+        config: of the run.
+        space: the actions.
+        device: where the posterior is.
+        generator: of the codes.
+    """
+
+    def __init__(
+        self, config: TrainConfig, space: ActionSpace, device: torch.device, generator: torch.Generator
+    ) -> None:
+        self._config, self._device, self._generator = config, device, generator
+        self.posterior = Posterior(config, space).to(device)
+        self.optimiser = torch.optim.Adam(self.posterior.parameters(), lr=config.latent.learning_rate)
+
+    def draw(self, count: int) -> Tensor:
+        """[count] codes, each as likely as another."""
+        codes = self._config.latent.codes
+        return torch.randint(codes, (count,), generator=self._generator).to(self._device)
+
+    @torch.no_grad()
+    def infer(self, observation: Tensor, action: Tensor) -> Tensor:
+        """[B] codes drawn from the posterior of transitions."""
+        chances = self.posterior(observation, action).softmax(dim=1).cpu()
+        return torch.multinomial(chances, 1, generator=self._generator).squeeze(1).to(self._device)
+
+    def update(self, rollout: Rollout, batch_size: int, updates: int) -> dict[str, float]:
+        """Some gradient steps on the cross-entropy of the codes of a rollout; the accuracy before the first."""
+        assert rollout.code is not None
+        observation, action = rollout.observation[rollout.alive], rollout.action[rollout.alive]
+        code = rollout.code.expand_as(rollout.alive)[rollout.alive]
+        first = 0.0
+        for k in range(updates):
+            pick = torch.randint(len(code), (batch_size,), generator=self._generator).to(self._device)
+            logits = self.posterior(observation[pick], action[pick])
+            if k == 0:
+                first = (logits.argmax(dim=1) == code[pick]).float().mean().item()
+            loss = functional.cross_entropy(logits, code[pick])
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimiser.step()
+        return {"latent/accuracy": first, "latent/loss": loss.item()}
+
+    @torch.no_grad()
+    def reward(self, rollout: Rollout) -> Tensor:
+        """[H, N] nats that each step tells about its agent's code, times ``latent.weight``."""
+        assert rollout.code is not None
+        alive = rollout.alive
+        parts = zip(
+            rollout.observation[alive].split(_CHUNK),
+            rollout.action[alive].split(_CHUNK),
+            rollout.code.expand_as(alive)[alive].split(_CHUNK),
+            strict=True,
+        )
+        told = torch.cat([information(self.posterior(o, a), c) for o, a, c in parts])
+        reward = torch.zeros_like(rollout.log_prob)
+        reward[alive] = self._config.latent.weight * told
+        return reward
+
+    def state_dict(self) -> dict[str, Any]:
+        """Posterior and optimiser."""
+        return {"posterior": self.posterior.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave, but for the learning rate."""
+        self.posterior.load_state_dict(state["posterior"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group in self.optimiser.param_groups:
+            group.update(lr=self._config.latent.learning_rate)

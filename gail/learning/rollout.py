@@ -1,0 +1,134 @@
+"""Rollouts: one episode of every world under the present policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gail_cli.gail.config.schema import MaskingConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.networks.masking import masked
+from gail_cli.gail.networks.policy import Policy
+from gail_cli.sim.env import Backend
+from gail_cli.sim.kernels import Event
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode of N agents over H steps; agents that are not alive at a step count for nothing there."""
+
+    observation: Tensor
+    """[H, N, D] before each step."""
+    last_observation: Tensor
+    """[N, D] after the last step."""
+    action: Tensor
+    """[H, N, K]."""
+    log_prob: Tensor
+    """[H, N]."""
+    alive: Tensor
+    """[H, N] bool: the agent acted in this step."""
+    terminated: Tensor
+    """[H, N] bool."""
+    truncated: Tensor
+    """[H, N] bool."""
+    environment_reward: Tensor
+    """[H, N] the environment's own, zero where the agent did not act."""
+    end: Tensor
+    """[N] step at which the environment cuts each agent off."""
+    events: Tensor
+    """[N, 4] bool: what ever happened to each agent while it acted, columns as in :class:`~sim.kernels.Event`."""
+    code: Tensor | None = None
+    """[N] latent code of each agent, of policies that have some."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of agents that acted."""
+        return int(self.alive.sum())
+
+    def seen(self, policy: Policy, where: Tensor) -> Tensor:
+        """What the policy (and its critic) looks at in the steps marked in ``where`` [H, N], one a row."""
+        code = None if self.code is None else self.code.expand_as(where)[where]
+        return policy.with_code(self.observation[where], code)
+
+    def samples(self, next_state: bool = False) -> Transitions:
+        """The B transitions of agents that acted, step by step, as a discriminator may see them.
+
+        Args:
+            next_state: with what each agent saw a step later.
+        """
+        following = None
+        if next_state:
+            following = torch.cat([self.observation[1:], self.last_observation[None]])[self.alive]
+        ended = self.terminated | self.truncated
+        return Transitions(
+            self.observation[self.alive],
+            self.action[self.alive],
+            next_observation=following,
+            done=ended[self.alive],
+            log_prob=self.log_prob[self.alive],
+        )
+
+    @property
+    def absorbing_steps(self) -> Tensor:
+        """[H, N] steps that an agent which terminated here would have had left; zero elsewhere."""
+        step = torch.arange(1, len(self.alive) + 1, device=self.end.device)[:, None]
+        return torch.where(self.terminated, (self.end - step).clamp(min=0), 0)
+
+
+@torch.no_grad()
+def collect(
+    env: Backend, policy: Policy, masking: MaskingConfig, code: Tensor | None = None
+) -> tuple[Rollout, dict[str, float]]:
+    """Drive one episode of every world; the rollout, and how it went as metrics.
+
+    Args:
+        env: the worlds.
+        policy: who drives.
+        masking: what is hidden of observations, from the policy and whoever sees the rollout.
+        code: [N] the latent code of each agent, of a policy that has some.
+    """
+    policy.eval()
+
+    def seen(observation: Tensor) -> Tensor:
+        """Apart from the simulator's own memory."""
+        hidden = masked(observation, env.observation_config, masking)
+        return observation.clone() if hidden is observation else hidden
+
+    observation, alive = seen(env.reset()), env.alive()
+    ever = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
+    steps: list[dict[str, Tensor]] = []
+    for _ in range(env.horizon):
+        action, log_prob = policy.act(policy.with_code(observation, code))
+        step = env.step(action)
+        ever |= step.events & alive[:, None]
+        steps.append(
+            {
+                "observation": observation,
+                "action": action,
+                "log_prob": log_prob,
+                "alive": alive,
+                "terminated": step.terminated,
+                "truncated": step.truncated,
+                "environment_reward": step.reward * alive,
+            }
+        )
+        observation, alive = seen(step.observation), step.alive
+    stacked = {name: torch.stack([s[name] for s in steps]) for name in steps[0]}
+    rollout = Rollout(last_observation=observation, end=_ends(env), events=ever, code=code, **stacked)
+    shares = ever.float().mean(dim=0).tolist()
+    return rollout, {
+        "rollout/length": rollout.alive.sum(dim=0).float().mean().item(),
+        "rollout/goal": shares[Event.GOAL],
+        "rollout/collision": shares[Event.VEHICLE],
+        "rollout/off_road": shares[Event.OFF_ROAD],
+    }
+
+
+def _ends(env: Backend) -> Tensor:
+    """[N] step at which the environment cuts each agent off."""
+    end = torch.full((env.num_agents,), env.horizon, device=env.worlds.device)
+    if env.config.end_with_log:
+        end = torch.minimum(end, env.worlds.tensors["last_valid"][env.worlds.controlled])
+    return end

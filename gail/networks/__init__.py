@@ -1,0 +1,1 @@
+"""Policy, critic and discriminators."""

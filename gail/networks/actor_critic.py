@@ -1,0 +1,64 @@
+"""Policy and critic with their optimisers, as one thing to save and load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.networks.policy import Critic, Policy
+from gail_cli.sim.actions import ActionSpace
+
+
+@dataclass
+class Networks:
+    """Policy and critic, with their optimisers."""
+
+    policy: Policy
+    critic: Critic
+    policy_optimiser: torch.optim.Optimizer = field(init=False)
+    critic_optimiser: torch.optim.Optimizer = field(init=False)
+    cloning_optimiser: torch.optim.Optimizer = field(init=False)
+
+    @classmethod
+    def create(cls, config: TrainConfig, space: ActionSpace, device: torch.device) -> Networks:
+        """Fresh networks on a device."""
+        observation, codes = config.observation, config.latent.codes
+        nets = cls(
+            Policy(observation, space, config.policy, codes).to(device),
+            Critic(observation, config.policy, codes).to(device),
+        )
+        nets.policy_optimiser = torch.optim.AdamW(nets.policy.parameters())
+        nets.critic_optimiser = torch.optim.AdamW(nets.critic.parameters())
+        nets.cloning_optimiser = torch.optim.AdamW(nets.policy.parameters())
+        nets.set_rates(config)
+        return nets
+
+    def set_rates(self, config: TrainConfig) -> None:
+        """Learning rates and weight decay of a configuration, also over those that a checkpoint brought."""
+        ppo = config.ppo
+        for optimiser, rate, decay in (
+            (self.policy_optimiser, ppo.learning_rate, ppo.weight_decay),
+            (self.critic_optimiser, ppo.critic_learning_rate, ppo.critic_weight_decay),
+        ):
+            for group in optimiser.param_groups:
+                group.update(lr=rate, weight_decay=decay)
+        for group in self.cloning_optimiser.param_groups:  # whose rate is of the step
+            group.update(weight_decay=config.bc.weight_decay)
+
+    def fit_normalisers(self, expert: Transitions) -> None:
+        """Fit all input statistics on expert samples, for good."""
+        self.policy.fit_normaliser(expert.observation, expert.action)
+        self.critic.encoder.fit_normaliser(expert.observation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, normalisers and optimiser states."""
+        return {name: item.state_dict() for name, item in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        for name, item in vars(self).items():
+            item.load_state_dict(state[name])

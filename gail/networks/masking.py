@@ -1,0 +1,39 @@
+"""Entities hidden from observations while a policy learns, so that it does not learn a map by heart.
+
+A policy that has seen few maps tells them apart by their segments and drives from memory, which fails on any other
+map. One that often sees only some of the segments and some of the partners has to make do with what every scene has in
+common. It is dropout (Srivastava et al. 2014) of whole entities instead of units; an entity that is hidden looks like
+one that is not there. Expert batches and rollouts are masked alike, so it tells neither from the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gail_cli.gail.config.schema import MaskingConfig
+from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
+
+
+def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfig) -> Tensor:
+    """Observations [B, D] with entities hidden at random, from torch's own generator; the very same if none are to be.
+
+    Each row has its own share of entities that are hidden, uniform from none to ``roads`` and ``partners``, and a
+    chance ``all_roads`` and ``all_partners`` that none is left.
+    """
+    if not config.hides:
+        return observations
+    result = observations.clone()
+    _, partners, roads = layout.split(result)
+    partners[_hidden(partners, config.partners, config.all_partners)] = 0.0
+    nothing = roads.new_zeros(roads.shape[-1])
+    nothing[-ROAD_TYPES] = 1.0
+    roads[_hidden(roads, config.roads, config.all_roads)] = nothing
+    return result
+
+
+def _hidden(entities: Tensor, most: float, everything: float) -> Tensor:
+    """[B, n] bool: which entities [B, n, F] are hidden."""
+    size, count, _ = entities.shape
+    share, gone, each = (torch.rand(size, n, device=entities.device) for n in (1, 1, count))
+    return (each < most * share) | (gone < everything)

@@ -1,0 +1,1 @@
+"""Expert actions: closed-loop search, replay, augmentation."""

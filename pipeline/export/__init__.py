@@ -1,0 +1,1 @@
+"""A store's demos in the formats of other tools."""

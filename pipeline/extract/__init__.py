@@ -1,0 +1,1 @@
+"""Scenarios to stores, in parallel and resumable; stores merged, split and described."""

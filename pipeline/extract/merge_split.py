@@ -1,0 +1,206 @@
+"""``merge`` and ``split``: stores out of stores, scene by scene, without a second look at the sources."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gail_cli.pipeline.extract.cluster import ExtractionError
+from gail_cli.pipeline.extract.extract import refuse_inside
+from gail_cli.pipeline.extract.report import LISTS, kept, make_report, replay_sums
+from gail_cli.pipeline.records import Record, Split, split_of
+from gail_cli.pipeline.store import writer
+from gail_cli.pipeline.store.files import aside, json_digest, sync
+from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
+from gail_cli.pipeline.store.store import DemoStore, manifest, open_storage, part_name
+
+ProgressCallback = Callable[[int, int], None]
+
+
+def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lambda done, total: None) -> dict[str, Any]:
+    """One store of the scenes of several, in their order; of one store, a copy.
+
+    Args:
+        stores: that agree in action space and steps.
+        path: of the new store: a folder, a URL, or a ``.zip`` file for sharing.
+        progress: called with scenes done and scenes in all.
+
+    Returns:
+        The report, ready for JSON.
+
+    Raises:
+        StoreError, ExtractionError: each one sentence.
+    """
+    opened = [DemoStore(store) for store in stores]
+    first = opened[0]
+    for store in opened[1:]:
+        for name, told in (("action_space", "action space"), ("steps", "number of steps")):
+            if store.attributes[name] != first.attributes[name]:
+                what = f"its {told} is not that of {first.path}"
+                raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
+    chosen = [(store, range(len(store))) for store in opened]
+    return _copy(chosen, path, lambda record: record, _common([s.attributes["settings"] for s in opened]), progress)
+
+
+def split(
+    path: str,
+    folder: str,
+    fractions: tuple[float, float, float] | None = None,
+    *,
+    progress: ProgressCallback = lambda done, total: None,
+) -> dict[str, dict[str, Any]]:
+    """A store of each split, ``train``, ``validation`` and ``test``, below a folder or URL.
+
+    Args:
+        path: the store.
+        folder: where the new ones are put; a split without scenes gets none.
+        fractions: shares by which scenes are assigned anew; None keeps the splits that the store has.
+        progress: called with scenes done and scenes in all.
+
+    Returns:
+        The reports by the names of the splits.
+
+    Raises:
+        StoreError, ExtractionError: each one sentence.
+    """
+    store = DemoStore(path)
+    splits = store.index.split
+    if fractions is not None:
+        splits = np.array([split_of(scene, fractions) for scene in store.scene_ids()], np.uint8)
+    chosen = {which: np.flatnonzero(splits == which).tolist() for which in Split}
+    targets = {which: f"{folder.rstrip('/')}/{which.name.lower()}" for which in Split if chosen[which]}
+    for target in targets.values():
+        _check_free(open_storage(target))
+    settings = store.attributes["settings"] | ({} if fractions is None else {"split": fractions})
+    reports, done = {}, 0
+    for which, target in targets.items():
+
+        def told(now: int, _: int, before: int = done) -> None:
+            progress(before + now, len(store))
+
+        def assigned(record: Record, which: Split = which) -> Record:
+            return Record(record.scene, record.demos, record.vru, which)
+
+        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, settings, told)
+        done += len(chosen[which])
+    return reports
+
+
+def _copy(
+    chosen: Sequence[tuple[DemoStore, Sequence[int]]],
+    path: str,
+    change: Callable[[Record], Record],
+    settings: Mapping[str, Any],
+    progress: ProgressCallback,
+) -> dict[str, Any]:
+    """A new store of some scenes."""
+    target = open_storage(path)
+    try:
+        _check_free(target)
+        if target.durable:
+            with target.lock():
+                return _write(chosen, target, change, settings, progress)
+    except StorageError as error:
+        raise ExtractionError(f"store {path}: {error}") from error
+    except OSError as error:
+        raise ExtractionError(
+            f"store {path}: cannot be written ({error.strerror or error}); make room there"
+        ) from error
+    if "://" in path:
+        raise ExtractionError(f"store {path}: zip files are written to local folders alone; copy it there afterwards")
+    Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
+        report = _write(chosen, LocalFolder(Path(folder, "store")), change, settings, progress)
+        _pack(Path(folder, "store"), Path(path))
+    return report | {"store": path, "bytes": Path(path).stat().st_size}
+
+
+def _check_free(target: Storage) -> None:
+    if isinstance(target, LocalFolder):
+        refuse_inside(target)
+    free = not Path(target.url).exists() if not target.durable else not target.names("")
+    if not free:
+        raise ExtractionError(f"store {target.url}: something is there already; choose another place")
+
+
+def _write(
+    chosen: Sequence[tuple[DemoStore, Sequence[int]]],
+    target: Storage,
+    change: Callable[[Record], Record],
+    settings: Mapping[str, Any],
+    progress: ProgressCallback,
+) -> dict[str, Any]:
+    first, total = chosen[0][0], sum(len(scenes) for _, scenes in chosen)
+    origin = [[store.attributes["plan"], len(scenes)] for store, scenes in chosen]
+    software = _common([store.attributes["software"] for store, _ in chosen])
+    attributes = writer.store_attributes(first.own_space, first.steps, settings=settings, software=software)
+    attributes |= {"made_from": origin, "plan": json_digest([attributes, origin])}
+    writer.create_store(target, attributes)
+    lists = _kept_lists(chosen)
+    scenes, done = _scenes(chosen), 0
+    progress(0, total)
+    for number in range(-(-total // settings["scenes_per_part"])):
+        batch = list(islice(scenes, settings["scenes_per_part"]))
+        records = [change(record) for record, _ in batch]
+        entry = writer.write_part(target, part_name(number), records, first.own_space, first.steps)
+        entry["scenes"]["source"] = [source for _, source in batch]
+        entry |= lists if number == 0 else {kind: [] for kind in LISTS}
+        writer.commit_part(target, entry | {"replay": replay_sums(records)})
+        done += len(batch)
+        progress(done, total)
+    report = make_report(target, total)
+    writer.finish_store(target, kept(report))
+    return report | {"bytes": target.size()}
+
+
+def _common(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of several stores in one: what differs is called mixed, the size of parts is that of the first."""
+    first = many[0]
+    common = {key: value if all(one.get(key) == value for one in many) else "mixed" for key, value in first.items()}
+    return common | {key: first[key] for key in ("scenes_per_part",) if key in first}
+
+
+def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, list[Any]]:
+    """What was left out and mended of the sources of whole stores; where scenes are chosen, what was done to these."""
+    lists: dict[str, list[Any]] = {kind: [] for kind in LISTS}
+    for store, scenes in chosen:
+        entries = manifest(store.storage)
+        sources = _sources(entries)
+        wanted = {sources[scene] for scene in scenes}
+        for kind in LISTS:
+            items = [item for entry in entries for item in entry[kind]]
+            whole = len(wanted) == len(sources)
+            lists[kind] += [item for item in items if whole or item["source"] in wanted]
+    return lists
+
+
+def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:
+    """Scenes, with where each came from."""
+    for store, scenes in chosen:
+        sources = _sources(manifest(store.storage))
+        for scene, record in zip(scenes, store.read(scenes), strict=True):
+            yield record, sources[scene]
+
+
+def _sources(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where each scene of a store came from."""
+    return [source for entry in entries for source in entry["scenes"]["source"]]
+
+
+def _pack(folder: Path, file: Path) -> None:
+    """A folder as a zip file of uncompressed entries, whose chunks can so be read one by one."""
+    temporary = aside(file)
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = path.relative_to(folder).as_posix()
+            with archive.open(zipfile.ZipInfo(name), "w") as out, path.open("rb") as source:
+                shutil.copyfileobj(source, out)
+    sync(temporary)
+    temporary.rename(file)

@@ -1,0 +1,121 @@
+"""The report of an extraction: what was written, how well experts follow their logs, and what was left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gail_cli.pipeline.records import QUALITY, Record
+from gail_cli.pipeline.store.storage import Storage
+from gail_cli.pipeline.store.store import manifest
+
+LISTS = ("dropped", "failed", "mended", "dropped_demos")
+_MEANS = {name: f"{name}_rate" if name == "goal" else name for name in QUALITY}
+_MEANS |= {name: f"{name}_share" for name in ("saturated", "zero")}
+"""Names of the means of the demos' qualities."""
+
+
+def kept(report: dict[str, Any]) -> dict[str, Any]:
+    """What a store's root holds of the report: nothing that depends on time or place."""
+    return {"report": {name: report[name] for name in ("scenes", "demos", "transitions", "replay")}}
+
+
+def replay_sums(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Numbers of demos, and sums over them of their qualities, whose quotients are the report's means.
+
+    Parked vehicles, and those bound to their log, are left out: standing still is easy to replay.
+    """
+    moving = [r.demos.quality[r.moving] for r in records]
+    walking = [r.vru.quality for r in records if r.vru is not None]
+    transitions = sum(r.transitions for r in records)
+    return {"vehicles": {"transitions": transitions, **_sums(moving)}, "vru": _sums(walking)}
+
+
+def _sums(quality: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
+    rows = np.concatenate([*quality, np.zeros((0, len(QUALITY)))])
+    return {"demos": len(rows), **dict(zip(_MEANS.values(), rows.sum(axis=0).tolist(), strict=True))}
+
+
+def make_report(
+    storage: Storage, read: int, unread: Sequence[dict[str, str]] = (), built: int = 0, seconds: float = 1.0
+) -> dict[str, Any]:
+    """What the manifest tells, ready for JSON.
+
+    Args:
+        storage: where the store is.
+        read: scenes that were planned.
+        unread: files that could not be listed.
+        built: scenes that were read this time.
+        seconds: that took so long.
+    """
+    entries = manifest(storage)
+    lists = {kind: [item for e in entries for item in e[kind]] for kind in LISTS}
+    lists["failed"] = [*unread, *lists["failed"]]
+    ids = [scene for e in entries for scene in e["scenes"]["id"]]
+    vehicles, vru = (_totals([e["replay"][kind] for e in entries]) for kind in ("vehicles", "vru"))
+    transitions = vehicles.pop("transitions")
+    size = storage.size()
+    return {
+        "store": storage.url,
+        "scenes": {"read": read, "written": len(ids), "dropped": len(lists["dropped"])},
+        "demos": {
+            "moving": int(vehicles["demos"]),
+            "vehicles": sum(e["demos"] for e in entries),
+            "vru": int(vru["demos"]),
+        },
+        "transitions": int(transitions),
+        "replay": _means(vehicles),
+        "replay_vru": _means(vru),
+        "duplicate_ids": sorted(scene for scene, n in Counter(ids).items() if n > 1),
+        **lists,
+        "bytes": size,
+        "bytes_per_scene": size / max(len(ids), 1),
+        "seconds": seconds,
+        "scenes_per_s": built / seconds,
+    }
+
+
+def _totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _means(totals: dict[str, float]) -> dict[str, float]:
+    return {name: totals[name] / max(totals["demos"], 1) for name in _MEANS.values()}
+
+
+def contents(report: dict[str, Any]) -> str:
+    """What a store holds, in a line."""
+    scenes, demos = report["scenes"], report["demos"]
+    vru = f", {demos['vru']} of pedestrians and cyclists" if demos["vru"] else ""
+    return (
+        f"{report['store']}: {scenes['written']} of {scenes['read']} scenes, {demos['moving']} demos of moving "
+        f"vehicles, {demos['vehicles'] - demos['moving']} of others{vru}, {report['transitions']:,} transitions, "
+        f"{report['bytes_per_scene'] / 1e3:.1f} kB a scene"
+    )
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report in a few lines."""
+    replay = report["replay"]
+    lines = [
+        contents(report),
+        f"expert replay: {replay['goal_rate']:.1%} reach their goal, {replay['ade_m']:.2f} m from the log on average, "
+        f"{replay['fde_m']:.2f} m at the end",
+        f"{report['seconds']:.1f} s, {report['scenes_per_s']:.1f} scenes/s",
+    ]
+    reasons = Counter(item["reason"] for item in report["dropped"])
+    lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
+    reasons = Counter(item["reason"] for item in report["dropped_demos"])
+    lines += [f"{n} demo(s) left out: {reason}" for reason, n in reasons.most_common()]
+    if mended := len({item["source"] for item in report["mended"]}):
+        lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
+    return "\n".join([*lines, *duplicates(report)])
+
+
+def duplicates(report: dict[str, Any]) -> list[str]:
+    """A line on scenes that are there more than once, if there are any."""
+    twice = report["duplicate_ids"]
+    return [f"{len(twice)} scenario id(s) occur more than once: {twice[0]}"] if twice else []

@@ -1,0 +1,1 @@
+"""The Zarr store: schema, arrays, storage, reading and writing."""

@@ -1,0 +1,1 @@
+"""Is a store sound, and does it fit a run? One function per check."""

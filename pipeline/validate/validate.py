@@ -1,0 +1,199 @@
+"""``validate``: is a demo store sound, and does it fit a training run?
+
+One small function a check. Checks of the whole store come first, then those of each part; one part is in memory at a
+time. A check is left out only where one that it builds on has found something.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gail_cli.pipeline.store.schema import RAGGED, SCHEMA, StoreError, encode_id
+from gail_cli.pipeline.store.store import Agents, DemoStore, manifest
+from gail_cli.pipeline.store.writer import files_digest
+from gail_cli.pipeline.validate.part_checks import check_part
+from gail_cli.pipeline.validate.part_view import Finding, Part
+from gail_cli.sim.actions import GRIDS
+from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.scenario import DT
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.where}: {self.what}; {self.fix}".replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a training run asks of a store; None asks nothing."""
+
+    dynamics: str | None = None
+    actions: str | None = None
+    grid: str | None = None
+    split: str = "all"
+    """Scenes that there must be some of: train, validation, test or all."""
+    agents: Agents = "vehicles"
+    """Whose demos."""
+    learnable: bool = False
+    """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
+
+
+def validate_store(
+    path: str | Path,
+    expectation: Expectation | None = None,
+    *,
+    sample: int = 64,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Problem]:
+    """All problems of a store; none when it is sound.
+
+    Args:
+        path: the store's folder.
+        expectation: what a training run asks of it.
+        sample: number of scenes whose demos are replayed through the simulator.
+        seed: chooses those scenes.
+        progress: called with parts done and parts in all.
+    """
+    where = f"store {path}"
+    try:
+        store = DemoStore(path)
+        entries = {entry["part"]: entry for entry in manifest(store.storage)}
+    except StoreError as error:
+        place, what, fix = _told(error, where)
+        return [Problem(place, what, fix)]
+    found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
+    expectation = expectation or Expectation()
+    problems = fit(DemoStore(path, expectation.agents), expectation)
+    problems += [Problem(f"{where}, {f.array}" if f.array else where, f.what, f.fix) for f in found]
+    sampled = _sample(store, entries, sample, seed)
+    for done, name in enumerate(store.parts):
+        progress(done, len(store.parts))
+        if name in entries:
+            part = Part(store, name, entries[name], sampled.get(name, []))
+            place = f"{where}, part {name}"
+            problems += [Problem(f"{place}, {f.array}" if f.array else place, f.what, f.fix) for f in check_part(part)]
+    progress(len(store.parts), len(store.parts))
+    return problems
+
+
+def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -> dict[str, list[int]]:
+    """Places of the scenes to replay, by part."""
+    places = [(name, k) for name in store.parts if name in entries for k in range(len(entries[name]["scenes"]["id"]))]
+    chosen = np.random.default_rng(seed).choice(len(places), min(sample, len(places)), replace=False)
+    result: dict[str, list[int]] = {}
+    for name, k in (places[i] for i in sorted(chosen)):
+        result.setdefault(name, []).append(k)
+    return result
+
+
+# --- the store as a whole ------------------------------------------------------------------------------------------
+
+
+def _told(error: StoreError, where: str) -> tuple[str, str, str]:
+    """Place, what and fix of an error, whose sentence begins with ``where``."""
+    rest, _, fix = str(error).removeprefix(where).rpartition("; ")
+    place, _, what = rest.partition(": ")
+    return where + place, what, fix
+
+
+def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
+    """Other readers of Zarr need what this program does without."""
+    for name in ("zarr.json", "parts/zarr.json"):
+        try:
+            data = json.loads(store.storage.read([name])[0])
+            whole = (data["zarr_format"], data["node_type"]) == (3, "group")
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            yield Finding(name, "does not say that a Zarr group is here")
+
+
+def _attributes(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
+    if store.attributes.get("dt_s") != DT:
+        yield Finding("", f"its steps are {store.attributes.get('dt_s')} s apart, the simulator's {DT} s")
+    if set(store.attributes.get("arrays", ())) != {column.path for column in SCHEMA}:
+        yield Finding("", "the arrays described in its attributes are not those of the format")
+
+
+def _parts(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    for name in sorted({*store.parts} ^ {*entries}):
+        has, lacks = ("attributes", "manifest") if name in store.parts else ("manifest", "attributes")
+        yield Finding(f"part {name}", f"is listed in the {has} but not in the {lacks}")
+    folders = {name for name in store.storage.names("parts") if name != "zarr.json"}
+    for name in sorted(folders - {*store.parts}):
+        yield Finding(f"part {name}", "is no part of the store, yet lies in its folder", "remove the folder")
+
+
+def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    counted = {"scenes": sum(len(e["scenes"]["id"]) for e in entries.values())}
+    counted |= {f"{kind}s": sum(e[f"{kind}s"] for e in entries.values()) for kind in RAGGED}
+    for name, n in counted.items():
+        if store.totals.get(name) != n:
+            yield Finding("", f"its attributes tell of {store.totals.get(name)} {name}, its parts of {n}")
+
+
+def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
+    try:
+        index = store.index
+    except StoreError as error:
+        yield Finding("index", _told(error, f"store {store.path}")[1])
+        return
+    if files_digest(store.storage.tree("index")) != store.attributes["index"]:
+        yield Finding("index", "its files are not those that were written (the digest differs)")
+    parts = [(k, entries[name]["scenes"]) for k, name in enumerate(store.parts) if name in entries]
+    expected = {
+        "part": [k for k, scenes in parts for _ in scenes["id"]],
+        "place": [place for _, scenes in parts for place in range(len(scenes["id"]))],
+        **{name: [x for _, scenes in parts for x in scenes[name]] for name in ("split", "demos", "transitions")},
+    }
+    for name, values in expected.items():
+        if getattr(index, name).tolist() != values:
+            yield Finding(f"index/{name}", "its values are not those of the scenes in the parts")
+    if [row.tobytes() for row in index.id] != [encode_id(i).tobytes() for _, scenes in parts for i in scenes["id"]]:
+        yield Finding("index/id", "its ids are not those of the scenes in the parts")
+
+
+_STORE_CHECKS = (_groups, _attributes, _parts, _totals, _index)
+
+
+def fit(store: DemoStore, wanted: Expectation) -> list[Problem]:
+    """What keeps a training run from using the store."""
+    return [Problem(f"store {store.path}", f.what, f.fix) for f in _misfits(store, wanted)]
+
+
+def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
+    has = store.space.to_json()
+    for name in ("dynamics", "actions"):
+        value = getattr(wanted, name)
+        if value is not None and value != has[name]:
+            fix = f"set {has[name]} in the run's configuration, or extract with --{name} {value}"
+            yield Finding("", f"{name} {has[name]}, but the run wants {value}", fix)
+    other = store.space.discrete and GRIDS.get((store.space.dynamics, wanted.grid or "")) != store.space.grid
+    if wanted.grid is not None and other and wanted.actions != "continuous":
+        fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
+        yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
+    scenes = len(store) if wanted.split == "all" else len(store.scenes_of(wanted.split))
+    which = "" if wanted.split == "all" else f" in the split {wanted.split}"
+    if not scenes:
+        yield Finding("", f"0 scene(s){which}, but the run wants some", "set data.split, or extract more scenes")
+    if wanted.agents == "vru" and not store.totals["vrus"]:
+        what = "no demos of pedestrians and cyclists, but the run wants to learn from them (data.agents)"
+        yield Finding("", what, "extract with --agents all")
+    if wanted.learnable and store.space.dynamics == Dynamics.STATE:
+        what = "its actions are absolute states (dynamics state), which no policy can choose"
+        yield Finding("", what, "extract with --dynamics classic, bicycle or delta_local")

@@ -1,0 +1,423 @@
+"""The kernel of observations: what one agent sees, written into its row of floats.
+
+:class:`~sim.observation.Observer` starts it; the layouts are in :mod:`sim.layout`.
+"""
+
+# Warp reads annotations at run time, so this module must not postpone them.
+from enum import IntEnum
+
+from gail_cli.sim.launch import wp
+from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.scenario import DT
+from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
+
+
+class RoadOrder(IntEnum):
+    """The choices of :attr:`~sim.layout.ObservationConfig.road_order`."""
+
+    FIRST = 0
+    NEAREST = 1
+    NEAREST_MIDPOINT = 2
+
+
+_FIRST = wp.constant(int(RoadOrder.FIRST))
+_NEAREST = wp.constant(int(RoadOrder.NEAREST))
+_REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
+_TURNS_A_RADIAN = wp.constant(wp.float32(0.15915494309189535))
+
+
+@wp.struct
+class Layout:
+    """:class:`~sim.layout.ObservationConfig` as a kernel sees it."""
+
+    gpudrive: wp.bool
+    partners: int
+    roads: int
+    radius: float
+    order: int
+    ego_fields: int
+    partner_fields: int
+    road_fields: int
+    first_road: int
+    scratch_per_part: wp.bool
+    """The agents of a part look one by one on a CPU and share scratch memory; on CUDA each has its own."""
+
+
+@wp.struct
+class States:
+    """Absolute states of agents, addressed as ``row = base + agent * stride``; also tracks, with the step in base."""
+
+    state: wp.array2d(dtype=wp.float32)
+    present: wp.array(dtype=wp.bool)
+    collided: wp.array(dtype=wp.bool)
+    stride: int
+
+
+@wp.struct
+class SourceArrays:
+    """What observations of some worlds are made from."""
+
+    worlds: WorldArrays
+    grid: RoadGrid
+    states: States
+    rows_per_step: int
+    """Rows of states from one step to the next."""
+    seen: int
+    """Rows from an agent's state to the one in which others see it: 0 but where each drives alone."""
+
+
+# Written in C++, like the stores below: on plain pointers it takes half the time.
+@wp.func_native("""
+    if (n == 0) return 0;
+    float* d = distance.data;
+    int* id = index.data;
+    int* start = id + 2 * n;  // here the buckets' bounds are kept
+    const float scale = (float)n / most;
+    for (int b = 0; b <= n; ++b) start[b] = 0;
+    for (int k = 0; k < n; ++k) {
+        const int b = (int)(d[k] * scale);
+        ++start[(b < n - 1 ? b : n - 1) + 1];
+    }
+    int full = 0;  // buckets that the limit nearest lie in
+    while (full < n && start[full] < limit) {
+        ++full;
+        start[full] += start[full - 1];
+    }
+    const int kept = start[full];
+    for (int k = 0; k < n; ++k) {
+        int b = (int)(d[k] * scale);
+        b = b < n - 1 ? b : n - 1;
+        if (b < full) {
+            const int to = n + start[b]++;
+            d[to] = d[k];
+            id[to] = id[k];
+        }
+    }
+    for (int k = n + 1; k < n + kept; ++k) {
+        const float dk = d[k];
+        const int ik = id[k];
+        int j = k;
+        for (; j > n && d[j - 1] > dk; --j) {
+            d[j] = d[j - 1];
+            id[j] = id[j - 1];
+        }
+        d[j] = dk;
+        id[j] = ik;
+    }
+    return n;
+""")
+def _rank(  # type: ignore[empty-body]
+    distance: wp.array(dtype=wp.float32), index: wp.array(dtype=wp.int32), n: int, limit: int, most: float
+) -> int:
+    """Sort the ``limit`` nearest of entries 0 .. n-1 by squared distances up to ``most``; the place (n) of the first.
+
+    A bucket sort in which equal ones stay in order: n buckets, rings of equal area that so hold about one entry each.
+    """
+    ...
+
+
+@wp.struct
+class _EgoFrame:
+    """Where an agent looks from, and which way."""
+
+    x: float
+    y: float
+    heading: float
+    c: float
+    s: float
+
+
+@wp.func
+def _part_of_turn(angle: float) -> float:
+    """A difference of headings (rad) as a part of a turn, in [-0.5, 0.5]."""
+    turns = angle * _TURNS_A_RADIAN
+    return turns - wp.floor(turns + 0.5)
+
+
+@wp.func
+def _speed(v: States, row: int) -> float:
+    return wp.sqrt(v.state[row, 3] * v.state[row, 3] + v.state[row, 4] * v.state[row, 4])
+
+
+@wp.func
+def _write_ego(
+    w: WorldArrays,
+    v: States,
+    layout: Layout,
+    eye: _EgoFrame,
+    agent: int,
+    row: int,
+    time_left: float,
+    out: wp.array(dtype=wp.float32),
+):
+    dx = w.goal[agent, 0] - eye.x
+    dy = w.goal[agent, 1] - eye.y
+    speed = _speed(v, row)
+    goal_x = eye.c * dx + eye.s * dy
+    goal_y = eye.c * dy - eye.s * dx
+    if layout.gpudrive:
+        out[0] = speed / 100.0
+        out[1] = 0.7 * w.size[agent, 0] / 30.0
+        out[2] = 0.7 * w.size[agent, 1] / 15.0
+        out[3] = goal_x / 1000.0
+        out[4] = goal_y / 1000.0
+        out[5] = wp.where(v.collided[agent], 1.0, 0.0)
+    else:
+        distance = wp.sqrt(dx * dx + dy * dy)
+        out[0] = speed / 20.0
+        out[1] = w.size[agent, 0] / 10.0
+        out[2] = w.size[agent, 1] / 5.0
+        out[3] = goal_x / 50.0
+        out[4] = goal_y / 50.0
+        out[5] = distance / 50.0
+        out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
+        out[7] = time_left / 9.0
+
+
+@wp.func
+def _write_partner(
+    w: WorldArrays,
+    v: States,
+    layout: Layout,
+    eye: _EgoFrame,
+    me: int,
+    other: int,
+    row: int,
+    out: wp.array(dtype=wp.float32),
+    col: int,
+):
+    dx = v.state[row, 0] - eye.x
+    dy = v.state[row, 1] - eye.y
+    x = eye.c * dx + eye.s * dy
+    y = eye.c * dy - eye.s * dx
+    turn = v.state[row, 2] - eye.heading
+    if layout.gpudrive:
+        out[col] = _speed(v, row) / 100.0
+        out[col + 1] = x / 1000.0
+        out[col + 2] = y / 1000.0
+        out[col + 3] = _part_of_turn(turn)
+        out[col + 4] = 0.7 * w.size[other, 0] / 30.0
+        out[col + 5] = 0.7 * w.size[other, 1] / 15.0
+    else:
+        vx = v.state[row, 3] - v.state[me, 3]
+        vy = v.state[row, 4] - v.state[me, 4]
+        out[col] = w.size[other, 0] / 10.0
+        out[col + 1] = w.size[other, 1] / 5.0
+        out[col + 2] = x / layout.radius
+        out[col + 3] = y / layout.radius
+        out[col + 4] = wp.cos(turn)
+        out[col + 5] = wp.sin(turn)
+        out[col + 6] = (eye.c * vx + eye.s * vy) / 20.0
+        out[col + 7] = (eye.c * vy - eye.s * vx) / 20.0
+
+
+# Written in C++, since plain stores to consecutive floats take half the time of Warp's strided ones, and most of an
+# observation is road rows. A row is six numbers and the one-hot of the type.
+@wp.func_native("""
+    float* p = out.data + col;
+    p[0] = x; p[1] = y; p[2] = a; p[3] = b; p[4] = c; p[5] = d;
+    for (int k = 0; k < 7; ++k) p[6 + k] = 0.0f;
+    p[6 + kind] = 1.0f;
+""")
+def _store_road(
+    out: wp.array(dtype=wp.float32), col: int, x: float, y: float, a: float, b: float, c: float, d: float, kind: int
+): ...
+
+
+@wp.func_native("for (float* p = out.data + first; p < out.data + last; ++p) *p = 0.0f;")
+def _store_zeros(out: wp.array(dtype=wp.float32), first: int, last: int): ...
+
+
+@wp.func
+def _write_road(layout: Layout, eye: _EgoFrame, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
+    along = float(0.0)
+    if not layout.gpudrive:
+        along = along_segment(s, eye.x, eye.y)
+    dx = s[0] + along * s[5] - eye.x
+    dy = s[1] + along * s[6] - eye.y
+    x = eye.c * dx + eye.s * dy
+    y = eye.c * dy - eye.s * dx
+    if layout.gpudrive:
+        half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
+        turn = _part_of_turn(s[4] - eye.heading)
+        _store_road(out, col, x * 0.001, y * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
+    else:
+        k = 1.0 / layout.radius
+        c = eye.c * s[5] + eye.s * s[6]
+        si = eye.c * s[6] - eye.s * s[5]
+        _store_road(out, col, x * k, y * k, c, si, (s[2] - along) * k, (s[2] + along) * k, kind)
+
+
+@wp.func
+def _see_partners(
+    w: WorldArrays,
+    v: States,
+    layout: Layout,
+    eye: _EgoFrame,
+    agent: int,
+    base: int,
+    seen_base: int,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
+):
+    """The partners' block: in agent order (GPUDrive), or the nearest first."""
+    world = w.world[agent]
+    me = base + agent * v.stride
+    reach = layout.radius * layout.radius
+    n = int(0)
+    for other in range(w.agent_start[world], w.agent_start[world + 1]):
+        row = seen_base + other * v.stride
+        seen = v.present[row]
+        if layout.gpudrive and not v.present[me]:
+            seen = v.state[row, 0] == _REMOVED  # GPUDrive's removed agents see each other where they all are
+        if other != agent and seen:
+            dx = v.state[row, 0] - eye.x
+            dy = v.state[row, 1] - eye.y
+            d = dx * dx + dy * dy
+            if d <= reach:
+                distance[n] = d
+                index[n] = other
+                n += 1
+    begin = int(0)
+    if not layout.gpudrive:
+        begin = _rank(distance, index, n, layout.partners, reach)
+    n = wp.min(n, layout.partners)
+    for k in range(n):
+        other = index[begin + k]
+        col = layout.ego_fields + k * layout.partner_fields
+        _write_partner(w, v, layout, eye, me, other, seen_base + other * v.stride, out, col)
+    _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
+
+
+@wp.func
+def _see_roads(
+    w: WorldArrays,
+    g: RoadGrid,
+    layout: Layout,
+    eye: _EgoFrame,
+    map: int,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
+):
+    """The roads' block."""
+    reach = layout.radius * layout.radius
+    n = int(0)
+    cell = cell_at(g, map, eye.x, eye.y)
+    if cell >= 0:
+        for k in range(g.start[cell], g.start[cell + 1]):
+            id = g.item[k]
+            s = w.segment[id]
+            along = float(0.0)
+            if layout.order == _NEAREST:
+                along = along_segment(s, eye.x, eye.y)
+            dx = s[0] + along * s[5] - eye.x
+            dy = s[1] + along * s[6] - eye.y
+            d = dx * dx + dy * dy
+            if d <= reach:
+                if layout.order != _FIRST:
+                    distance[n] = d
+                    index[n] = id
+                    n += 1
+                elif n == layout.roads:
+                    break
+                else:
+                    _write_road(layout, eye, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
+                    n += 1
+    if layout.order != _FIRST:
+        begin = _rank(distance, index, n, layout.roads, reach)
+        n = wp.min(n, layout.roads)
+        for k in range(n):
+            id = index[begin + k]
+            col = layout.first_road + k * layout.road_fields
+            _write_road(layout, eye, w.segment[id], w.segment_type[id], out, col)
+    _store_zeros(out, layout.first_road + n * layout.road_fields, layout.first_road + layout.roads * layout.road_fields)
+    for k in range(n, layout.roads):
+        out[layout.first_road + k * layout.road_fields + 6] = 1.0  # type none
+
+
+@wp.func
+def _see(
+    w: WorldArrays,
+    g: RoadGrid,
+    v: States,
+    layout: Layout,
+    agent: int,
+    base: int,
+    seen_base: int,
+    time_left: float,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
+):
+    """All that one agent sees, itself at ``base`` and others at ``seen_base``, with its part's scratch memory."""
+    me = base + agent * v.stride
+    eye = _EgoFrame()
+    eye.x = v.state[me, 0]
+    eye.y = v.state[me, 1]
+    eye.heading = v.state[me, 2]
+    eye.c = wp.cos(eye.heading)
+    eye.s = wp.sin(eye.heading)
+    _write_ego(w, v, layout, eye, agent, me, time_left, out)
+    _see_partners(w, v, layout, eye, agent, base, seen_base, distance, index, out)
+    _see_roads(w, g, layout, eye, w.map[w.world[agent]], distance, index, out)
+
+
+@wp.kernel(enable_backward=False)
+def observe(
+    first: int,
+    part: int,
+    w: WorldArrays,
+    g: RoadGrid,
+    v: States,
+    seen: int,
+    layout: Layout,
+    agents: wp.array(dtype=wp.int32),
+    base: wp.array(dtype=wp.int32),
+    time_left: wp.array(dtype=wp.float32),
+    which: wp.array(dtype=wp.bool),
+    distance: wp.array2d(dtype=wp.float32),
+    index: wp.array2d(dtype=wp.int32),
+    out: wp.array2d(dtype=wp.float32),
+):
+    """Write what agent ``agents[q]`` sees into row ``q`` of ``out`` [Q, D], if its world is one of ``which`` [W].
+
+    Others are seen ``seen`` rows of states further on.
+    """
+    q = first + wp.tid()
+    if which[w.world[agents[q]]]:
+        h = wp.where(layout.scratch_per_part, part, q)
+        _see(
+            w, g, v, layout, agents[q], base[q], base[q] + seen, time_left[q], distance[h], index[h], out[q],
+        )  # fmt: skip
+
+
+@wp.kernel(enable_backward=False)
+def observe_pool(
+    first: int,
+    part: int,
+    views: wp.array(dtype=SourceArrays),
+    layout: Layout,
+    query: wp.array2d(dtype=wp.int32),
+    time_left: wp.array(dtype=wp.float32),
+    distance: wp.array2d(dtype=wp.float32),
+    index: wp.array2d(dtype=wp.int32),
+    out: wp.array2d(dtype=wp.float32),
+):
+    """Write what agents of several views see: a query [Q, 4] is (view, agent, step, row of ``out``).
+
+    Rows of a step below zero become zeros.
+    """
+    q = first + wp.tid()
+    row = out[query[q, 3]]
+    if query[q, 2] < 0:
+        _store_zeros(row, 0, row.shape[0])
+    else:
+        h = wp.where(layout.scratch_per_part, part, q)
+        k = query[q, 0]
+        base = query[q, 2] * views[k].rows_per_step
+        _see(
+            views[k].worlds, views[k].grid, views[k].states, layout, query[q, 1], base, base + views[k].seen,
+            time_left[q], distance[h], index[h], row,
+        )  # fmt: skip
