@@ -26,10 +26,11 @@ demo: $(READY)  ## sample scenes -> store -> validate -> a short training -> eva
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## style, types, and that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: $(READY)  ## speed of simulator and store, and how experts drive, on the sample
 	$(BIN)/python -m benchmarks.simulator
