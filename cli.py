@@ -249,9 +249,8 @@ def export(
     from gail_cli.pipeline.export.export import export as run_export
     from gail_cli.pipeline.export.export import summary
     from gail_cli.pipeline.store.store import DemoStore
-    from gail_cli.sim.env import SimConfig
+    from gail_cli.sim.config import Selection, SimConfig
     from gail_cli.sim.layout import ObservationConfig
-    from gail_cli.sim.worlds import Selection
 
     sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
     observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()

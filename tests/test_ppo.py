@@ -262,13 +262,13 @@ def test_experts_are_cloned_beside():
         return batch
 
     reward = torch.zeros(6, len(LIVES))
-    _, _, metrics = learned(rollout(), reward, expert=expert, bc_coefficient=1e-9, bc_batch_size=5)
+    _, _, metrics = learned(rollout(), reward, expert=expert, bc_coef=1e-9, bc_batch_size=5)
     uniform = sum(math.log(n) for n in SPACE.sizes)
     assert metrics["bc_loss"] == pytest.approx(uniform, rel=0.01)
     assert set(sizes) == {5}
-    assert learned(rollout(), reward, expert=expert, bc_coefficient=1.0)[2]["bc_loss"] < metrics["bc_loss"] - 0.1
-    assert "bc_loss" not in learned(rollout(), reward, expert=expert, bc_coefficient=0.0)[2]
-    assert "bc_loss" not in learned(rollout(), reward, expert=None, bc_coefficient=0.5)[2]
+    assert learned(rollout(), reward, expert=expert, bc_coef=1.0)[2]["bc_loss"] < metrics["bc_loss"] - 0.1
+    assert "bc_loss" not in learned(rollout(), reward, expert=expert, bc_coef=0.0)[2]
+    assert "bc_loss" not in learned(rollout(), reward, expert=None, bc_coef=0.5)[2]
 
 
 # Rollouts
