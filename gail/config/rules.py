@@ -112,7 +112,8 @@ def refusal(error: ValueError, kind: type) -> tuple[str, str]:
     if rule is None:
         return what, first["msg"]
     words = {"finite_number": "a finite number"} | dict.fromkeys(_OUT_OF_RANGE, rule.range)
-    return what, f"it must be {words.get(first['type'], rule.words)}{', or null' if rule.nullable else ''}"
+    must = f"it must be {words.get(first['type'], rule.words)}{', or null' if rule.nullable else ''}"
+    return what, must.replace("must be not", "must not be")
 
 
 def explained(error: ValueError, kind: type) -> str:
