@@ -68,11 +68,12 @@ class Rule:
     def documented(self) -> str:
         """What it may be, as the tables of the documentation say it."""
         if self.choices:
-            return ", ".join(f"`{choice}`" for choice in self.choices)
-        if self.item is not None:
-            return f"list of {self.item.documented}"
-        kind = _TYPES[get_origin(self.kind) or self.kind][1]
-        return f"{kind}, {self.range}" if self.range else kind
+            kind = ", ".join(f"`{choice}`" for choice in self.choices)
+        elif self.item is not None:
+            kind = f"list of {self.item.documented}{'s' if self.item.kind in (int, float) else ''}"
+        else:
+            kind = _TYPES[get_origin(self.kind) or self.kind][1]
+        return ", ".join(part for part in (kind, self.range, self.nullable and "or null") if part)
 
 
 @cache
@@ -129,7 +130,7 @@ def _place(path: Sequence[int | str], kind: Any) -> tuple[str, Rule | None]:
             key, rule = f"{key}[{part}]", rule and rule.item
             continue
         key = f"{key}.{part}" if key else part
-        hint = hints(kind).get(part) if is_dataclass(kind) else None
+        hint = hints(kind).get(part) if isinstance(kind, type) else None
         section = hint is None or is_dataclass(hint)
         kind, rule = (hint, None) if section else (None, rule_of(hint))
     return key, rule
