@@ -239,7 +239,7 @@ def test_a_setting_of_the_command_line_counts_more_than_a_file_with_another_name
 def test_a_setting_has_one_name_in_a_file(tmp_path):
     told = sentence(written(tmp_path, "ppo: {clip: 0.3, clip_coef: 0.2}"))
     assert told.endswith(": ppo.clip is an earlier name of ppo.clip_coef, and both are given; leave out ppo.clip")
-    with pytest.raises(ConfigError, match="ppo.epochs is an earlier name of ppo.update_epochs"):
+    with pytest.raises(ConfigError, match=r"ppo\.epochs is an earlier name of ppo\.update_epochs"):
         config_from_dict({"ppo": {"epochs": 1, "update_epochs": 1}})
     assert "both are given" in sentence(None, ["ppo={clip: 0.3, clip_coef: 0.2}"])
 

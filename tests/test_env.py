@@ -408,7 +408,10 @@ def test_a_scene_without_controlled_agents_runs():
         ({"horizon": 1.5}, "horizon is 1.5; it must be a whole number"),
         ({"off_road_weight": float("nan")}, "off_road_weight is nan; it must be a finite number"),
         ({"off_road": "over"}, "off_road is 'over'; it must be touch or outside"),
-        ({"reward": "distance_to_logs"}, "reward is 'distance_to_logs'; it must be sparse_on_goal_achieved or weighted"),
+        (
+            {"reward": "distance_to_logs"},
+            "reward is 'distance_to_logs'; it must be sparse_on_goal_achieved or weighted",
+        ),
         ({"compat": "gpudrive", "on_goal": "stop"}, "on_goal is 'stop', but with compat=gpudrive it is 'remove'"),
         ({"compat": "gpudrive", "box_scale": 1.0}, "box_scale is 1.0, but with compat=gpudrive it is 0.7; leave it"),
         ({"compat": "gpudrive", "horizon": 40}, "horizon is 40, but with compat=gpudrive it is 91"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from gail_cli.gail.config.aliases import RENAMED, SECTIONS, over, renamed, translate
 from gail_cli.gail.config.rules import hints, refusal
 from gail_cli.gail.config.schema import TrainConfig

@@ -1,8 +1,8 @@
 """What a run can be told, as data: read from files and options by :mod:`gail.config.load`.
 
 The docstring of a field is its documentation: docs/configuration.md and the JSON schema are made of them by
-:mod:`gail.config.document`. A value that a field cannot have is refused by its type; only what relates several fields is
-checked by hand.
+:mod:`gail.config.document`. A value that a field cannot have is refused by its type; only what relates several fields
+is checked by hand.
 """
 
 from __future__ import annotations

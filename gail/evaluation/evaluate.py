@@ -35,9 +35,8 @@ from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.actions import ActionSpace, Dynamics
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.dynamics import Dynamics
 from gail_cli.sim.env import Backend
 from gail_cli.sim.scenario import DT, AgentType
 from gail_cli.sim.worlds import Worlds

@@ -27,9 +27,8 @@ from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.expert import replay_experts
 from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record
-from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.actions import ActionSpace, Dynamics
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.dynamics import Dynamics
 from gail_cli.sim.env import Backend, Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scene import PARKED_DISTANCE, Scene
