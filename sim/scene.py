@@ -102,7 +102,7 @@ class Scene:
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.valid.shape[1]
+        return int(self.valid.shape[1])
 
     @cached_property
     def goal(self) -> NDArray[np.float32]:

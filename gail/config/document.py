@@ -64,12 +64,13 @@ def settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, st
         section: an instance of the dataclass, which has the defaults.
         prefix: what stands before each key.
     """
-    for name, hint in hints(type(section)).items():
+    kind: type = type(section)
+    for name, hint in hints(kind).items():
         value = getattr(section, name)
         if is_dataclass(value):
             yield from settings(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value, hint, descriptions(type(section))[name]
+            yield prefix + name, value, hint, descriptions(kind)[name]
 
 
 def with_tables(text: str) -> str:
@@ -108,7 +109,7 @@ def json_schema() -> dict[str, Any]:
 
 def _section(section: Any, generated: dict[str, Any]) -> dict[str, Any]:
     """The schema of a section: pydantic's for each setting, with the defaults that a run has."""
-    kind = type(section)
+    kind: type = type(section)
     known = generated["$defs"].get(kind.__name__, generated)["properties"]
     properties = {}
     for name in hints(kind):
