@@ -249,9 +249,8 @@ def export(
     from gail_cli.pipeline.export.export import export as run_export
     from gail_cli.pipeline.export.export import summary
     from gail_cli.pipeline.store.store import DemoStore
-    from gail_cli.sim.env import SimConfig
+    from gail_cli.sim.config import Selection, SimConfig
     from gail_cli.sim.layout import ObservationConfig
-    from gail_cli.sim.worlds import Selection
 
     sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
     observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
@@ -404,9 +403,6 @@ def train(
     (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
     """
     from gail_cli.gail.config.load import load_config
-    from gail_cli.gail.figures.curves import curves_figure
-    from gail_cli.gail.learning.run import chosen_stores
-    from gail_cli.gail.learning.trainer import Trainer
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
@@ -421,9 +417,13 @@ def train(
         settings = ("sim.compat=gpudrive", *settings)
     if resume and config is None and (Path(folder) / "config.yaml").exists():
         config = str(Path(folder) / "config.yaml")
+    loaded = load_config(config, [*settings, *flags])  # before what takes seconds to import
+    from gail_cli.gail.figures.curves import curves_figure
+    from gail_cli.gail.learning.run import chosen_stores
+    from gail_cli.gail.learning.trainer import Trainer
+
     try:
         with training_progress() as report, stop_on_signal() as stop:
-            loaded = load_config(config, [*settings, *flags])
             named = chosen_stores(loaded, stores, folder if resume else None)
             trainer = Trainer(loaded, named, folder, resume, report)
             for name, (was, now) in trainer.changed.items():
@@ -438,6 +438,24 @@ def train(
     if stop():
         click.echo("Interrupted: the same command with --resume goes on from here.", err=True)
         raise SystemExit(INTERRUPTED)
+
+
+# --- schema --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--out", "file", type=click.Path(path_type=Path), callback=options.writable,
+              help="JSON file to write. [default: print it]")  # fmt: skip
+def schema(file: Path | None) -> None:
+    """Tell what a configuration may say, as a JSON schema: editors complete, explain and check a YAML file by it."""
+    from gail_cli.gail.config.document import json_schema
+
+    text = json.dumps(json_schema(), indent=1)
+    if file is None:
+        click.echo(text)
+        return
+    file.write_text(text + "\n")
+    click.echo(f"schema: {file}")
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------

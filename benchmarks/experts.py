@@ -28,12 +28,13 @@ from gail_cli.pipeline.experts.search import Search
 from gail_cli.pipeline.readers.sources import SourceError
 from gail_cli.pipeline.records import ABSENT, QUALITY, Demos
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import DT
 from gail_cli.sim.scene import Scene
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 SPACES = [
     ("delta_local", "continuous", ""),

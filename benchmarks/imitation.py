@@ -50,7 +50,7 @@ ABLATIONS: dict[str, Sequence[str]] = {
     "default": (),
     "no environment reward": ("reward.environment=0",),
     "begin on the log": ("augment.perturb=0",),
-    "no cloning beside": ("ppo.bc_coefficient=0",),
+    "no cloning beside": ("ppo.bc_coef=0",),
     "reward -ln(1-D)": ("reward.form=gail",),
     "no normaliser": ("discriminator.normalise=false",),
     "agents leave at the goal": ("sim.on_goal=remove",),
@@ -88,11 +88,11 @@ TROUBLES: dict[str, Sequence[str]] = {
     "healthy": (),
     "discriminator too strong": (
         "discriminator.learning_rate=0.003", "discriminator.updates=160", "discriminator.dropout=0",
-        "discriminator.max_accuracy=1", "ppo.bc_coefficient=0", "reward.environment=0",
+        "discriminator.max_accuracy=1", "ppo.bc_coef=0", "reward.environment=0",
     ),
-    "policy too fast": ("ppo.learning_rate=0.01", "ppo.bc_coefficient=0"),
+    "policy too fast": ("ppo.learning_rate=0.01", "ppo.bc_coef=0"),
     "paid for being there": (
-        "sim.on_goal=remove", "reward.form=gail", "reward.environment=0", "ppo.bc_coefficient=0",
+        "sim.on_goal=remove", "reward.form=gail", "reward.environment=0", "ppo.bc_coef=0",
         "ppo.learning_rate=0.001",
     ),
 }  # fmt: skip

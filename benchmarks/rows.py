@@ -17,7 +17,7 @@ from torch import Tensor
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig.gpudrive()

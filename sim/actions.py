@@ -1,19 +1,46 @@
 """Action spaces: what a policy may do in one step, as data that is stored with the demos.
 
-Expert and policy are quantised by the same :class:`ActionSpace`, so a discriminator finds no difference there.
+Expert and policy are quantised by the same :class:`ActionSpace`, so a discriminator finds no difference there. torch is
+imported where actions are turned into values, so that what a store holds can be told without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from gail_cli.sim.dynamics import Dynamics
+if TYPE_CHECKING:
+    import torch
+
+BICYCLE_MAX_ACCEL = 6.0
+"""Beyond this the bicycle model clips accelerations, m/s^2."""
+
+
+class Dynamics(IntEnum):
+    """The dynamics models, by GPUDrive's names."""
+
+    CLASSIC = 0
+    BICYCLE = 1
+    DELTA_LOCAL = 2
+    STATE = 3
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Components of an action, with units."""
+        return _ACTION_NAMES[self]
+
+
+_ACTION_NAMES = {
+    Dynamics.CLASSIC: ("acceleration (m/s^2)", "steering (rad)"),
+    Dynamics.BICYCLE: ("acceleration (m/s^2)", "curvature (1/m)"),
+    Dynamics.DELTA_LOCAL: ("dx (m)", "dy (m)", "dheading (rad)"),
+    Dynamics.STATE: ("x (m)", "y (m)", "heading (rad)", "vx (m/s)", "vy (m/s)"),
+}
 
 
 def _mirror(positive: list[float]) -> tuple[float, ...]:
@@ -125,6 +152,8 @@ class ActionSpace:
             ValueError: for indices that are no integers, or beyond the grid. Of the latter not on CUDA, where asking
                 would wait for the device: there the nearest is taken.
         """
+        import torch
+
         table, first, last = _tables(self, actions.device)
         if self.grid is None:
             return actions.float().nan_to_num(0.0, _LARGEST, -_LARGEST).clamp(table[0], table[1])
@@ -140,6 +169,8 @@ class ActionSpace:
         """Actions [N, K] nearest to the given values [N, K]: indices (int64), or the values clipped to the bounds."""
         if self.grid is None:
             return self.decode(values)
+        import torch
+
         tables = _tables(self, values.device)[0].split(self.sizes)
         columns = [(values[:, k : k + 1] - table).abs().argmin(dim=1) for k, table in enumerate(tables)]
         return torch.stack(columns, dim=1)
@@ -166,6 +197,8 @@ def _tables(space: ActionSpace, device: torch.device) -> tuple[torch.Tensor, tor
 
     Without a grid: the bounds [2, K], and nothing.
     """
+    import torch
+
     first, last = torch.tensor([0, *accumulate(space.sizes)][:-1]), torch.tensor(space.sizes) - 1
     values = torch.tensor(space.bounds).T if space.grid is None else torch.tensor(list(chain(*space.grid)))
     return values.float().clamp(-_LARGEST, _LARGEST).to(device), first.to(device), last.to(device)

@@ -6,9 +6,9 @@ GPUDrive, ``src/dynamics.hpp`` (classic after Kong et al. 2015, bicycle after Wa
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
-from enum import IntEnum
 from typing import Any
 
+from gail_cli.sim.actions import BICYCLE_MAX_ACCEL, Dynamics
 from gail_cli.sim.launch import wp
 from gail_cli.sim.scenario import DT
 
@@ -16,32 +16,8 @@ State: Any = wp.types.vector(length=5, dtype=wp.float32)
 Action: Any = wp.types.vector(length=5, dtype=wp.float32)
 
 _DT = wp.constant(wp.float32(DT))
-BICYCLE_MAX_ACCEL = 6.0
-"""Beyond this the bicycle model clips accelerations, m/s^2."""
 _BICYCLE_MAX_ACCEL = wp.constant(wp.float32(BICYCLE_MAX_ACCEL))
 _BICYCLE_MAX_CURVATURE = wp.constant(wp.float32(3.0))
-
-
-class Dynamics(IntEnum):
-    """The dynamics models, by GPUDrive's names."""
-
-    CLASSIC = 0
-    BICYCLE = 1
-    DELTA_LOCAL = 2
-    STATE = 3
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Components of an action, with units."""
-        return _ACTION_NAMES[self]
-
-
-_ACTION_NAMES = {
-    Dynamics.CLASSIC: ("acceleration (m/s^2)", "steering (rad)"),
-    Dynamics.BICYCLE: ("acceleration (m/s^2)", "curvature (1/m)"),
-    Dynamics.DELTA_LOCAL: ("dx (m)", "dy (m)", "dheading (rad)"),
-    Dynamics.STATE: ("x (m)", "y (m)", "heading (rad)", "vx (m/s)", "vy (m/s)"),
-}
 
 CLASSIC = wp.constant(int(Dynamics.CLASSIC))
 BICYCLE = wp.constant(int(Dynamics.BICYCLE))

@@ -3,116 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.kernels import AgentArrays, EventResponse, Rules, conclude, move, restart, touch
 from gail_cli.sim.launch import Program, Stage, num_parts, struct, to_warp
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
 from gail_cli.sim.scenario import AgentType
-from gail_cli.sim.worlds import Selection, Worlds
-
-Behaviour = Literal["ignore", "stop", "remove"]
-
-
-OffRoad = Literal["touch", "outside"]
-RewardType = Literal["sparse_on_goal_achieved", "weighted_combination"]
-
-GPUDRIVE_AGENTS = 64
-"""That exist in one of GPUDrive's worlds, at most."""
-_GPUDRIVE = {
-    "on_goal": "remove", "box_scale": 0.7, "off_road": "touch", "replay_lag": True, "end_with_log": False,
-    "teleport": True, "horizon": 91,
-}  # fmt: skip
-"""The switches that have no choice in GPUDrive."""
-
-
-@dataclass(frozen=True)
-class SimConfig:
-    """Rules of the simulation. The defaults are the corrected ones that training uses."""
-
-    compat: Literal["gpudrive"] | None = None
-    """``gpudrive``: the rules are GPUDrive's as they are, quirks included; every switch below that has no choice there
-    takes its value in place of the default, and another value is refused. ``selection``, ``on_collision``,
-    ``goal_radius`` and the rewards are settings in GPUDrive too and stay free."""
-    selection: Selection = field(default_factory=Selection)
-    on_collision: Behaviour = "ignore"
-    """After a collision an agent drives on (and collides again), stops where it is, or leaves the world."""
-    on_goal: Behaviour = "ignore"
-    """At its goal an agent drives on, stops, or leaves the world. ``ignore`` gives every episode the same length, so a
-    reward per step can not pay for arriving late (facts on termination bias: Kostrikov et al. 2018)."""
-    goal_radius: float = 2.0
-    """m."""
-    box_scale: float = 0.7
-    """Factor on length and width in collisions; 0.7 is GPUDrive's, 1 the true size."""
-    off_road: OffRoad = "touch"
-    """A vehicle is off the road while it touches a segment of a road edge or a stop sign (GPUDrive), or while a corner
-    of its box lies beyond the nearest road edge (signed distance, as Waymo's metrics have it)."""
-    replay_lag: bool = False
-    """Agents that follow their log are one step behind, as in GPUDrive."""
-    end_with_log: bool = True
-    """An agent leaves, by truncation, where its log ends, so that policy and expert visit the same span."""
-    teleport: bool = False
-    """GPUDrive's handling of agents that are done: moved away in the next step even by ``stop``, replayed ones too,
-    and their flags stay."""
-    horizon: int | None = None
-    """Steps of an episode; None: as many as the log has (states minus one)."""
-    reward: RewardType = "sparse_on_goal_achieved"
-    """Reward of the environment itself, which ``algorithm: ppo`` learns from: 1 for arriving at the goal, or the
-    weighted sum of the event flags, of which the goal's counts once (GPUDrive's rules pay every step at the goal)."""
-    collision_weight: float = -0.5
-    """Of every agent type that is hit, in ``weighted_combination``."""
-    goal_achieved_weight: float = 1.0
-    """Of the goal, likewise."""
-    off_road_weight: float = -0.5
-    """Of leaving the road, likewise."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: for an unknown choice, a size that makes no sense, or a rule that GPUDrive does not have.
-        """
-        if self.compat not in (None, "gpudrive"):
-            raise ValueError(f"simulator: compat is {self.compat!r}; use gpudrive, or leave it out")
-        if self.compat:
-            self._follow_gpudrive()
-        for name in ("on_collision", "on_goal"):
-            if getattr(self, name) not in ("ignore", "stop", "remove"):
-                raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use ignore, stop or remove")
-        for name, kind in (("off_road", get_args(OffRoad)), ("reward", get_args(RewardType))):
-            if getattr(self, name) not in kind:
-                raise ValueError(f"simulator: {name} is {getattr(self, name)!r}; use {' or '.join(kind)}")
-        for name in ("goal_radius", "box_scale", "horizon"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"simulator: {name} is {value}; it must be positive")
-        if self.horizon is not None and self.horizon != int(self.horizon):
-            raise ValueError(f"simulator: horizon is {self.horizon}; it must be a whole number of steps")
-        for name in ("collision_weight", "goal_achieved_weight", "off_road_weight"):
-            if not abs(getattr(self, name)) < float("inf"):
-                raise ValueError(f"simulator: {name} is {getattr(self, name)}; it must be a finite number")
-
-    def _follow_gpudrive(self) -> None:
-        for one in fields(self):
-            if one.name in _GPUDRIVE:
-                given, theirs = getattr(self, one.name), _GPUDRIVE[one.name]
-                if given not in (one.default, theirs):
-                    raise ValueError(
-                        f"simulator: {one.name} is {given!r}, but with compat=gpudrive it is {theirs!r}; leave it out"
-                    )
-                object.__setattr__(self, one.name, theirs)
-
-    @classmethod
-    def gpudrive(cls, on_collision: Behaviour = "remove", selection: Selection | None = None) -> SimConfig:
-        """GPUDrive's rules with its own defaults: agents that collide are removed, 64 agents a world."""
-        return cls(
-            compat="gpudrive", selection=selection or Selection(max_agents=GPUDRIVE_AGENTS), on_collision=on_collision
-        )
+from gail_cli.sim.worlds import Worlds
 
 
 @dataclass(frozen=True)

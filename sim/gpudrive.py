@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import BICYCLE_MAX_ACCEL, Dynamics
-from gail_cli.sim.env import AgentViews, SimConfig, Step, check_actions, world_mask
+from gail_cli.sim.actions import BICYCLE_MAX_ACCEL, ActionSpace, Dynamics
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import AgentViews, Step, check_actions, world_mask
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer

@@ -1,7 +1,7 @@
 """The kernels that make a step: every agent moves, then every agent is tested for what it touches.
 
-Order and rules are GPUDrive's (src/sim.cpp); where GPUDrive surprises, a switch of :class:`~sim.env.SimConfig` chooses
-between its behaviour and the corrected one.
+Order and rules are GPUDrive's (src/sim.cpp); where GPUDrive surprises, a switch of :class:`~sim.config.SimConfig`
+chooses between its behaviour and the corrected one.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
@@ -46,7 +46,7 @@ _DT = wp.constant(wp.float32(DT))
 
 @wp.struct
 class Rules:
-    """The switches of :class:`~sim.env.SimConfig` as a kernel sees them."""
+    """The switches of :class:`~sim.config.SimConfig` as a kernel sees them."""
 
     dynamics: int
     on_collision: int

@@ -11,10 +11,15 @@ rows: one-hot of type "none"). Two layouts exist:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from gail_cli.sim.config import SETTINGS
+
+if TYPE_CHECKING:
+    import torch
 
 ROAD_TYPES = 7
 
@@ -29,34 +34,22 @@ _ENTITY_ROAD = ("nearest x/radius", "nearest y/radius", "cos heading", "sin head
 _ROAD_ONE_HOT = ("none", "road edge", "road line", "lane", "crosswalk", "speed bump", "stop sign")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class ObservationConfig:
     """Layout of an observation."""
 
     layout: Literal["entity", "gpudrive"] = "entity"
-    partners: int = 16
+    """Which fields there are, at which scales: ``entity``, this project's, or ``gpudrive``, GPUDrive's own."""
+    partners: PositiveInt = 16
     """Nearest other agents seen (GPUDrive: 63)."""
-    road_segments: int = 64
+    road_segments: PositiveInt = 64
     """Road segments seen (GPUDrive: 200)."""
-    radius: float = 50.0
+    radius: PositiveFloat = 50.0
     """How far an agent sees, m."""
     road_order: Literal["nearest", "nearest_midpoint", "first"] = "nearest"
     """``nearest`` by the nearest point of the segment, sorted; ``nearest_midpoint`` by its midpoint (GPUDrive's
     ``k_nearest_roadpoints``, which leaves them unsorted); ``first``: the first segments in map order by their midpoint
     (GPUDrive's default, ``linear``), which often are not the nearest."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: for sizes or a radius that make no sense.
-        """
-        if self.partners < 1 or self.road_segments < 1 or not self.radius > 0:
-            raise ValueError("observation: partners, road_segments and radius must be positive")
-        if self.layout not in ("entity", "gpudrive"):
-            raise ValueError(f"observation: layout is {self.layout!r}; use entity or gpudrive")
-        if self.road_order not in ("nearest", "nearest_midpoint", "first"):
-            raise ValueError(f"observation: road_order is {self.road_order!r}; use nearest, nearest_midpoint or first")
 
     @classmethod
     def gpudrive(cls, road_order: Literal["nearest_midpoint", "first"] = "first") -> ObservationConfig:

@@ -1,16 +1,18 @@
-"""A scene as simulator and store hold it: a local float32 frame, GPUDrive's agent order, the map as segments."""
+"""A scene as simulator and store hold it: a local float32 frame, GPUDrive's agent order, the map as segments.
 
-# Warp reads annotations at run time, so this module must not postpone them.
+Warp, which takes a second to import, is only needed where a scene is made of a log (:mod:`sim.polylines`).
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from enum import IntFlag
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.sim.launch import wp
 from gail_cli.sim.scenario import DT, RoadType, Scenario
 
 DEFAULT_STEPS = 91
@@ -100,7 +102,7 @@ class Scene:
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.valid.shape[1]
+        return int(self.valid.shape[1])
 
     @cached_property
     def goal(self) -> NDArray[np.float32]:
@@ -223,15 +225,6 @@ class _Frame:
         return (points.astype(self.precision) - self.origin.astype(self.precision)).astype(np.float32)
 
 
-@wp.kernel(enable_backward=False)
-def _running_mean(points: wp.array2d(dtype=wp.float32), mean: wp.array(dtype=wp.float32)):
-    axis = wp.tid()
-    m = float(0.0)
-    for k in range(points.shape[0]):
-        m += (points[k, axis] - m) / float(k + 1)
-    mean[axis] = m
-
-
 def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
     """GPUDrive's origin (src/json_serialization.hpp): a float32 running mean over all valid positions, then all road
     points, in the order of the file. Rounding moves it by centimetres from the exact mean."""
@@ -239,10 +232,9 @@ def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
     valid = tracks.valid[:, :DEFAULT_STEPS]  # GPUDrive reads no further
     agents = tracks.position[:, :DEFAULT_STEPS][valid][:, :2]
     points = [agents, *(road.points[:, :2] for road in scenario.roads)]
-    mean = wp.zeros(2, dtype=wp.float32, device="cpu")
-    inputs = [wp.array(np.concatenate(points).astype(np.float32), device="cpu"), mean]
-    wp.launch(_running_mean, dim=2, inputs=inputs, device="cpu")
-    return np.asarray(mean.numpy(), np.float64)
+    from gail_cli.sim.polylines import running_mean
+
+    return running_mean(np.concatenate(points).astype(np.float32)).astype(np.float64)
 
 
 def scenes_equal(a: Scene, b: Scene) -> bool:
@@ -268,58 +260,17 @@ def _gpudrive_order(scenario: Scenario) -> NDArray[np.int64]:
     return np.array(list(dict.fromkeys(ranked)), np.int64)
 
 
-@wp.kernel(enable_backward=False)
-def _simplify(points: wp.array(dtype=wp.vec2), starts: wp.array(dtype=int), area: float, keep: wp.array(dtype=int)):
-    """Visvalingam-like sweeps of GPUDrive (src/json_serialization.hpp) over one polyline a thread."""
-    p = wp.tid()
-    first = starts[p]
-    last = starts[p + 1] - 1
-    changed = int(1)
-    while changed == 1:
-        changed = int(0)
-        k = int(first)
-        while k < last:
-            k1 = int(k + 1)
-            while k1 < last and keep[k1] == 0:
-                k1 += 1
-            if k1 >= last:
-                break
-            k2 = int(k1 + 1)
-            while k2 < last and keep[k2] == 0:
-                k2 += 1
-            a = points[k]
-            b = points[k1]
-            c = points[k2]
-            twice = wp.abs((b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]))
-            if 0.5 * twice < area:
-                keep[k1] = 0
-                changed = int(1)
-                k = k2
-            else:
-                k = k1
-
-
-def _kept(polylines: list[NDArray[np.float32]], area: float) -> list[NDArray[np.bool_]]:
-    """Which points [P] of each polyline [P, 2] stay: the others bend it by a triangle smaller than ``area``."""
-    if not polylines or area <= 0:
-        return [np.ones(len(p), np.bool_) for p in polylines]
-    starts = np.concatenate([[0], np.cumsum([len(p) for p in polylines])]).astype(np.int32)
-    keep = wp.array(np.ones(starts[-1], np.int32), device="cpu")
-    points = wp.array(np.concatenate(polylines), dtype=wp.vec2, device="cpu")
-    inputs = [points, wp.array(starts, device="cpu"), area, keep]
-    wp.launch(_simplify, dim=len(polylines), inputs=inputs, device="cpu")
-    kept = keep.numpy().astype(np.bool_)
-    return [kept[a:b] for a, b in pairwise(starts)]
-
-
 def _segments(scenario: Scenario, frame: _Frame, simplify: float) -> dict[str, Any]:
     """The four segment arrays of a scene, in the order of the map features."""
     roads = [r for r in scenario.roads if RoadType.NONE < r.type < RoadType.DRIVEWAY and np.isfinite(r.points).all()]
     points = [r.points[:, :2] for r in roads]
     long = [i for i, r in enumerate(roads) if r.type in _SIMPLIFIED and len(points[i]) > _MIN_SEGMENTS_TO_SIMPLIFY]
-    # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
-    for i, kept in zip(long, _kept([points[i].astype(np.float32) for i in long], simplify), strict=True):
-        points[i] = points[i][kept]
+    if long and simplify > 0:
+        from gail_cli.sim.polylines import kept_points
+
+        # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
+        for i, kept in zip(long, kept_points([points[i].astype(np.float32) for i in long], simplify), strict=True):
+            points[i] = points[i][kept]
     tables = [_feature_segments(r.type, p, frame) for r, p in zip(roads, points, strict=True)]
     counts = [len(t) for t in tables]
     return {

@@ -9,51 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gail_cli.sim.config import Selection
 from gail_cli.sim.launch import to_warp, wp
 from gail_cli.sim.roads import Roads, Segment, road_grid
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, Scene, check_scene
 
-InitMode = Literal["all_non_trivial", "all_valid", "all_objects", "womd_tracks_to_predict"]
 REMOVED_POSITION = -11000.0
 """Where GPUDrive puts removed agents, x and y, m."""
 _SMALLEST_CELL = 8.0
 """Side of the cells of road grids with a short reach, m."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which agents of a scene exist in the simulator, and which of them a policy controls (GPUDrive's init modes)."""
-
-    init_mode: InitMode = "all_non_trivial"
-    """``all_non_trivial``: moving agents valid at step 0 are controlled; ``all_valid``: parked ones too;
-    ``all_objects``: as ``all_valid``, and agents of every type exist, also those that appear later;
-    ``womd_tracks_to_predict``: exactly Waymo's tracks to predict are controlled, of whatever type, parked or not
-    (GPUDrive means this but controls every object)."""
-    remove_non_vehicles: bool = True
-    """Leave out pedestrians and cyclists; ``all_objects`` keeps them whatever stands here, as in GPUDrive."""
-    max_agents: int | None = None
-    """Limit of agents a world, in agent order (GPUDrive: 64); None for all."""
-    max_controlled: int | None = None
-    """Limit of controlled agents a world, in agent order; None for all."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: for an unknown mode, or a limit below zero.
-        """
-        if self.init_mode not in get_args(InitMode):
-            raise ValueError(f"selection: init_mode is {self.init_mode!r}; use one of {', '.join(get_args(InitMode))}")
-        for name in ("max_agents", "max_controlled"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"selection: {name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, eq=False)

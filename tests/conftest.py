@@ -25,7 +25,7 @@ SMALL = {
     "masking": {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0},
     "policy": {"entity_hidden": 8, "hidden": 16, "dropout": 0},
     "bc": {"steps": 4, "batch_size": 32},
-    "ppo": {"epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
+    "ppo": {"update_epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
     "discriminator": {"network": {"entity_hidden": 8, "hidden": 16}, "batch_size": 64, "updates": 3},
 }
 

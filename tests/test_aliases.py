@@ -107,9 +107,9 @@ BASE = {
     "ppo": {
         "learning_rate": 1e-4,
         "critic_learning_rate": 1e-3,
-        "epochs": 1,
+        "update_epochs": 1,
         "minibatch_size": 512,
-        "bc_coefficient": 0.0,
+        "bc_coef": 0.0,
     },
     "discriminator": {"network": {"entity_hidden": 4, "layers": 2}, "updates": 2, "max_accuracy": 1.0},
 }
@@ -630,7 +630,7 @@ def test_a_configuration_in_our_names_alone_is_left_as_it_is():
         ("environment: {polyline_reduction_threshold: 0.1}", "unknown key environment.polyline_reduction_threshold; "),
         ("train: 3", "unknown key train; "),
         ("reward_signals: {gail: {demo: x}}", "unknown key discriminator.mlagents.demo; did you mean discriminator."),
-        ("train: {discriminator_lr: fast}", "discriminator.learning_rate: Input should be a valid number"),
+        ("train: {discriminator_lr: fast}", "discriminator.learning_rate is 'fast'; it must be a number"),
         (
             "train: {policy_buffer_size: 500, min_policy_data: 1000}",
             "discriminator.policy_buffer_size never holds discriminator.min_policy_data; raise it",

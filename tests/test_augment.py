@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.evaluation.evaluate import drive, expert_driver
 from gail_cli.pipeline.experts.augment import (
-    Augmentation,
     mirrored,
     mirrored_actions,
     perturbed,
@@ -18,6 +17,7 @@ from gail_cli.pipeline.experts.augment import (
     stretched,
     varied,
 )
+from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.records import ABSENT
 from gail_cli.sim.actions import ActionSpace
@@ -297,7 +297,7 @@ BAD = [
 
 @pytest.mark.parametrize(("key", "value"), BAD)
 def test_bad_settings_are_told(key, value):
-    with pytest.raises(ValueError, match=f"augment.{key}"):
+    with pytest.raises(ValueError, match=f"for Augmentation\n{key}\n"):
         Augmentation(**{key: value})
 
 

@@ -14,7 +14,7 @@ from strategies import gpudrive_scene, womd_message
 from gail_cli import cli
 from gail_cli.pipeline.readers.tfrecord import write_records
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import Dynamics
 
 ROOT = Path(__file__).parents[1]
 WOMD = ROOT.parent / "shared" / "womd"
@@ -57,14 +57,33 @@ def store(tmp_path_factory):
 # help and usage
 
 
-def test_help_does_not_import_torch():
+HEAVY = ["dask", "distributed", "matplotlib", "numpy", "rich", "tensorboard", "torch", "warp", "zarr"]
+"""Packages that take long to import."""
+
+
+def test_what_computes_nothing_imports_nothing_heavy(store, tmp_path):
+    """The help, a configuration error, the JSON schema, and what is in a store, in one process."""
+    (tmp_path / "run.yaml").write_text("ppo: {update_epochs: 0}")
+    commands = [
+        ["--help"],
+        ["train", str(tmp_path / "run.yaml"), "--run", str(tmp_path / "run")],
+        ["schema", "--out", str(tmp_path / "schema.json")],
+        ["info", str(store), "--json"],
+    ]
     code = (
-        "import sys, cli; cli.cli(['--help'], standalone_mode=False); "
-        "print(sorted({'torch', 'zarr', 'rich', 'numpy'} & {*sys.modules}))"
+        "import sys\n"
+        "from gail_cli import cli\n"
+        f"for command in {commands}:\n"
+        "    try: cli.cli(command, standalone_mode=False)\n"
+        "    except cli.click.UsageError as error: print(error.format_message())\n"
+        f"    print('imported', *({{*{HEAVY}}} & {{*sys.modules}}))\n"
     )
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("imported")]
+    assert [sorted(names) for names in found] == [[], [], [], ["numpy", "zarr"]]
+    assert f"{tmp_path}/run.yaml: ppo.update_epochs is 0; it must be positive" in done.stdout
+    assert '"transitions"' in done.stdout
     assert time.perf_counter() - begun < 5
     for command in cli.cli.commands:
         assert command in done.stdout

@@ -167,11 +167,11 @@ def test_each_algorithm_tells_how_far_it_is(config, make_store, tmp_path, algori
     [
         ("ppo: {gama: 0.9}", [], "config.yaml: unknown key ppo.gama; did you mean ppo.gamma?"),
         ("ppo: [", [], "config.yaml: is no valid YAML ("),
-        ("seed: much", [], "config.yaml: seed: Input should be a valid integer"),
+        ("seed: much", [], "config.yaml: seed is 'much'; it must be a whole number"),
         ("", ["--set", "reward.from=gail"], "unknown key reward.from; did you mean reward.form?"),
         ("", ["--set", "reward"], "--set reward: must look like section.key=value"),
-        ("", ["--set", "ppo.entropy=.nan"], "ppo.entropy is nan; it must be a finite number"),
-        ("", ["--set", "seed=-1"], "seed and total_timesteps must not be negative"),
+        ("", ["--set", "ppo.entropy=.nan"], "ppo.entropy_coef is nan; it must be a finite number"),
+        ("", ["--set", "seed=-1"], "seed is -1; it must not be negative"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_sentence(make_store, tmp_path, text, options, told):

@@ -217,5 +217,5 @@ def test_an_absent_agent_is_not_seen():
     ids=str,
 )
 def test_settings_without_sense_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"^observation: "):
+    with pytest.raises(ValueError, match=f"for ObservationConfig\n{next(iter(arguments))}\n"):
         ObservationConfig(**arguments)

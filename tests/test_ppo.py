@@ -146,7 +146,7 @@ def learned(what, reward, seed=0, **settings):
     policy, critic = Policy(LAYOUT, SPACE, SIZES), Critic(LAYOUT, SIZES)
     optimisers = tuple(torch.optim.SGD(module.parameters(), lr=0.1) for module in (policy, critic))
     before = copy.deepcopy([policy.state_dict(), critic.state_dict()])
-    metrics = improve(policy, critic, optimisers, what, reward, minibatch_size=6, epochs=2, **settings)
+    metrics = improve(policy, critic, optimisers, what, reward, minibatch_size=6, update_epochs=2, **settings)
     return before, [policy.state_dict(), critic.state_dict()], metrics
 
 
@@ -233,7 +233,7 @@ def test_the_policy_learns_what_pays():
     log_prob[what.alive] = old
     optimisers = (torch.optim.Adam(policy.parameters(), lr=3e-3), torch.optim.SGD(critic.parameters(), lr=0.0))
     what = replace(what, log_prob=log_prob)
-    improve(policy, critic, optimisers, what, paid, gae_lambda=0.0, gamma=0.01, epochs=5, minibatch_size=100)
+    improve(policy, critic, optimisers, what, paid, gae_lambda=0.0, gamma=0.01, update_epochs=5, minibatch_size=100)
     change = policy.evaluate(flat, action)[0] - old
     good = paid[what.alive] > 0
     assert change[good].mean() > 0.01
@@ -246,7 +246,7 @@ def test_the_critic_learns_the_returns():
     policy, critic = Policy(LAYOUT, SPACE, SIZES), Critic(LAYOUT, SIZES)
     optimisers = tuple(torch.optim.Adam(module.parameters(), lr=1e-2) for module in (policy, critic))
     reward = what.observation[..., 0]
-    metrics = improve(policy, critic, optimisers, what, reward, train_policy=False, gamma=0.01, epochs=150)
+    metrics = improve(policy, critic, optimisers, what, reward, train_policy=False, gamma=0.01, update_epochs=150)
     error = critic(what.observation[what.alive]) - reward[what.alive]
     assert error.square().mean() < 0.01
     assert metrics["explained_variance"] < 0.5  # of the values before
@@ -262,13 +262,13 @@ def test_experts_are_cloned_beside():
         return batch
 
     reward = torch.zeros(6, len(LIVES))
-    _, _, metrics = learned(rollout(), reward, expert=expert, bc_coefficient=1e-9, bc_batch_size=5)
+    _, _, metrics = learned(rollout(), reward, expert=expert, bc_coef=1e-9, bc_batch_size=5)
     uniform = sum(math.log(n) for n in SPACE.sizes)
     assert metrics["bc_loss"] == pytest.approx(uniform, rel=0.01)
     assert set(sizes) == {5}
-    assert learned(rollout(), reward, expert=expert, bc_coefficient=1.0)[2]["bc_loss"] < metrics["bc_loss"] - 0.1
-    assert "bc_loss" not in learned(rollout(), reward, expert=expert, bc_coefficient=0.0)[2]
-    assert "bc_loss" not in learned(rollout(), reward, expert=None, bc_coefficient=0.5)[2]
+    assert learned(rollout(), reward, expert=expert, bc_coef=1.0)[2]["bc_loss"] < metrics["bc_loss"] - 0.1
+    assert "bc_loss" not in learned(rollout(), reward, expert=expert, bc_coef=0.0)[2]
+    assert "bc_loss" not in learned(rollout(), reward, expert=None, bc_coef=0.5)[2]
 
 
 # Rollouts

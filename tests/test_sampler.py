@@ -232,7 +232,7 @@ def test_filters_know_all_roles_and_types():
     assert set(get_args(get_args(get_args(hints["types"])[0])[0])) == {t.name.lower() for t in AgentType if t > 0}
     config = load_config(None, ["data.types=[vehicle]", "data.without_roles=[parked, sdc]"])
     assert (config.data.types, config.data.without_roles) == (("vehicle",), ("parked", "sdc"))
-    with pytest.raises(ConfigError, match=r"data\.roles\.0: Input should be 'sdc', "):
+    with pytest.raises(ConfigError, match=r"data\.roles\[0\] is 'driver'; it must be sdc, "):
         load_config(None, ["data.roles=[driver]"])
 
 

@@ -1,4 +1,4 @@
-"""The names that two earlier systems gave to settings, and where they are here.
+"""The names that settings had in earlier versions and in two earlier systems, and where they are here.
 
 A configuration may use GAIL-for-GPUDrive's sections ``train`` and ``environment`` and ML-Agents' ``reward_signals`` as
 they are; so may the command line use the former's flags. What each does is told in docs/configuration.md.
@@ -35,10 +35,10 @@ PPO_KEYS = {
     "learning_rate": "ppo.learning_rate",
     "gamma": "ppo.gamma",
     "gae_lambda": "ppo.gae_lambda",
-    "update_epochs": "ppo.epochs",
+    "update_epochs": "ppo.update_epochs",
     "minibatch_size": "ppo.minibatch_size",
-    "clip_coef": "ppo.clip",
-    "ent_coef": "ppo.entropy",
+    "clip_coef": "ppo.clip_coef",
+    "ent_coef": "ppo.entropy_coef",
     "max_grad_norm": "ppo.max_grad_norm",
     "checkpoint_interval": "checkpoint_every",
 }
@@ -71,6 +71,14 @@ SECTIONS = {
 }
 FLAGS = GAIL_KEYS | ENVIRONMENT_FLAGS | {"single_agent": "worlds.mode"}
 """Settings that are flags, and the choice between its two programs, for many agents a world and for one."""
+
+RENAMED = {
+    "ppo.clip": "ppo.clip_coef",
+    "ppo.epochs": "ppo.update_epochs",
+    "ppo.entropy": "ppo.entropy_coef",
+    "ppo.bc_coefficient": "ppo.bc_coef",
+}
+"""Keys by the names that earlier versions gave them, which are still read: from files, ``--set``, and earlier runs."""
 
 MLAGENTS = "discriminator.mlagents"
 """Where the settings of ML-Agents' ``reward_signals.gail`` are, under their own names."""
@@ -105,7 +113,8 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
         data: nested dictionaries, as read from YAML.
 
     Raises:
-        ValueError: for a switch that is neither true nor false, or rewards of several discounts.
+        ValueError: for a switch that is neither true nor false, rewards of several discounts, or a setting that is
+            given under its name and under an earlier one.
     """
     found: Settings = {}
     rest = {name: value for name, value in data.items() if name not in (*SECTIONS, "reward_signals")}
@@ -126,7 +135,7 @@ def translate(data: Mapping[str, Any]) -> dict[str, Any]:
     signals = data.get("reward_signals")
     if "reward_signals" in data:
         found |= _signals(signals)
-    return over(_nested(found), rest)
+    return over(_nested(found), renamed(rest))
 
 
 def _signals(signals: Any) -> Settings:
@@ -154,6 +163,28 @@ def _nested(settings: Settings) -> dict[str, Any]:
             place = place.setdefault(section, {})
         place[name] = value
     return nested
+
+
+def renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the keys of :data:`RENAMED` under their present names.
+
+    Args:
+        data: nested dictionaries; left as they are.
+
+    Raises:
+        ValueError: for a setting that is given under both names.
+    """
+    result = dict(data)
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        place = result.get(section)
+        if not isinstance(place, Mapping) or name not in place:
+            continue
+        now = new.partition(".")[2]
+        if now in place:
+            raise ValueError(f"{old} is an earlier name of {new}, and both are given; leave out {old}")
+        result[section] = {now if key == name else key: value for key, value in place.items()}
+    return result
 
 
 def over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

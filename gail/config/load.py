@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from gail_cli.gail.config.aliases import SECTIONS, over, translate
+from gail_cli.gail.config.aliases import RENAMED, SECTIONS, over, renamed, translate
+from gail_cli.gail.config.rules import hints, refusal
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.sim.errors import UserError
-
-_LONGEST_ECHO = 60
-"""Characters of a bad value that an error repeats; a whole section is longer."""
 
 
 class ConfigError(UserError):
@@ -38,39 +34,34 @@ def load_config(path: str | Path | None = None, settings: Sequence[str] = ()) ->
         try:
             loaded = yaml.safe_load(Path(path).read_text())
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); check the path") from error
+            raise ConfigError(where, f"cannot be read ({error})", "check the path") from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: is no valid YAML ({' '.join(str(error).split())})") from error
+            raise ConfigError(where, f"is no valid YAML ({' '.join(str(error).split())})") from error
         if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: must hold `key: value` lines, not a {type(loaded).__name__}")
+            raise ConfigError(where, f"must hold `key: value` lines, not a {type(loaded).__name__}")
         try:
             data = translate(loaded or {})
         except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(where, *refusal(error, TrainConfig)) from error
     for setting in settings:
-        _apply(data, setting)
+        data = _applied(data, setting)
     return config_from_dict(data, where)
 
 
 def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> TrainConfig:
-    """A configuration from nested dictionaries.
+    """A configuration from nested dictionaries, in which keys may have the names that earlier versions gave them.
 
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    _check_keys(data, TrainConfig, where, "")
     try:
-        config = TypeAdapter(TrainConfig).validate_python(over(asdict(TrainConfig()), data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        got = f" (got {first['input']!r})" if len(repr(first["input"])) < _LONGEST_ECHO else ""
-        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{message}{got}") from error
-    for path, value in flat(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where}: {path} is {value}; it must be a finite number")
-    return config
+        given = renamed(data) if isinstance(data, Mapping) else data
+        _check_keys(given, TrainConfig, where, "")
+        return TrainConfig(**over(asdict(TrainConfig()), given))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(where, *refusal(error, TrainConfig)) from error
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -83,24 +74,30 @@ def flat(config: TrainConfig) -> dict[str, Any]:
     return {path: attrgetter(path)(config) for path in _paths(TrainConfig)}
 
 
-def _apply(data: dict[str, Any], setting: str) -> None:
+def _applied(data: dict[str, Any], setting: str) -> dict[str, Any]:
+    """The settings with one of the command line over them."""
+    where = f"--set {setting}"
     key, equals, value = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {setting}: must look like section.key=value")
-    *sections, name = key.split(".")
+        raise ConfigError(where, "must look like section.key=value")
+    *sections, name = RENAMED.get(key, key).split(".")
+    place = data
     for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {setting}: {section!r} is a value, not a section")
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise ConfigError(where, f"{section!r} is a value, not a section")
     try:
-        data[name] = yaml.safe_load(value)
+        place[name] = yaml.safe_load(value)
+        return renamed(data)  # the value may be a whole section
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is no valid YAML") from error
+        raise ConfigError(where, "the value is no valid YAML") from error
+    except ValueError as error:
+        raise ConfigError(where, str(error)) from error
 
 
 def _paths(kind: type, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys below a dataclass."""
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in hints(kind).items():
         if is_dataclass(hint):
             yield from _paths(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
@@ -111,17 +108,16 @@ def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
     """Refuse keys that the dataclass ``kind`` does not have, section by section."""
     if not isinstance(data, Mapping):
         what = prefix.rstrip(".") or "a configuration"
-        raise ConfigError(f"{where}: {what} is a section with keys, not a value (got {data!r})")
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+        raise ConfigError(where, f"{what} is a section with keys, not a value (got {data!r})")
+    known = list(hints(kind))
     for key, value in data.items():
         if key not in known:
             elsewhere = [path for path in _paths(TrainConfig) if path.split(".")[-1] == key]
-            section, _, name = str(key).partition(".")  # of an earlier system's section, see gail/reference.py
+            section, _, name = str(key).partition(".")  # of an earlier system's section, see gail/config/aliases.py
             names = [f"{section}.{known}" for known in SECTIONS[section]] if name and section in SECTIONS else known
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.4)
             nearest = elsewhere or [prefix + name for name in near]
             hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {prefix}{key}; {hint}")
-        if is_dataclass(hints[key]):
-            _check_keys(value, hints[key], where, f"{prefix}{key}.")
+            raise ConfigError(where, f"unknown key {prefix}{key}", hint)
+        if is_dataclass(hints(kind)[key]):
+            _check_keys(value, hints(kind)[key], where, f"{prefix}{key}.")

@@ -15,7 +15,7 @@ from gail_cli.gail.config.schema import DemoFilter
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.pipeline.experts.replay import demo_rows, make_experts
 from gail_cli.pipeline.records import QUALITY, Record
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.launch import Program, num_parts, split_evenly
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import ObservationPool, ObservationSource

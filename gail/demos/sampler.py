@@ -19,11 +19,12 @@ from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.pool import Block, Draws, Pool, load_block
 from gail_cli.gail.demos.prefetch import Prefetch, permuted
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.pipeline.experts.augment import Augmentation, replayed, varied
+from gail_cli.pipeline.experts.augment import replayed, varied
+from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import NoAgentsError
 from gail_cli.pipeline.store.growing import GrowingStore
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.launch import cpu_threads
 from gail_cli.sim.layout import ObservationConfig
 

@@ -26,12 +26,12 @@ from gail_cli.gail.demos.interleave import Interleave
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.demos.worlds import AgentRows, FirstAgents, WorldStream
-from gail_cli.pipeline.experts.augment import Augmentation
+from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.store.growing import GrowingStore, open_store
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import Agents, DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.worlds import Selection
+from gail_cli.sim.config import Selection
 
 HELD_OUT_SCENES = 64
 """Held ready of scenes that are only looked at."""

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from gail_cli.gail.demos.interleave import Interleave
 from gail_cli.gail.demos.prefetch import Prefetch, order
 from gail_cli.gail.demos.sampler import chosen_scenes
-from gail_cli.pipeline.experts.augment import Augmentation, perturbed, varied
+from gail_cli.pipeline.experts.augment import perturbed, varied
+from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, lone_worlds
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.env import SimConfig, warm
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import warm
 from gail_cli.sim.layout import ObservationConfig
-from gail_cli.sim.worlds import Selection, Worlds
+from gail_cli.sim.worlds import Worlds
 
 DEFAULT_WORLDS = 32
 _READ_TOGETHER = 32

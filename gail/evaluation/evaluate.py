@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.gail.evaluation.features import Features, features, leaves_road, touches
@@ -34,8 +35,8 @@ from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Backend
 from gail_cli.sim.scenario import DT, AgentType
 from gail_cli.sim.worlds import Worlds
@@ -261,7 +262,7 @@ def evaluate(
     try:
         config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
     except ValueError as error:
-        raise RunError(str(error)) from error
+        raise RunError(explained(error, SimConfig)) from error
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
     check_backend(config, store, chosen)

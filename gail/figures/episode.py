@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.evaluation.evaluate import (
     Driver,
@@ -26,8 +27,8 @@ from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.expert import replay_experts
 from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Backend, Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scene import PARKED_DISTANCE, Scene
@@ -102,7 +103,7 @@ def with_rules(config: TrainConfig, box_scale: float | None, everyone: bool) -> 
     try:
         return replace(config, sim=replace(sim, selection=selection, box_scale=scale))
     except ValueError as error:
-        raise RunError(str(error)) from error
+        raise RunError(explained(error, SimConfig)) from error
 
 
 def drive_scene(

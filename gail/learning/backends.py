@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.learning.run import RunError
 from gail_cli.pipeline.experts.replay import demo_agents
@@ -13,6 +14,7 @@ from gail_cli.pipeline.export.gpudrive_cache import EPISODE_STATES, SceneCache, 
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.pipeline.validate.validate import Problem
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Backend, Env
 from gail_cli.sim.worlds import Worlds
 
@@ -53,7 +55,7 @@ def with_backend(config: TrainConfig, backend: Literal["embedded", "gpudrive"]) 
         sim = replace(config.sim, compat="gpudrive") if backend == "gpudrive" else config.sim
         return replace(config, backend=backend, sim=sim)
     except ValueError as error:
-        raise RunError(f"--backend {backend}: {error}") from error
+        raise RunError(f"--backend {backend}: {explained(error, SimConfig)}") from error
 
 
 def check_backend(config: TrainConfig, store: DemoStore, scenes: Sequence[int] | None = None) -> None:

@@ -124,19 +124,19 @@ def update(
     advantage, target = scale(advantage[alive]), target[alive]
     sums: dict[str, float] = {}
     count = 0
-    for _ in range(config.epochs):
+    for _ in range(config.update_epochs):
         for index in minibatches(len(flat), config.minibatch_size, generator):
             pick = index.to(flat.device)
             losses = {"critic_loss": (critic(flat[pick]) - target[pick]).square().mean()}
             _step(optimisers[1], critic, losses["critic_loss"], config.max_grad_norm)
             if train_policy:
                 losses |= _policy_losses(policy, flat[pick], action[pick], old[pick], advantage[pick], config)
-                loss = losses["policy_loss"] - config.entropy * losses["entropy"]
-                if expert is not None and config.bc_coefficient > 0:
+                loss = losses["policy_loss"] - config.entropy_coef * losses["entropy"]
+                if expert is not None and config.bc_coef > 0:
                     policy.train()
                     losses["bc_loss"] = cloning_loss(policy, expert(config.bc_batch_size))
                     policy.eval()
-                    loss = loss + config.bc_coefficient * losses["bc_loss"]
+                    loss = loss + config.bc_coef * losses["bc_loss"]
                 _step(optimisers[0], policy, loss, config.max_grad_norm)
             count += 1
             for name, item in losses.items():
@@ -167,10 +167,10 @@ def _policy_losses(
     log_prob, entropy = policy.evaluate(observation, action)
     with torch.no_grad():
         ratio = (log_prob - old).exp()
-        clipped = ((ratio - 1).abs() > config.clip).float().mean()
+        clipped = ((ratio - 1).abs() > config.clip_coef).float().mean()
         kl = (ratio - 1 - (log_prob - old)).mean()
     return {
-        "policy_loss": clipped_loss(log_prob, old, advantage, config.clip),
+        "policy_loss": clipped_loss(log_prob, old, advantage, config.clip_coef),
         "entropy": entropy.mean(),
         "clip_fraction": clipped,
         "approx_kl": kl,

@@ -9,12 +9,13 @@ measured in docs/recipes.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.expert import replay_experts
 from gail_cli.pipeline.records import ABSENT, QUALITY, Demos, Record
 from gail_cli.sim.actions import ActionSpace
@@ -25,54 +26,10 @@ T = TypeVar("T", bound=np.generic)
 
 _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 """Standard deviations: m ahead, m to the left, rad, share of the speed."""
-_MAX_STRETCH = 3.0
-"""Beyond this no road is one that anybody would drive on."""
 _MAX_REPLAY_ERROR = 0.5
 """Mean distance from where it should be beyond which a stretched demo is left out, m."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 """Components of actions that change their sign in a mirror."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How scenes are varied while a run learns."""
-
-    variants: int = 64
-    """Variants of each scene that expert batches are drawn from; 1 leaves all scenes as they are,
-    and rollouts begin on the log."""
-    whole: float = 0.05
-    """Chance that a variant is the whole of its scene's time."""
-    shortest: int = 20
-    """Steps of the shortest piece."""
-    mirror: float = 0.5
-    """Chance that a variant is mirrored."""
-    stretch: float = 1.5
-    """A variant that is not the whole of its scene's time is stretched along a random direction, and across it, by
-    factors between this and one over it; 1 leaves it as it is. Demos are found anew in stretched scenes, which takes
-    some 10 ms a variant of a scene, and those that no car could follow are left out."""
-    perturb: float = 1.0
-    """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
-    speed, each a standard deviation. Experts are never moved, so a policy learns to come back to where they are."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: for chances that are none, or sizes that are not positive.
-        """
-        if self.variants < 1 or self.shortest < 1:
-            raise ValueError("augment.variants and augment.shortest must be positive")
-        if not 1 <= self.stretch <= _MAX_STRETCH:
-            raise ValueError(f"augment.stretch is {self.stretch}; it must be between 1 and {_MAX_STRETCH:g}")
-        if not 0 <= self.perturb < float("inf"):
-            raise ValueError(f"augment.perturb is {self.perturb}; it must not be negative")
-        if not (0 <= self.whole <= 1 and 0 <= self.mirror <= 1):
-            raise ValueError("augment.whole and augment.mirror are chances; they must be in [0, 1]")
-
-    @property
-    def varies(self) -> bool:
-        """Whether anything is varied at all."""
-        return self.variants > 1 and (self.whole < 1 or self.mirror > 0)
 
 
 def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:

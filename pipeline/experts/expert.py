@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gail_cli.pipeline.experts.search import Search, follow
 from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, Demos
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.scene import Scene
 

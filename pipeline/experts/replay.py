@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gail_cli.pipeline.records import ABSENT, Record
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.errors import UserError
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer, TrackTensors
 from gail_cli.sim.scenario import DT
-from gail_cli.sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, select_agents
+from gail_cli.sim.worlds import SelectedAgents, Worlds, make_worlds, select_agents
 
 
 class NoAgentsError(UserError):

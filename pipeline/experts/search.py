@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.actions import BICYCLE_MAX_ACCEL, ActionSpace, Dynamics
 from gail_cli.sim.dynamics import (
     BICYCLE,
-    BICYCLE_MAX_ACCEL,
     CLASSIC,
     DELTA_LOCAL,
     Action,
-    Dynamics,
     State,
     advance,
     delta_local_inverse,

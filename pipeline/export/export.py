@@ -18,7 +18,7 @@ from gail_cli.pipeline.export.rows import SPLITS, SceneDemos, describe, scene_de
 from gail_cli.pipeline.export.writers import ExportError, GpudriveWriter, Hdf5Writer, MinariWriter, Writer, ZarrWriter
 from gail_cli.pipeline.store.files import aside, sync, sync_tree
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import SceneError
 

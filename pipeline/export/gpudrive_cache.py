@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.readers import gpudrive_json
 from gail_cli.pipeline.store.files import aside
-from gail_cli.sim.env import GPUDRIVE_AGENTS
+from gail_cli.sim.config import GPUDRIVE_AGENTS
 from gail_cli.sim.scenario import Road, RoadType, Scenario, SceneError, Tracks, TrafficLights
 from gail_cli.sim.scene import Role, Scene
 from gail_cli.sim.worlds import SelectedAgents

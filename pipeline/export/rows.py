@@ -16,7 +16,7 @@ from gail_cli.pipeline.experts.replay import ExpertObserver, demo_agents, demo_r
 from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import DT, AgentType
 from gail_cli.sim.scene import Scene

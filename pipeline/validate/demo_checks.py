@@ -12,7 +12,8 @@ from gail_cli.pipeline.experts.expert import has_action, replay_quality
 from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, QUALITY
 from gail_cli.pipeline.store.schema import record_at
 from gail_cli.pipeline.validate.part_view import SLACK, DemoGroup, Finding, Part, check_places, in_rows
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.worlds import SelectedAgents, make_worlds
 

@@ -19,8 +19,7 @@ from gail_cli.pipeline.store.store import Agents, DemoStore, manifest
 from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate.part_checks import check_part
 from gail_cli.pipeline.validate.part_view import Finding, Part
-from gail_cli.sim.actions import GRIDS
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import GRIDS, Dynamics
 from gail_cli.sim.scenario import DT
 
 
