@@ -70,7 +70,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
 
     ``alone``: each in a world of its own.
     """
-    experts = make_experts(records, rules, single_agent=alone)
+    experts = make_experts(records, rules, alone=alone)
     rows = [(w, row) for w, row in experts.worlds.controlled_agents()]
     worlds = experts.worlds
     if alone:
@@ -90,7 +90,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
             assert torch.equal(samples.action[pick], experts.action[alive, step])
             seen += len(alive)
             observation = env.step(experts.action[:, step]).observation
-        assert seen == len(experts.transitions) == len(number) > 0
+        assert seen == experts.num_transitions == len(number) > 0
 
 
 def drawn(source, batches, size=32, **options):

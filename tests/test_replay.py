@@ -6,7 +6,7 @@ from demos import (
     HARD,
     LAYOUT,
     RULES,
-    all_picks,
+    all_draws,
     assert_experts_see_what_the_simulator_shows,
     pool_of,
     records,
@@ -78,8 +78,8 @@ def test_who_drives_alone_is_among_others_on_their_logs():
     for record in found:
         record.demos.state[..., 1] += 1.0  # as if experts drove a metre beside their logs
     pool = pool_of(found, LAYOUT, alone=True)
-    picks = all_picks(pool)
-    samples = pool.batch(picks)
+    draws = all_draws(pool)
+    samples = pool.batch(draws)
     assert len(samples.action) > 50
     seen = 0
     for (world, agent, step), observation in zip(samples.transition.tolist(), samples.observation.numpy(), strict=True):

@@ -150,6 +150,21 @@ def test_a_sampler_goes_on_where_another_stopped(sampler, pool_scenes):
         later.close()
 
 
+def test_a_state_is_loaded_without_reading_what_is_held(make_store, sampler, monkeypatch):
+    """Where all scenes fit nothing is read again, whatever the rows drawn; with another seed variants may be others."""
+    store = make_store()
+    source, rotating = sampler(store), sampler(store, pool_scenes=2, rows_per_scene=64)
+    first, second = drawn(source, 2), drawn(rotating, 2)
+    rotating.close()
+    monkeypatch.setattr(store, "read", lambda scenes: pytest.fail(f"read {scenes}"))
+    source.load_state_dict({"seed": 0, "drawn": 32})
+    rotating.load_state_dict({"seed": 0, "drawn": 32})
+    assert same([source.sample(32)], first[1:])
+    assert same([rotating.sample(32)], second[1:])
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        source.load_state_dict({"seed": 1, "drawn": 32})
+
+
 def test_the_pool_is_bounded_and_passes_over_every_block_each_epoch(make_store, sampler, monkeypatch):
     store, read = make_store(), []
     whole = store.read

@@ -14,9 +14,9 @@ from gail_cli.sim.env import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 
 
-def blocks(*sizes):
-    """Blocks of so many scenes each, numbered through."""
-    ends = np.cumsum(sizes).tolist()
+def blocks(*sizes, first=0):
+    """Blocks of so many scenes each, numbered through from ``first`` on."""
+    ends = (first + np.cumsum(sizes)).tolist()
     return tuple(SceneBlock(tuple(range(end - n, end))) for n, end in zip(sizes, ends, strict=True))
 
 
@@ -66,15 +66,13 @@ def test_blocks_that_join_are_held_while_there_is_room_and_take_turns_after_that
     """A growing store's pool of 16 scenes has room for 8 blocks of up to 2, however few there are at first."""
     first = BlockSchedule.plan(blocks(2, 2), pool_scenes=16, rows_per_scene=5, seed=3, grows=True)
     assert (first.room, first.places, first.rotates) == (8, 2, False)
-    more = first.extend(blocks(2, 2, 2, 2, 2, 2), loaded=2, drawn=100)
+    more = first.extend(blocks(2, 2, 2, 2, 2, 2, first=4), loaded=2, drawn=100)
     assert (more.places, more.rotates, more.loaded(10_000)) == (8, False, 2)
-    full = more.extend(blocks(2, 2), loaded=2, drawn=205)
+    full = more.extend(blocks(2, 2, first=16), loaded=2, drawn=205)
     assert (full.places, full.rotates, len(full.blocks), full.rows_per_block) == (8, True, 10, 10)
     assert [full.loaded(drawn) for drawn in (205, 214, 215, 225)] == [2, 2, 3, 4]  # counted from 205 on
-    assert sorted({full.blocks.index(full.block(number)) for number in range(10, 20)}) == sorted(
-        {full.blocks.index(block) for block in full.blocks}
-    )
-    again = full.extend(blocks(1), loaded=4, drawn=230)
+    assert sorted(scene for number in range(10, 20) for scene in full.block(number).scenes) == list(range(20))
+    again = full.extend(blocks(1, first=20), loaded=4, drawn=230)
     assert (again.rows_per_block, again.loaded(230), again.loaded(239), again.loaded(240)) == (10, 4, 4, 5)
 
 

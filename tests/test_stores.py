@@ -11,7 +11,7 @@ from demos import counted, drawn, rules_of, run_rules, run_sampler, run_worlds, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.interleave import Interleave, WeightsError
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.stores import MixedSampler, Stores
 from gail_cli.gail.demos.worlds import WorldStream
@@ -174,7 +174,7 @@ def test_stores_that_do_not_go_together(make_store, two, tmp_path):
         ([1.0], "1 weight(s) for 2 store(s)", "give one a store"),
         ([1, -1], "[1, -1]: they must be positive finite numbers, one a store", ""),
     ):
-        with pytest.raises(StoreError) as caught:
+        with pytest.raises(WeightsError) as caught:
             Stores(two, given_weights)
         assert (caught.value.where, caught.value.what, caught.value.fix) == ("data.store_weights", what, fix)
     with pytest.raises(StoreError, match=r"^no store; name at least one$"):
@@ -292,6 +292,25 @@ def test_training_goes_on_while_a_store_grows(growing, make_store, small, pool_s
     assert sum(table is not None and len(table) > 0 for table in source._pool.tables) <= max(5, pool_scenes)
     source.close()
     stream.close()
+
+
+@pytest.mark.parametrize("pool_scenes", [2, 4096])
+def test_a_state_is_loaded_as_if_all_scenes_had_been_there_from_the_start(growing, config, pool_scenes):
+    path, commit = growing
+    commit()
+    stores = open_growing(path)
+    source = run_sampler(stores, config(pool_scenes=pool_scenes))
+    early = source.state_dict()
+    drawn(source, 3)
+    commit()
+    stores.refresh()
+    drawn(source, 3)
+    for state in (early, source.state_dict()):
+        source.load_state_dict(state)
+        fresh = run_sampler(stores, config(pool_scenes=pool_scenes), drawn=state["drawn"])
+        assert same(drawn(source, 4), drawn(fresh, 4))
+        fresh.close()
+    source.close()
 
 
 def test_agents_are_limited_in_a_store_that_grows_too(growing, small):

@@ -13,6 +13,10 @@ _ROUND = 1 << 16
 """Turns after which every source has had its share exactly; weights are kept to this precision."""
 
 
+class WeightsError(UserError):
+    """Weights of sources that make no sense."""
+
+
 class Interleave:
     """An endless sequence of sources 0 .. S-1, in which each comes at regular intervals.
 
@@ -22,13 +26,13 @@ class Interleave:
         weights: [S] of the sources, positive.
 
     Raises:
-        UserError: for weights that are not.
+        WeightsError: for weights that are not.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         share = np.asarray(weights, np.float64)
         if not len(share) or not (np.isfinite(share) & (share > 0)).all():
-            raise UserError("weights", f"{list(weights)}: they must be positive finite numbers, one a store")
+            raise WeightsError("weights", f"{list(weights)}: they must be positive finite numbers, one a store")
         exact = share / share.sum() * (_ROUND - len(share))
         self.quota = 1 + np.floor(exact).astype(np.int64)  # one for each, however small its weight
         """[S] turns of each in a round."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.interleave import Interleave, WeightsError
 from gail_cli.gail.demos.pool import AgentRows
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
@@ -34,7 +34,6 @@ from gail_cli.pipeline.store.growing import GrowingStore, open_store
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import Agents, DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.errors import UserError
 
 HELD_OUT_SCENES = 64
 """Most scenes held at a time of those that a run is only measured against."""
@@ -49,7 +48,8 @@ class Stores:
             the same when None.
 
     Raises:
-        StoreError: when there is none, their actions or lengths differ, or the weights make no sense.
+        StoreError: when there is none, or their actions or lengths differ.
+        WeightsError: for weights that make no sense; it names their key in a configuration.
     """
 
     def __init__(self, stores: Sequence[DemoStore], weights: Sequence[float] | None = None) -> None:
@@ -79,8 +79,8 @@ class Stores:
             grows: whether extractions of them may be running yet.
 
         Raises:
-            StoreError: when one cannot be read, is unfinished and must not be, or does not go with the others, or the
-                weights make no sense.
+            StoreError: when one cannot be read, is unfinished and must not be, or does not go with the others.
+            WeightsError: for weights that make no sense.
         """
         return cls([open_store(path, agents, grows) for path in paths], weights)
 
@@ -302,15 +302,15 @@ def _interleave(weights: Sequence[float], stores: int) -> Interleave:
     """Turns of some stores.
 
     Raises:
-        StoreError: for weights that make no sense.
+        WeightsError: for weights that make no sense.
     """
     where = "data.store_weights"
     if len(weights) != stores:
-        raise StoreError(where, f"{len(weights)} weight(s) for {stores} store(s)", "give one a store")
+        raise WeightsError(where, f"{len(weights)} weight(s) for {stores} store(s)", "give one a store")
     try:
         return Interleave(weights)
-    except UserError as error:
-        raise StoreError(where, error.what, error.fix) from None
+    except WeightsError as error:
+        raise WeightsError(where, error.what, error.fix) from None
 
 
 def _check_alike(stores: Sequence[DemoStore]) -> None:

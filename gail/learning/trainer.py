@@ -89,7 +89,7 @@ class Trainer:
         report: called after each cloning report and each rollout with the run's progress and its newest metrics.
 
     Raises:
-        RunError, ConfigError, StoreError: each one sentence.
+        RunError, ConfigError, StoreError, WeightsError: each one sentence.
     """
 
     def __init__(

@@ -86,8 +86,7 @@ class Experts:
     """What everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a step late
     where the simulator has them so)."""
     others: TrackTensors
-    """What everyone does in the eyes of others: ``own`` itself; where each expert has a world of its own, everyone
-    logged."""
+    """What everyone does in the eyes of others: ``own`` itself; of experts who each drive alone, everyone logged."""
     action: Tensor
     """[N, T, K] of the controlled agents."""
     end: Tensor
@@ -107,9 +106,14 @@ class Experts:
         """[M, T] who is in the world when, likewise."""
         return self.own.present
 
+    @property
+    def num_transitions(self) -> int:
+        """X."""
+        return len(self.transitions)
+
 
 def make_experts(
-    records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu", single_agent: bool = False
+    records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu", alone: bool = False
 ) -> Experts:
     """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
 
@@ -120,8 +124,7 @@ def make_experts(
         records: the scenes.
         sim: which agents are controlled, and the rules.
         device: where.
-        single_agent: each expert drives in a world of its own (:func:`lone_worlds`), in which all others follow their
-            logs.
+        alone: each expert drives in a world of its own (:func:`lone_worlds`), among others who all follow their logs.
 
     Raises:
         NoAgentsError: when no agent of the scenes has a demo and passes the rule.
@@ -144,7 +147,7 @@ def make_experts(
     driven = worlds.tensors["slot"] >= 0
     arrived = _arrived(replayed, worlds, sim)[drivers]
     own = _after_arrivals(replayed, worlds, sim, driven)
-    others = _after_arrivals(logged, worlds, sim, torch.zeros_like(driven)) if single_agent else own
+    others = _after_arrivals(logged, worlds, sim, torch.zeros_like(driven)) if alone else own
     acts = mark & (steps < last[:, None]) & ~arrived
     return Experts(worlds, own, others, gather("action"), end, arrived.any(dim=1), acts.nonzero())
 
