@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gail_cli.gail.config.schema import DemoFilter
-from gail_cli.gail.demos.rules import DemoRules
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.pipeline.experts.replay import demo_rows, make_experts
 from gail_cli.pipeline.records import QUALITY, Record
@@ -21,9 +21,6 @@ from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import ObservationPool, ObservationSource
 from gail_cli.sim.scenario import DT, AgentType
 from gail_cli.sim.scene import Role
-
-AgentRows = Mapping[int, NDArray[np.integer]]
-"""Some agents of a store: rows of a scene's agents, by the scene's index in the store."""
 
 _IDLE_DRAWS = 256
 """Draws after which the memory of a batch is given back if no batch of its size was drawn."""
@@ -50,7 +47,7 @@ class Table:
     end: NDArray[np.int32]
     """[R] step at which the simulator cuts the agent off."""
     idle: NDArray[np.int32]
-    """[R] steps from the arrival that ended the demo to that one: 0 where none did."""
+    """[R] steps from the arrival that ended the demo to ``end``; 0 where no arrival did."""
 
     @staticmethod
     def joined(tables: Sequence[Table]) -> Table:
@@ -82,7 +79,7 @@ def load_block(
     device: torch.device,
     allowed: AgentRows | None = None,
 ) -> Block:
-    """Lay some scenes out.
+    """Lay the demos of some scenes out on a device.
 
     Args:
         records: the scenes.
@@ -153,7 +150,7 @@ class Pool:
     """Blocks in numbered places, and batches of their transitions.
 
     On a CPU the memory of a batch is used again once nothing refers to it any more, as fresh memory takes two to three
-    times as long to fill; a batch that somebody still holds never changes.
+    times as long to fill; a batch that is still referred to never changes.
 
     Args:
         places: how many blocks there is room for.
@@ -172,7 +169,7 @@ class Pool:
         self._draws = 0
 
     def put(self, place: int, block: Block | None) -> None:
-        """Hold a block in a place, instead of what was there; None empties it."""
+        """Hold a block in a place, instead of the one that was there; None empties the place."""
         self.tables[place] = (
             None if block is None else replace(block.table, place=np.full(len(block.table), place, np.int32))
         )
@@ -201,8 +198,8 @@ class Pool:
 
         Args:
             draws: which ones.
-            next_state: with what the agents see a step later.
-            history: with what they saw in so many steps before.
+            next_state: with the observations of one step later.
+            history: with the observations of so many steps before.
         """
         assert self._action is not None
         table, demo, step = self.table, draws.demo, draws.step

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gail_cli.gail.config.schema import DataConfig, WorldsConfig
 from gail_cli.pipeline.experts.augment import Augmentation
 from gail_cli.sim.env import SimConfig
 from gail_cli.sim.layout import ObservationConfig
+
+AgentRows = Mapping[int, NDArray[np.integer]]
+"""Some agents of a store: rows of a scene's agents, by the scene's index in the store."""
 
 
 def _as_recorded() -> Augmentation:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gail_cli.gail.demos.pool import AgentRows, Block, Draws, Pool, Table, load_block
+from gail_cli.gail.demos.pool import Block, Draws, Pool, Table, load_block
 from gail_cli.gail.demos.prefetch import Prefetch
-from gail_cli.gail.demos.rules import DemoRules
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.schedule import BlockSchedule, SceneBlock, block_size, scene_blocks
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.pipeline.experts.augment import replayed, varied
@@ -47,7 +47,7 @@ def chosen_scenes(store: DemoStore, split: str, most: int | None = None) -> NDAr
 
 
 class DemoSampler:
-    """Endless batches of expert samples.
+    """Endless batches of expert samples, out of one store.
 
     A :class:`~gail.demos.pool.Pool` holds some blocks of scenes; every batch is drawn uniformly, and independently,
     from all transitions in the pool. As rows are drawn, the oldest blocks make room for the next ones, which a thread
@@ -65,7 +65,7 @@ class DemoSampler:
         shard: (index, count): draw from this one of ``count`` disjoint shares of the scenes, which together are all.
         scene_weights: how often a transition (or a scene, if ``data.weights`` says so) is drawn compared with others in
             the pool; scenes of weight 0 are not read.
-        allowed: draw only from these agents; None: from all. ``rules.max_agents`` is not looked at here.
+        allowed: draw only from these agents; None: from all. ``rules.max_agents`` has no effect here.
 
     Raises:
         NoAgentsError: when there is nothing to draw from.
@@ -122,7 +122,7 @@ class DemoSampler:
 
         Raises:
             NoAgentsError: when there is nothing to draw in the whole store.
-            ValueError: for a size that is none.
+            ValueError: for a batch size below 1, or a negative history.
         """
         if batch_size < 1 or history < 0:
             raise ValueError(f"batch_size is {batch_size}, history {history}; they must be positive, and not negative")
@@ -139,7 +139,7 @@ class DemoSampler:
         return self._weights.absorbing_share
 
     def extend(self) -> None:
-        """Let scenes that joined a :class:`~pipeline.store.growing.GrowingStore` join the demos.
+        """Draw also from scenes that joined a :class:`~pipeline.store.growing.GrowingStore`.
 
         As long as there is room they are held at once; otherwise they take their turns with all others. What is drawn
         from here on depends on when this is called, which :meth:`state_dict` does not tell.
@@ -154,7 +154,7 @@ class DemoSampler:
         if self._schedule.rotates:
             self.close()
             self._prefetch = Prefetch(self._load, self._next)
-        self._keep_one_demo()
+        self._fill_spare_place()
         self._weigh()
 
     def close(self) -> None:
@@ -195,13 +195,13 @@ class DemoSampler:
         schedule = self._schedule
         held = schedule.held(self.drawn)
         self._next = held.stop
-        # the last place is for _keep_one_demo
+        # the last place is for _fill_spare_place
         self._pool = Pool(schedule.room + 1, self.rules.observation, self._device)
         with ThreadPoolExecutor(cpu_threads()) as threads:
             for number, block in zip(held, threads.map(self._load, held), strict=True):
                 self._pool.put(schedule.place(number), block)
         self._prefetch = Prefetch(self._load, held.stop) if schedule.rotates else None
-        self._keep_one_demo()
+        self._fill_spare_place()
         self._weigh()
 
     def _renew(self) -> None:
@@ -212,11 +212,11 @@ class DemoSampler:
         while self._next < loaded:
             self._pool.put(self._schedule.place(self._next), self._prefetch.next())
             self._next += 1
-        self._keep_one_demo()
+        self._fill_spare_place()
         self._weigh()
 
-    def _keep_one_demo(self) -> None:
-        """Where the blocks held have nothing to draw, hold the first one after them that has something, too."""
+    def _fill_spare_place(self) -> None:
+        """Where the blocks held have no demo to draw, also hold the first block after them that has one."""
         schedule, spare, found = self._schedule, self._schedule.room, None
         if schedule.rotates and not any(self._pool.num_demos(place) for place in range(schedule.places)):
             for number in range(self._next, self._next + len(schedule.blocks)):
@@ -227,11 +227,12 @@ class DemoSampler:
             self._pool.put(spare, found)
 
     def _weigh(self) -> None:
+        """Weigh the demos held now."""
         per_scene = self.rules.data.weights == "scene"
         self._weights = DemoWeights.of(self._pool.table, self._scene_weight, per_scene)
 
     def _load(self, number: int) -> Block | None:
-        """The block of this number in the schedule's order; None when nobody in it may be controlled."""
+        """The block of this number in the schedule's order; None when no agent in it may be controlled."""
         return self._load_block(self._schedule.block(number))
 
     def _load_block(self, block: SceneBlock) -> Block | None:
@@ -266,12 +267,12 @@ class DemoSampler:
 
 @dataclass(frozen=True, eq=False)
 class DemoWeights:
-    """How often each of R demos is drawn compared with the others."""
+    """How often each of R demos is drawn compared with the others, and draws by these weights."""
 
     table: Table
     """The demos."""
     weight: NDArray[np.float64]
-    """[R] of all transitions of a demo together."""
+    """[R] weight of all transitions of a demo together."""
     ends: NDArray[np.float64]
     """[R] running sums of the weights."""
 
@@ -281,8 +282,9 @@ class DemoWeights:
 
         Args:
             table: the demos.
-            scene_weight: [S] of each scene of the store.
-            per_scene: of a scene as a whole, whatever number of transitions it has; otherwise of each transition.
+            scene_weight: [S] weights of the store's scenes.
+            per_scene: a scene has its weight as a whole, however many transitions it has; otherwise each of its
+                transitions has it.
         """
         weight = scene_weight[table.scene] * table.count
         if per_scene:

@@ -68,7 +68,7 @@ class BlockSchedule:
     rows_per_scene: int
     """Rows drawn per scene, on average, before it is replaced."""
     seed: int
-    """Of the order."""
+    """Seed of the order."""
     since: int = 0
     """Rows that had been drawn when the blocks became these."""
     loaded_before: int | None = None

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from gail_cli.gail.demos.interleave import Interleave, WeightsError
-from gail_cli.gail.demos.pool import AgentRows
-from gail_cli.gail.demos.rules import DemoRules
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.demos.worlds import FirstAgents, WorldStream
@@ -128,7 +127,7 @@ class Stores:
             DemoSampler(store, own, own_seed, rows, device, allowed=allowed)
             for store, own, own_seed, rows, allowed in zip(
                 self.stores,
-                self._shares(rules),
+                self._rules_per_store(rules),
                 store_seeds(seed, len(self.stores)),
                 self._interleave.counts(drawn).tolist(),
                 self._allowed(rules, seed),
@@ -175,11 +174,11 @@ class Stores:
         return stream
 
     def refresh(self) -> int:
-        """Let scenes that running extractions have finished since join all samplers and streams made here.
+        """Let scenes that running extractions have finished join all samplers and streams made here.
 
-        Where there are none this costs a look into a folder a store, and nothing with stores that do not grow. A run
-        that is resumed knows the scenes that are there then, all from its start: what was known when is not replayed,
-        so its batches are not those of an unbroken run.
+        Where there are none this lists one folder per store, and does nothing with stores that do not grow. A run that
+        is resumed knows from its start all scenes that are there by then. When each of them joined is not replayed, so
+        its batches are not those of an unbroken run.
 
         Returns:
             How many scenes joined.
@@ -209,7 +208,7 @@ class Stores:
             self._first[key] = [FirstAgents(store, rules, seed, count) for store, count in pairs]
         return [first.rows for first in self._first[key]]
 
-    def _shares(self, rules: DemoRules) -> list[DemoRules]:
+    def _rules_per_store(self, rules: DemoRules) -> list[DemoRules]:
         """The rules for each store, with its share of the pool."""
         weight, scenes = np.array(self.weights) / sum(self.weights), rules.data.pool_scenes
         sizes = [max(1, round(scenes * share)) for share in weight]

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.gail.demos.interleave import Interleave
-from gail_cli.gail.demos.pool import AgentRows
 from gail_cli.gail.demos.prefetch import Prefetch, order
-from gail_cli.gail.demos.rules import DemoRules
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.pipeline.experts.augment import perturbed, varied
 from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, lone_worlds
@@ -23,6 +22,7 @@ from gail_cli.sim.env import warm
 from gail_cli.sim.worlds import Selection, Worlds
 
 DEFAULT_WORLDS = 32
+"""Worlds per batch where nothing else is asked for."""
 _READ_SCENES = 32
 """Scenes read at a time when agents are searched for."""
 
@@ -110,7 +110,7 @@ class WorldStream:
         device: where the worlds live.
         weights: of the stores; all the same when None.
         allowed: with ``single_agent``, for each store the agents that there are worlds of; None: all.
-            ``rules.max_agents`` is not looked at here.
+            ``rules.max_agents`` has no effect here.
 
     Raises:
         NoAgentsError: when no scene is in the split.
@@ -136,8 +136,8 @@ class WorldStream:
         self._prefetch = Prefetch(self._load, start)
 
     def extend(self) -> None:
-        """Let scenes that joined a :class:`~pipeline.store.growing.GrowingStore` join the worlds, from the next but one
-        batch on; which ones are in which batch depends on when this is called."""
+        """Make worlds also of scenes that joined a :class:`~pipeline.store.growing.GrowingStore`, from the next but one
+        batch on. Which scenes are in which batch depends on when this is called."""
         pairs = zip(self._stores, self._allowed, strict=True)
         self._orders = [WorldOrder.of(store, self._rules, allowed) for store, allowed in pairs]
 
@@ -181,7 +181,7 @@ class WorldStream:
                 else:
                     worlds = demo_worlds([record for record, _, _ in found], selection, self._device)
                 return warm(worlds, rules.sim, rules.observation)
-        raise _nobody_controlled(", ".join(str(store.path) for store in self._stores))
+        raise _no_agents(", ".join(str(store.path) for store in self._stores))
 
     def _read(
         self, k: int, slices: Sequence[WorldSlice], number: int
@@ -205,7 +205,7 @@ class WorldStream:
 
 
 def controlled_agents(record: Record, selection: Selection) -> NDArray[np.int64]:
-    """Rows of a scene's agents that have demos and that the rule controls."""
+    """Rows of a scene's agents that have demos and that are controlled by this rule."""
     chosen = demo_agents(record, selection)
     return chosen.row[chosen.controlled]
 
@@ -227,10 +227,10 @@ class FirstAgents:
         self._store, self._rules, self._seed, self._missing = store, rules, seed, count
         self._known_scenes = 0
         self.rows: dict[int, NDArray[np.int64]] = {}
-        """Rows of a scene's agents, by the scene's index: :data:`~gail.demos.pool.AgentRows`."""
+        """Rows of a scene's agents, by the scene's index: :data:`~gail.demos.rules.AgentRows`."""
         self.extend()
         if not self.rows:
-            raise _nobody_controlled(str(store.path))
+            raise _no_agents(str(store.path))
 
     def extend(self) -> None:
         """Go on through scenes that joined the store since, if there were too few agents."""
@@ -250,5 +250,5 @@ class FirstAgents:
                     self.rows[scene] = agents
 
 
-def _nobody_controlled(path: str) -> NoAgentsError:
+def _no_agents(path: str) -> NoAgentsError:
     return NoAgentsError(f"store {path}", "nobody in it may be controlled", "check sim.selection")
