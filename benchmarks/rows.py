@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gail_cli.gail.config.schema import DataConfig
+from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.config import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig.gpudrive()
@@ -47,7 +47,7 @@ def sample_store(path: str, layout: str, cold: bool, batch: int, seconds: float)
         scenes = len(DemoStore(path))
         config = DataConfig(pool_scenes=min(DataConfig().pool_scenes, max(1, scenes // 2)))
     begun = time.perf_counter()
-    sampler = DemoSampler(DemoStore(path), observation, SimConfig(), data=config)
+    sampler = DemoSampler(DemoStore(path), DemoRules(observation=observation, data=config))
     found = _measure(lambda: sampler.sample(batch).observation, batch, seconds, begun)
     origin = sampler.sample(batch).transition
     assert origin is not None

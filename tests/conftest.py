@@ -3,7 +3,7 @@ from pathlib import Path
 
 import gpudrive_standin as standin
 import pytest
-from demos import LAYOUT, RULES
+from demos import rules_of
 from s3 import s3, s3_server  # noqa: F401
 
 from gail_cli.gail.config.load import config_from_dict
@@ -54,7 +54,7 @@ def sampler(make_store):
 
     def make(store=None, seed=0, drawn=0, shard=(0, 1), scene_weights=None, **data):
         options = {"seed": seed, "drawn": drawn, "shard": shard, "scene_weights": scene_weights}
-        made.append(DemoSampler(store or make_store(), LAYOUT, RULES, data=DataConfig(**data), **options))
+        made.append(DemoSampler(store or make_store(), rules_of(data=DataConfig(**data)), **options))
         return made[-1]
 
     yield make

@@ -9,10 +9,12 @@ from scenes import car, scene, valid_only
 
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.pool import Draws, Pool, load_block
+from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.pipeline.experts.expert import replay_experts
 from gail_cli.pipeline.experts.replay import ExpertObserver, lone_worlds, make_experts
 from gail_cli.pipeline.records import Record
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.worlds import select_agents
 
@@ -28,14 +30,35 @@ def records(*scenes, space, selection=RULES.selection):
     return [Record(*pair) for pair in zip(scenes, demos, strict=True)]
 
 
-def pool_of(records, layout, rules=RULES, data=EVERYTHING, **options):
+def rules_of(sim=RULES, layout=LAYOUT, data=EVERYTHING, **rules):
+    """Rules for demos and worlds: the tests' own, all scenes, but for what is given."""
+    return DemoRules(sim, layout, data, **rules)
+
+
+def run_rules(config):
+    """The rules of a run's configuration."""
+    return DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
+
+
+def run_sampler(stores, config, drawn=0):
+    """The batches that a run learns from, as the trainer makes them."""
+    return stores.sampler(run_rules(config), config.seed, drawn)
+
+
+def run_worlds(stores, config):
+    """The worlds that a run drives in, likewise."""
+    return stores.worlds(run_rules(config), config.worlds.num_worlds, config.seed)
+
+
+def pool_of(records, layout, sim=RULES, data=EVERYTHING, alone=False):
     """A pool that holds these scenes in its second place."""
     pool = Pool(2, layout, CPU)
-    pool.put(1, load_block(records, range(len(records)), rules, layout, data, CPU, **options))
+    rules = rules_of(sim, layout, data, single_agent=alone)
+    pool.put(1, load_block(records, range(len(records)), rules, CPU))
     return pool
 
 
-def all_picks(pool):
+def all_draws(pool):
     """Every transition of a pool, each in the row of its number in reverse."""
     table = pool.table
     demo = np.repeat(np.arange(len(table)), table.count)
@@ -55,7 +78,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
         worlds = lone_worlds([(r, np.arange(r.scene.num_agents)) for r in records], rules.selection, CPU)
     for layout in (LAYOUT, ObservationConfig.gpudrive()):
         env, pool = Env(worlds, space, rules, layout), pool_of(records, layout, rules, alone=alone)
-        samples = pool.batch(all_picks(pool))
+        samples = pool.batch(all_draws(pool))
         number = {tuple(t): k for k, t in enumerate(samples.transition.tolist())}
         observation, seen = env.reset(), 0
         for step in range(env.horizon):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from gail_cli.pipeline.readers import gpudrive_json
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scene import scene_from_scenario
 from gail_cli.sim.worlds import SelectedAgents, make_worlds

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail_cli.sim.actions import BOUNDS, GRIDS, ActionSpace
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import BOUNDS, GRIDS, ActionSpace, Dynamics
 
 SPACES = [ActionSpace(model, grid) for (model, _), grid in GRIDS.items()] + [ActionSpace(model) for model in Dynamics]
 DISCRETE = [space for space in SPACES if space.discrete]

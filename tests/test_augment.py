@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.evaluation.evaluate import drive, expert_driver
 from gail_cli.pipeline.experts.augment import (
@@ -21,7 +22,8 @@ from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.records import ABSENT
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import Role, scenes_equal
@@ -320,7 +322,7 @@ def test_actions_drawn_from_variants_lead_to_what_is_seen_next(make_store):
     """In the classic model the speed a step later is v + a dt."""
     store = make_store()
     augment = Augmentation(variants=6, whole=0.2, stretch=1.5)
-    sampler = DemoSampler(store, LAYOUT, SimConfig(), seed=3, augment=augment)
+    sampler = DemoSampler(store, DemoRules(observation=LAYOUT, augment=augment), seed=3)
     try:
         batch = sampler.sample(2000, next_state=True)
     finally:

@@ -11,10 +11,11 @@ from scenes import car, random_scene, real_scenes, scene
 
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.clearance import MAX_TTC, clearances
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scenario import AgentType, RoadType
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 

@@ -15,7 +15,8 @@ from scenes import random_scene
 
 from gail_cli.pipeline.export.gpudrive_cache import SceneCache
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer

@@ -2,16 +2,18 @@ from dataclasses import fields
 from itertools import islice
 
 import torch
-from demos import LAYOUT, RULES, drawn
+from demos import drawn, rules_of
 from torch.utils.data import DataLoader
 
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.dataset import DemoDataset, current_rank
 from gail_cli.gail.demos.sampler import DemoSampler
 
+TWO_SCENES = rules_of(data=DataConfig(rows_per_scene=40, pool_scenes=2))
+
 
 def dataset(store, **options):
-    return DemoDataset(store, LAYOUT, RULES, 16, data=DataConfig(rows_per_scene=40, pool_scenes=2), **options)
+    return DemoDataset(store, TWO_SCENES, 16, **options)
 
 
 def equal(some, others):
@@ -37,10 +39,9 @@ def test_a_data_set_is_the_sampler(make_store, sampler):
 
 def shares(store, seed, workers, ranks=1, rank=0):
     """The batches that each worker of a rank should make."""
-    data = DataConfig(rows_per_scene=40, pool_scenes=2)
     for worker in range(workers):
         shard = rank * workers + worker, ranks * workers
-        source = DemoSampler(store, LAYOUT, RULES, data=data, seed=seed, shard=shard)
+        source = DemoSampler(store, TWO_SCENES, seed=seed, shard=shard)
         yield drawn(source, 4, 16)
         source.close()
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import wrapped
 
-from gail_cli.sim.dynamics import Action, Dynamics, State, advance, delta_local_inverse
+from gail_cli.sim.actions import Dynamics
+from gail_cli.sim.dynamics import Action, State, advance, delta_local_inverse
 from gail_cli.sim.launch import wp
 
 DT = 0.1

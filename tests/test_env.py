@@ -9,12 +9,13 @@ from scenes import STEPS, Agent, car, scene, valid_only
 
 from gail_cli.gail.config.rules import explained
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role
-from gail_cli.sim.worlds import REMOVED_POSITION, Selection, make_worlds
+from gail_cli.sim.worlds import REMOVED_POSITION, make_worlds
 
 ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 EVERYONE = Selection(init_mode="all_objects")

@@ -14,7 +14,7 @@ from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, scene_from_scenario

@@ -11,12 +11,12 @@ from test_dynamics import expected_step
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts, replay_quality
 from gail_cli.pipeline.experts.search import Search
 from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, QUALITY, VRU_SPACE
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import Selection
 from gail_cli.sim.env import Env
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.scene import Role
-from gail_cli.sim.worlds import SelectedAgents, Selection, make_worlds, select_agents
+from gail_cli.sim.worlds import SelectedAgents, make_worlds, select_agents
 
 SPACES = [
     ("classic", "discrete", "fine"),

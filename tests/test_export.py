@@ -19,10 +19,9 @@ from gail_cli.pipeline.export.rows import scene_demos
 from gail_cli.pipeline.readers.gpudrive_json import read as read_json
 from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
 from gail_cli.pipeline.records import ABSENT
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scene import scene_from_scenario
-from gail_cli.sim.worlds import Selection
 
 ROOT = Path(__file__).parents[1]
 LAYOUT = ObservationConfig(partners=3, road_segments=5)

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scenes import car, scene
 
 from gail_cli.gail.evaluation.features import central_difference, features, leaves_road, touches
+from gail_cli.sim.config import Selection
 from gail_cli.sim.scenario import RoadType
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 

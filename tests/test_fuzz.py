@@ -12,12 +12,13 @@ from hypothesis.extra import numpy as hnp
 from scenes import STEPS, car, moved, random_scene, road, scenario, scene, valid_only
 
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import AgentType, RoadType, repaired
 from gail_cli.sim.scene import Role, scene_from_scenario
-from gail_cli.sim.worlds import REMOVED_POSITION, Selection, make_worlds
+from gail_cli.sim.worlds import REMOVED_POSITION, make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LOGGED = Role.MARK_AS_EXPERT

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scenes import SHARED, real_scenario, wrapped
 
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scene import Role, scene_from_scenario
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 GOLDEN = SHARED / "golden"
 RUNS = json.loads((GOLDEN / "MANIFEST.json").read_text())["runs"] if GOLDEN.exists() else []

@@ -17,14 +17,14 @@ from scenes import SHARED, car, random_scene, real_scenario, scene
 from test_gpudrive_cache import FEW_ROADS, far_scene, many, segments
 
 from gail_cli.pipeline.export.gpudrive_cache import SceneCache
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.dynamics import Dynamics
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.actions import ActionSpace, Dynamics
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv, load_binding
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import AgentType, RoadType, SceneError
 from gail_cli.sim.scene import Role, scene_from_scenario
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 GOLDEN = SHARED / "golden"
 RUNS = json.loads((GOLDEN / "MANIFEST.json").read_text())["runs"] if GOLDEN.exists() else []

@@ -9,9 +9,10 @@ from scenes import car, real_scenes, road, scenario, scene, wrapped
 
 from gail_cli.pipeline.export.gpudrive_cache import MAX_POINTS, SceneCache, cache_folder, gpudrive_scenario, misfits
 from gail_cli.pipeline.readers import gpudrive_json
+from gail_cli.sim.config import Selection
 from gail_cli.sim.scenario import AgentType, RoadType, SceneError
 from gail_cli.sim.scene import Role, scene_from_scenario
-from gail_cli.sim.worlds import Selection, select_agents
+from gail_cli.sim.worlds import select_agents
 
 
 @pytest.fixture

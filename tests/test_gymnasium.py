@@ -15,9 +15,10 @@ from gymnasium.wrappers.vector import ClipReward, DictInfoToList, RecordEpisodeS
 from scenes import car, random_scene, scene, valid_only
 
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.gymnasium import GymnasiumEnv
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 ROOT = Path(__file__).parents[1]
 EVERYONE = Selection(init_mode="all_objects")

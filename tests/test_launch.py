@@ -7,10 +7,11 @@ from scenes import random_scene
 from gail_cli.sim import kernels, observation_kernels, roads
 from gail_cli.sim import launch as launching
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.launch import Program, Stage, launch, num_parts, split_evenly, struct, to_warp, wp
 from gail_cli.sim.roads import RoadGrid
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 CPU = torch.device("cpu")
 

@@ -6,11 +6,12 @@ from hypothesis import strategies as st
 from scenes import car, random_scene, scene, valid_only, wrapped
 
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
 from gail_cli.sim.scenario import RoadType
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LAYOUTS = [

@@ -2,13 +2,13 @@ from collections import Counter
 
 import pytest
 import torch
-from demos import CPU, EVERYTHING, LAYOUT, RULES, all_picks, drawn, pool_of, records, same
+from demos import CPU, LAYOUT, RULES, all_draws, drawn, pool_of, records, rules_of, same
 from scenes import car, random_scene, scene, valid_only
 
 from gail_cli.gail.demos.pool import Pool, load_block
 from gail_cli.pipeline.experts.replay import ExpertObserver, make_experts
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.layout import ObservationConfig
 
 
@@ -41,7 +41,7 @@ def test_next_states_and_history_are_the_observations_of_those_steps(make_store,
     # the last transition of a demo leads to the state in which it ends
     pool = pool_of(list(make_store().read()), LAYOUT)
     experts = make_experts(list(make_store().read()), RULES)
-    samples = pool.batch(all_picks(pool), next_state=True)
+    samples = pool.batch(all_draws(pool), next_state=True)
     last = {}
     for k, (world, agent, step) in enumerate(samples.transition.tolist()):
         if step > last.get((world, agent), (-1,))[0]:
@@ -58,7 +58,7 @@ def test_done_marks_the_last_transition_of_a_demo():
         scene(car(speed=6), car(20, 3, speed=5, valid=valid_only(*range(6)))), space=ActionSpace.create("classic")
     )
     pool = pool_of(found, LAYOUT, SimConfig(horizon=8))
-    samples = pool.batch(all_picks(pool))
+    samples = pool.batch(all_draws(pool))
     done = {tuple(t) for t, last in zip(samples.transition.tolist(), samples.done.tolist(), strict=True) if last}
     assert done == {(0, 0, 7), (0, 1, 4)}
     assert len(samples.done) == 8 + 5
@@ -113,16 +113,16 @@ def test_larger_worlds_need_larger_scratch_memory():
     few = records(random_scene(0, agents=6, segments=5), space=space)
     many = records(random_scene(1, agents=60, segments=900), space=space)
     pool = Pool(2, layout, CPU)
-    pool.put(0, load_block(few, [0], RULES, layout, EVERYTHING, CPU))
-    before = pool.batch(all_picks(pool)).observation
+    pool.put(0, load_block(few, [0], rules_of(layout=layout), CPU))
+    before = pool.batch(all_draws(pool)).observation
     assert len(pool._batches) == 1
-    pool.put(1, load_block(many, [1], RULES, layout, EVERYTHING, CPU))
+    pool.put(1, load_block(many, [1], rules_of(layout=layout), CPU))
     assert not pool._batches
-    after = pool.batch(all_picks(pool))
+    after = pool.batch(all_draws(pool))
     alone = pool_of(many, layout)
-    rest = alone.batch(all_picks(alone)).observation
+    rest = alone.batch(all_draws(alone)).observation
     of_many = after.transition[:, 0] == 1
     assert torch.equal(after.observation[of_many], rest)
     assert torch.equal(after.observation[~of_many], before)
     pool.put(1, None)
-    assert torch.equal(pool.batch(all_picks(pool)).observation, before)
+    assert torch.equal(pool.batch(all_draws(pool)).observation, before)

@@ -12,7 +12,8 @@ from gail_cli.gail.learning.rollout import Rollout, collect
 from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.pipeline.experts.replay import demo_worlds
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 

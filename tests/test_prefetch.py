@@ -7,10 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from demos import (
-    LAYOUT,
-    RULES,
-)
+from demos import rules_of
 
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.prefetch import Prefetch, permuted
@@ -44,7 +41,7 @@ def test_what_went_wrong_in_the_background_is_told_each_time():
 
 
 def test_threads_end_with_whom_they_work_for(make_store, sampler):
-    source = DemoSampler(make_store(), LAYOUT, RULES, data=DataConfig(pool_scenes=1, rows_per_scene=8))
+    source = DemoSampler(make_store(), rules_of(data=DataConfig(pool_scenes=1, rows_per_scene=8)))
     source.sample(8)
     thread = source._prefetch._thread
     gone = weakref.ref(source)
@@ -59,9 +56,9 @@ def test_a_program_ends_well_with_samplers_that_nobody_closed(make_store):
     code = (
         "from gail_cli.gail.config.schema import DataConfig; from gail_cli.gail.demos.sampler import DemoSampler\n"
         "from gail_cli.pipeline.store.store import DemoStore\n"
-        "from gail_cli.sim.env import SimConfig; from gail_cli.sim.layout import ObservationConfig\n"
-        f"s = DemoSampler(DemoStore({str(make_store().path)!r}), ObservationConfig(), SimConfig(),"
-        " data=DataConfig(pool_scenes=2, rows_per_scene=8))\n"
+        "from gail_cli.gail.demos.rules import DemoRules\n"
+        f"s = DemoSampler(DemoStore({str(make_store().path)!r}),"
+        " DemoRules(data=DataConfig(pool_scenes=2, rows_per_scene=8)))\n"
         "for _ in range(9): s.sample(8)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
@@ -78,7 +75,7 @@ def test_errors_of_the_background_surface(make_store, sampler, monkeypatch):
         raise StoreError(f"scenes {scenes}: damaged")
 
     monkeypatch.setattr(store, "read", damaged)
-    broken = WorldStream(store, RULES, LAYOUT, 2)
+    broken = WorldStream(store, rules_of(), 2)
     with pytest.raises(StoreError, match="damaged"):
         broken.next()
     broken.close()

@@ -6,7 +6,7 @@ from demos import (
     HARD,
     LAYOUT,
     RULES,
-    all_picks,
+    all_draws,
     assert_experts_see_what_the_simulator_shows,
     pool_of,
     records,
@@ -19,9 +19,8 @@ from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.scenario import AgentType
-from gail_cli.sim.worlds import Selection
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -78,8 +77,8 @@ def test_who_drives_alone_is_among_others_on_their_logs():
     for record in found:
         record.demos.state[..., 1] += 1.0  # as if experts drove a metre beside their logs
     pool = pool_of(found, LAYOUT, alone=True)
-    picks = all_picks(pool)
-    samples = pool.batch(picks)
+    draws = all_draws(pool)
+    samples = pool.batch(draws)
     assert len(samples.action) > 50
     seen = 0
     for (world, agent, step), observation in zip(samples.transition.tolist(), samples.observation.numpy(), strict=True):

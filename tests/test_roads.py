@@ -9,10 +9,11 @@ from matplotlib.path import Path
 from scenes import car, random_scene, real_scenes, scene
 
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scenario import RoadType
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
-from demos import EVERYTHING, LAYOUT, RULES, counted, drawn, pool_of, records, same, scenes_of
+from demos import LAYOUT, RULES, counted, drawn, pool_of, records, rules_of, same, scenes_of
 from scenes import random_scene
 
 from gail_cli.gail.config.load import ConfigError, load_config
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.prefetch import permuted
-from gail_cli.gail.demos.sampler import DemoSampler, blocks_of
+from gail_cli.gail.demos.sampler import DemoSampler, DemoWeights
 from gail_cli.gail.demos.worlds import WorldStream
 from gail_cli.pipeline.experts.replay import NoAgentsError
 from gail_cli.pipeline.extract.build import ExtractConfig
@@ -20,10 +20,10 @@ from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.records import QUALITY
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import SimConfig
+from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.scene import Role
-from gail_cli.sim.worlds import Selection, select_agents
+from gail_cli.sim.worlds import select_agents
 
 
 def transitions(store, rules=RULES):
@@ -76,8 +76,8 @@ def test_draws_are_uniform_over_an_epoch_of_a_pool_that_turns(make_store, sample
     store = make_store()
     truth = transitions(store)
     source = sampler(pool_scenes=3, rows_per_scene=3000)
-    assert source._rotates
-    counts = counted(drawn(source, 60, 1000 * len(source._blocks)))
+    assert source._schedule.rotates
+    counts = counted(drawn(source, 60, 1000 * len(source._schedule.blocks)))
     assert counts.keys() == truth.keys()
     shares = np.array([counts[key] for key in truth]) / counts.total() * len(truth)
     assert abs(shares - 1).mean() < 0.15
@@ -97,12 +97,8 @@ def test_weights(make_store, sampler, weights):
     for columns in ((0,), (0, 1), (0, 1, 2)):
         assert abs(chi_square(summed(counted(by_name), *columns), summed(expected, *columns))) < 4, columns
     as_array = sampler(weights=weights, scene_weights=[2, 1, 1, 0, 0.5])
-    assert sorted(np.concatenate([block.scenes for block in as_array._blocks]).tolist()) == [
-        0,
-        1,
-        2,
-        4,
-    ]  # what is never drawn is not read
+    read = sorted(scene for block in as_array._schedule.blocks for scene in block.scenes)
+    assert read == [0, 1, 2, 4]  # what is never drawn is not read
     assert same(by_name, drawn(as_array, 4, rows // 4))
     for bad in ([1, 1], [1, 1, 1, 1, -1], [1, 1, 1, 1, np.nan]):
         with pytest.raises(ValueError, match="give 5 finite numbers, one a scene, of which none is negative"):
@@ -117,13 +113,11 @@ def test_a_batch_holds_as_many_scenes_as_independent_draws_would(tmp_path):
     pool = pool_of(found, LAYOUT)
     share = np.bincount(pool.table.scene, pool.table.count) / pool.table.count.sum()
     expected = (1 - (1 - share) ** 1024).sum()
-    source = DemoSampler.__new__(DemoSampler)
-    source._pool, source._weight, source._data = pool, np.ones(200), EVERYTHING
-    source._weigh()
-    picks = [source._pick(np.random.default_rng(k), 1024) for k in range(20)]
-    distinct = [len(np.unique(pool.table.scene[p.demo])) for p in picks]
+    weights = DemoWeights.of(pool.table, np.ones(200))
+    draws = [weights.draw(np.random.default_rng(k), 1024) for k in range(20)]
+    distinct = [len(np.unique(pool.table.scene[d.demo])) for d in draws]
     assert abs(np.mean(distinct) - expected) < 1
-    assert all(sorted(p.row) == list(range(1024)) for p in picks)
+    assert all(sorted(d.row) == list(range(1024)) for d in draws)
 
 
 @pytest.mark.parametrize("pool_scenes", [1, 3, 4096])
@@ -143,14 +137,32 @@ def test_a_sampler_goes_on_where_another_stopped(sampler, pool_scenes):
     source = sampler(seed=1, **options)
     unbroken, states = [], []
     for size in sizes:
-        states.append(source.state)
+        states.append(source.state_dict())
         unbroken.append(source.sample(size))
-    assert states[3] == (1, 67)
-    for start, (seed, rows) in enumerate(states):
-        later = sampler(seed=seed, drawn=rows, **options)
-        assert same([later.sample(size) for size in sizes[start:]], unbroken[start:]), start
-        assert later.state == source.state == (1, sum(sizes))
+    assert states[3] == {"seed": 1, "drawn": 67}
+    other = sampler(seed=8, **options)  # is moved there and back
+    for start, state in enumerate(states):
+        later = sampler(**state, **options)
+        other.load_state_dict(state)
+        for each in (later, other):
+            assert same([each.sample(size) for size in sizes[start:]], unbroken[start:]), start
+            assert each.state_dict() == source.state_dict() == {"seed": 1, "drawn": sum(sizes)}
         later.close()
+
+
+def test_a_state_is_loaded_without_reading_what_is_held(make_store, sampler, monkeypatch):
+    """Where all scenes fit nothing is read again, whatever the rows drawn; with another seed variants may be others."""
+    store = make_store()
+    source, rotating = sampler(store), sampler(store, pool_scenes=2, rows_per_scene=64)
+    first, second = drawn(source, 2), drawn(rotating, 2)
+    rotating.close()
+    monkeypatch.setattr(store, "read", lambda scenes: pytest.fail(f"read {scenes}"))
+    source.load_state_dict({"seed": 0, "drawn": 32})
+    rotating.load_state_dict({"seed": 0, "drawn": 32})
+    assert same([source.sample(32)], first[1:])
+    assert same([rotating.sample(32)], second[1:])
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        source.load_state_dict({"seed": 1, "drawn": 32})
 
 
 def test_the_pool_is_bounded_and_passes_over_every_block_each_epoch(make_store, sampler, monkeypatch):
@@ -168,13 +180,6 @@ def test_the_pool_is_bounded_and_passes_over_every_block_each_epoch(make_store, 
     assert 11 <= len(read) <= 14  # two held, nine replaced; one may wait, and one may be in the making
 
 
-def test_blocks_are_runs_of_one_part():
-    part = np.array([0, 0, 0, 0, 0, 1, 1, 2])
-    cut = [b.tolist() for b in blocks_of(np.array([0, 1, 2, 3, 4, 5, 6, 7]), part, 3)]
-    assert cut == [[0, 1, 2], [3, 4], [5, 6], [7]]
-    assert [b.tolist() for b in blocks_of(np.array([1, 4, 6]), part, 9)] == [[1, 4], [6]]
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shards_are_disjoint_and_cover_everything(make_store, sampler, count):
     for pool_scenes in (1, 4096):
@@ -190,7 +195,7 @@ def test_shards_are_disjoint_and_cover_everything(make_store, sampler, count):
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_shards_have_as_many_scenes(make_store, sampler, count):
     shards = [sampler(make_store(), shard=(k, count)) for k in range(count)]
-    sizes = [sum(map(len, shard._blocks)) for shard in shards]
+    sizes = [sum(map(len, shard._schedule.blocks)) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == 5
 
@@ -212,7 +217,7 @@ def test_scenes_of_other_splits_are_not_read(mixed, sampler, monkeypatch, split)
     monkeypatch.setattr(mixed, "read", lambda scenes: read.extend(scenes) or whole(scenes))
     seen = drawn(sampler(mixed, split=split), 1, 2000)[0].transition[:, 0]
     assert sorted(read) == wanted == seen.unique().tolist()
-    stream = WorldStream(mixed, RULES, LAYOUT, 1, split=split)
+    stream = WorldStream(mixed, rules_of(data=DataConfig(split=split)), 1)
     ids = mixed.scene_ids()
     assert {scenes_of(stream.next())[0] for _ in wanted} == {ids[k] for k in wanted}
     stream.close()
@@ -223,7 +228,7 @@ def test_a_split_without_scenes_is_told(make_store, sampler):
     with pytest.raises(NoAgentsError, match=message):
         sampler(split="test")
     with pytest.raises(NoAgentsError, match=message):
-        WorldStream(make_store(), RULES, LAYOUT, split="test")
+        WorldStream(make_store(), rules_of(data=DataConfig(split="test")))
 
 
 def test_filters_know_all_roles_and_types():
@@ -272,7 +277,7 @@ def test_filters(data, passes):
 def test_the_share_of_absorbing_steps(make_store, weights, alone):
     """By brute force over the demos of a store: whoever arrives is idle until its time or its log would run out."""
     store, near = make_store(), SimConfig(on_goal="stop", goal_radius=12.0, horizon=60)
-    source = DemoSampler(store, LAYOUT, near, data=DataConfig(weights=weights), alone=alone)
+    source = DemoSampler(store, rules_of(near, data=DataConfig(weights=weights), single_agent=alone))
     acting, idle, arrivals = [], [], 0
     for record in store.read():
         steps = np.arange(record.scene.num_steps)
@@ -293,7 +298,7 @@ def test_the_share_of_absorbing_steps(make_store, weights, alone):
     assert arrivals > 3
     np.testing.assert_allclose(source.absorbing_share, sum(idle) / (sum(acting) + sum(idle)), rtol=1e-6)
     source.close()
-    assert DemoSampler(store, LAYOUT, RULES).absorbing_share == 0.0
+    assert DemoSampler(store, rules_of(data=DataConfig())).absorbing_share == 0.0
 
 
 def test_blocks_without_anything_to_draw_are_passed_over(make_store, sampler):

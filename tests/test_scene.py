@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from scenes import STEPS, car, real_scenario, real_scenes, road, scenario, scene, shared, valid_only, wrapped
 from strategies import scenarios
 
+from gail_cli.sim.config import Selection
 from gail_cli.sim.scenario import AgentType, LightState, RoadType, TrafficLights
 from gail_cli.sim.scene import Role, scene_from_scenario, scenes_equal
-from gail_cli.sim.worlds import Selection, make_worlds, select_agents
+from gail_cli.sim.worlds import make_worlds, select_agents
 
 AT_ORIGIN = [[[0.0, 0.0]]]
 """One agent over one step, so that the scene's frame is the log's."""

@@ -7,11 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from demos import LAYOUT, RULES, counted, drawn, same, scenes_of
+from demos import counted, drawn, rules_of, run_rules, run_sampler, run_worlds, same, scenes_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.interleave import Interleave, WeightsError
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.stores import MixedSampler, Stores
 from gail_cli.gail.demos.worlds import WorldStream
@@ -34,11 +34,11 @@ PLAIN = {"variants": 1}
     st.integers(1, 5000),
 )
 def test_any_run_of_turns_holds_its_share_of_each(weights, first, count):
-    deck = Interleave(weights)
-    turns = deck.turns(first, first + count)
+    interleave = Interleave(weights)
+    turns = interleave.turns(first, first + count)
     each = np.bincount(turns, minlength=len(weights))
-    assert (deck.counts(first) + each == deck.counts(first + count)).all()
-    assert deck.counts(first).sum() == first
+    assert (interleave.counts(first) + each == interleave.counts(first + count)).all()
+    assert interleave.counts(first).sum() == first
     exact = np.array([float(Fraction(w * count, sum(weights))) for w in weights])
     assert np.abs(each - exact).max() < 2.5 + count / 8192  # weights are kept to a part in 65536
 
@@ -74,13 +74,13 @@ def config(small):
 
 def test_one_store_is_as_if_there_were_none_around_it(make_store, config):
     stores = Stores.open([make_store().path])
-    alone = DemoSampler(make_store(), config().observation, config().sim, data=config().data, seed=4)
-    source = stores.sampler(config())
+    alone = DemoSampler(make_store(), run_rules(config()), seed=4)
+    source = run_sampler(stores, config())
     assert same(drawn(source, 9), drawn(alone, 9))
-    assert source.state == (4, 9 * 32)
-    resumed = stores.sampler(config(), drawn=5 * 32)
-    assert same(drawn(resumed, 3), drawn(stores.sampler(config()), 9)[5:8])
-    stream, other = stores.worlds(config()), WorldStream(make_store(), RULES, LAYOUT, 2, seed=4, split="train")
+    assert source.state_dict() == {"seed": 4, "drawn": 9 * 32}
+    resumed = run_sampler(stores, config(), drawn=5 * 32)
+    assert same(drawn(resumed, 3), drawn(run_sampler(stores, config()), 9)[5:8])
+    stream, other = run_worlds(stores, config()), WorldStream(make_store(), run_rules(config()), 2, seed=4)
     for _ in range(4):
         ours, theirs = stream.next(), other.next()
         assert scenes_of(ours) == scenes_of(theirs)
@@ -92,14 +92,14 @@ def test_one_store_is_as_if_there_were_none_around_it(make_store, config):
 
 def test_batches_hold_rows_of_each_store_by_weight(two, config):
     stores = Stores(two, [1, 3])
-    source = stores.sampler(config(pool_scenes=4096))
+    source = run_sampler(stores, config(pool_scenes=4096))
     assert isinstance(source, MixedSampler)
     for batch in drawn(source, 5, 64):
         assert (batch.transition[:, 0] >= 5).sum() == 48
     batch = source.sample(4000, next_state=True, history=2)
     whole = {}
     for k, offset in ((0, 0), (1, 5)):
-        single = Stores([two[k]]).sampler(config(pool_scenes=4096))
+        single = run_sampler(Stores([two[k]]), config(pool_scenes=4096))
         for _ in range(4):
             rows = single.sample(4000, next_state=True, history=2)
             for row, (scene, agent, step) in enumerate(rows.transition.tolist()):
@@ -119,31 +119,35 @@ def test_batches_hold_rows_of_each_store_by_weight(two, config):
 def test_several_stores_go_on_where_they_were(two, config, pool_scenes):
     settings = config(pool_scenes=pool_scenes)
     sizes = [16, 50, 1, 16, 120, 2, 300, 7]
-    source = Stores(two, [0.3, 0.7]).sampler(settings)
+    source = run_sampler(Stores(two, [0.3, 0.7]), settings)
     unbroken, states = [], []
     for size in sizes:
-        states.append(source.state)
+        states.append(source.state_dict())
         unbroken.append(source.sample(size))
-    for start, (seed, rows) in enumerate(states):
-        assert seed == 4
-        later = Stores(two, [0.3, 0.7]).sampler(settings, drawn=rows)
-        assert same([later.sample(size) for size in sizes[start:]], unbroken[start:]), start
+    other = Stores(two, [0.3, 0.7]).sampler(run_rules(settings), seed=9)
+    for start, state in enumerate(states):
+        assert state == {"seed": 4, "drawn": sum(sizes[:start])}
+        later = run_sampler(Stores(two, [0.3, 0.7]), settings, drawn=state["drawn"])
+        other.load_state_dict(state)
+        for each in (later, other):
+            assert same([each.sample(size) for size in sizes[start:]], unbroken[start:]), start
         later.close()
     source.close()
+    other.close()
 
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_worlds_come_from_each_store_by_weight(two, alone):
-    stream = WorldStream(two, RULES, LAYOUT, 4, seed=1, weights=[1, 3], alone=alone)
+    stream = WorldStream(two, rules_of(single_agent=alone), 4, seed=1, weights=[1, 3])
     ids = [set(store.scene_ids()) for store in two]
     assert ids[1] < ids[0]  # the second is of the first three scenes
     for number in range(20):
-        shares = stream.shares(number)
-        assert [sum(s.last - s.first for s in each) for each in shares] == [1, 3]
+        slices = stream.slices(number)
+        assert [sum(s.last - s.first for s in each) for each in slices] == [1, 3]
         assert stream.next().num_worlds == 4
-    later = WorldStream(two, RULES, LAYOUT, 4, seed=1, weights=[1, 3], alone=alone, start=20)
+    later = WorldStream(two, rules_of(single_agent=alone), 4, seed=1, weights=[1, 3], start=20)
     assert scenes_of(later.next()) == scenes_of(stream.next())
-    visited = Counter(s.scene for number in range(20) for s in stream.shares(number)[0])
+    visited = Counter(s.scene for number in range(20) for s in stream.slices(number)[0])
     if not alone:
         assert visited == dict.fromkeys(range(5), 4)
     stream.close()
@@ -152,10 +156,10 @@ def test_worlds_come_from_each_store_by_weight(two, alone):
 
 def test_the_share_of_absorbing_steps_is_that_of_the_mixture(two, small):
     config = small(augment=PLAIN, sim={"on_goal": "stop", "goal_radius": 12.0, "horizon": 60})
-    one, other = (Stores([store]).sampler(config).absorbing_share for store in two)
+    one, other = (run_sampler(Stores([store]), config).absorbing_share for store in two)
     assert one != other
     idle = 0.25 * one / (1 - one) + 0.75 * other / (1 - other)
-    assert Stores(two, [1, 3]).sampler(config).absorbing_share == pytest.approx(idle / (1 + idle), rel=1e-4)
+    assert run_sampler(Stores(two, [1, 3]), config).absorbing_share == pytest.approx(idle / (1 + idle), rel=1e-4)
 
 
 def test_stores_that_do_not_go_together(make_store, two, tmp_path):
@@ -166,19 +170,23 @@ def test_stores_that_do_not_go_together(make_store, two, tmp_path):
     short.steps = 20
     with pytest.raises(StoreError, match="its steps are not those of"):
         Stores([two[0], short])
-    for given_weights, told in (([1.0], r"1 weight\(s\) for 2 store\(s\)"), ([1, -1], "must be positive finite")):
-        with pytest.raises(ValueError, match=told):
+    for given_weights, what, fix in (
+        ([1.0], "1 weight(s) for 2 store(s)", "give one a store"),
+        ([1, -1], "[1, -1]: they must be positive finite numbers, one a store", ""),
+    ):
+        with pytest.raises(WeightsError) as caught:
             Stores(two, given_weights)
-    with pytest.raises(ValueError, match="no store"):
+        assert (caught.value.where, caught.value.what, caught.value.fix) == ("data.store_weights", what, fix)
+    with pytest.raises(StoreError, match=r"^no store; name at least one$"):
         Stores([])
     assert Stores(two).location == f"{two[0].location} (weight 1), {two[1].location} (weight 1)"
 
 
 def test_demos_of_another_split_come_out_of_a_small_pool(make_store, config):
     stores = Stores([make_store()])
-    assert stores.held_out(config()) is None  # all scenes are of the training split
-    source = stores.held_out(config(pool_scenes=4096), split="train")
-    assert source._data.pool_scenes == 64
+    assert stores.held_out(run_rules(config())) is None  # all scenes are of the training split
+    source = stores.held_out(run_rules(config(pool_scenes=4096)), split="train")
+    assert source.rules.data.pool_scenes == 64
     assert len(source.sample(16).action) == 16
 
 
@@ -213,9 +221,9 @@ def test_an_unfinished_store_is_refused_unless_it_may_grow(growing, config):
     with pytest.raises(StoreError, match="its extraction did not finish; run the same command again"):
         Stores.open([path])
     with pytest.raises(NoAgentsError, match="it has no scene yet; wait until its extraction has finished a part"):
-        open_growing(path).sampler(config())
+        run_sampler(open_growing(path), config())
     with pytest.raises(NoAgentsError, match="it has no scene yet"):
-        open_growing(path).worlds(config())
+        run_worlds(open_growing(path), config())
 
 
 def test_scenes_keep_their_numbers_while_others_join(growing, make_store):
@@ -261,7 +269,7 @@ def test_training_goes_on_while_a_store_grows(growing, make_store, small, pool_s
     )
     commit()
     stores = open_growing(path)
-    source, stream = stores.sampler(config), stores.worlds(config)
+    source, stream = run_sampler(stores, config), run_worlds(stores, config)
     joined, visited = [], set()
     for rollout in range(24):
         visited |= set(scenes_of(stream.next()))
@@ -275,7 +283,7 @@ def test_training_goes_on_while_a_store_grows(growing, make_store, small, pool_s
     counts = counted(drawn(source, 40, 500))
     assert {scene for scene, _, _ in counts} == set(range(5))
     names = stores.stores[0].scene_ids()
-    reference = counted(drawn(Stores([make_store()]).sampler(small(augment=PLAIN)), 10, 2000))
+    reference = counted(drawn(run_sampler(Stores([make_store()]), small(augment=PLAIN)), 10, 2000))
     ids = make_store().scene_ids()
     assert {(names[s], a, t) for s, a, t in counts} == {(ids[s], a, t) for s, a, t in reference}
     if pool_scenes == 4096:  # everything is held: draws are uniform
@@ -286,13 +294,32 @@ def test_training_goes_on_while_a_store_grows(growing, make_store, small, pool_s
     stream.close()
 
 
+@pytest.mark.parametrize("pool_scenes", [2, 4096])
+def test_a_state_is_loaded_as_if_all_scenes_had_been_there_from_the_start(growing, config, pool_scenes):
+    path, commit = growing
+    commit()
+    stores = open_growing(path)
+    source = run_sampler(stores, config(pool_scenes=pool_scenes))
+    early = source.state_dict()
+    drawn(source, 3)
+    commit()
+    stores.refresh()
+    drawn(source, 3)
+    for state in (early, source.state_dict()):
+        source.load_state_dict(state)
+        fresh = run_sampler(stores, config(pool_scenes=pool_scenes), drawn=state["drawn"])
+        assert same(drawn(source, 4), drawn(fresh, 4))
+        fresh.close()
+    source.close()
+
+
 def test_agents_are_limited_in_a_store_that_grows_too(growing, small):
     path, commit = growing
     commit()
     stores = open_growing(path)
     most = int(stores.stores[0].index.demos.sum()) + 3
     config = small(augment=PLAIN, worlds={"num_worlds": 2, "mode": "single_agent", "max_single_agent_envs": most})
-    source, stream = stores.sampler(config), stores.worlds(config)
+    source, stream = run_sampler(stores, config), run_worlds(stores, config)
     before = {t[:2] for t in counted(drawn(source, 1, 3000))}
     commit()
     commit()
@@ -320,7 +347,7 @@ def test_a_store_that_another_one_replaced_is_told(growing):
 
 def test_what_nobody_uses_any_more_is_not_kept(make_store, config):
     stores = Stores([make_store()])
-    source = stores.sampler(config())
+    source = run_sampler(stores, config())
     assert len(stores._readers) == 1
     source.close()
     del source

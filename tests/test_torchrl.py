@@ -11,9 +11,10 @@ from torchrl.envs import RewardSum, TransformedEnv, check_env_specs
 from torchrl.objectives.value import GAE
 
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.env import Env, SimConfig
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.torchrl import TorchRLEnv
-from gail_cli.sim.worlds import Selection, make_worlds
+from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LOG_ENDS = {0: [4], 1: [2, 8, 5], 2: [10, 10]}

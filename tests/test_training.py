@@ -21,6 +21,7 @@ from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.errors import UserError
 from gail_cli.sim.scenario import DT, AgentType
 
 LONG = 10**9
@@ -220,7 +221,7 @@ def test_a_run_may_learn_from_several_stores(make_store, small, tmp_path):
         ([1], r"1 weight\(s\) for 2 store\(s\); give one a store"),
         ([1, 0], "must be positive finite"),
     ):
-        with pytest.raises(RunError, match=f"data.store_weights: .*{told}"):
+        with pytest.raises(UserError, match=f"^data.store_weights: .*{told}"):
             Trainer(small(data={"store_weights": wrong}), paths, tmp_path / "other")
 
 

@@ -1,36 +1,37 @@
 from collections import Counter
 
 import pytest
-from demos import LAYOUT, RULES, counted, drawn, scenes_of
+from demos import LAYOUT, RULES, counted, drawn, rules_of, run_sampler, run_worlds, scenes_of
 
 from gail_cli.gail.config.load import ConfigError
 from gail_cli.gail.demos.prefetch import permuted
 from gail_cli.gail.demos.stores import Stores
 from gail_cli.gail.demos.worlds import WorldStream, controlled_agents
 from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents
-from gail_cli.sim.env import Env, SimConfig
-from gail_cli.sim.worlds import SelectedAgents, Selection
+from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.env import Env
+from gail_cli.sim.worlds import SelectedAgents
 
 
 def test_worlds_come_in_an_order_of_the_seed_alone(make_store):
     store = make_store()
     ids = store.scene_ids()
-    stream, later = WorldStream(store, RULES, LAYOUT, 2, seed=3), WorldStream(store, RULES, LAYOUT, 2, seed=3, start=4)
+    stream, later = WorldStream(store, rules_of(), 2, seed=3), WorldStream(store, rules_of(), 2, seed=3, start=4)
     batches = [scenes_of(stream.next()) for _ in range(5)]
     assert scenes_of(later.next()) == batches[4]
     for number, batch in enumerate(batches):
-        (shares,) = stream.shares(number)
-        assert sorted(batch) == sorted(ids[share.scene] for share in shares)
-        assert [share.scene for share in shares] == [permuted(5, 3, 2 * number + k) for k in range(2)]
+        (slices,) = stream.slices(number)
+        assert sorted(batch) == sorted(ids[one.scene] for one in slices)
+        assert [one.scene for one in slices] == [permuted(5, 3, 2 * number + k) for k in range(2)]
     assert Counter(x for batch in batches for x in batch) == dict.fromkeys(ids, 2)  # ten are two epochs of five
-    other = WorldStream(store, RULES, LAYOUT, 2, seed=4)
-    assert [other.shares(k) for k in range(5)] != [stream.shares(k) for k in range(5)]
+    other = WorldStream(store, rules_of(), 2, seed=4)
+    assert [other.slices(k) for k in range(5)] != [stream.slices(k) for k in range(5)]
     for each in (stream, later, other):
         each.close()
 
 
 def test_no_more_worlds_than_there_are(make_store):
-    stream = WorldStream(make_store(), RULES, LAYOUT)
+    stream = WorldStream(make_store(), rules_of())
     assert stream.num_worlds == 5
     assert sorted(scenes_of(stream.next())) == sorted(make_store().scene_ids())
     stream.close()
@@ -38,7 +39,7 @@ def test_no_more_worlds_than_there_are(make_store):
 
 def test_worlds_come_with_all_that_is_made_of_their_maps(make_store, monkeypatch):
     """So that the thread that steps has nothing to make when it goes on in them."""
-    stream = WorldStream(make_store(), RULES, LAYOUT, 2)
+    stream = WorldStream(make_store(), rules_of(), 2)
     first, second = stream.next(), stream.next()
     stream.close()
     monkeypatch.setattr("gail_cli.sim.worlds.road_grid", None)
@@ -58,7 +59,7 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
         return SelectedAgents(chosen.row, able, chosen.parked)
 
     monkeypatch.setattr("gail_cli.pipeline.experts.replay.demo_agents", choose)
-    stream = WorldStream(store, RULES, LAYOUT, 1, seed=1)
+    stream = WorldStream(store, rules_of(), 1, seed=1)
     assert {scenes_of(stream.next())[0] for _ in range(12)} == set(ids) - idle
     stream.close()
     source = sampler(store)
@@ -69,7 +70,7 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
     idle |= set(ids)
     with pytest.raises(NoAgentsError, match=r"no agent of its 5 scene\(s\) has a demo, may be controlled and passes"):
         sampler(store).sample(8)
-    empty = WorldStream(store, RULES, LAYOUT, 2)
+    empty = WorldStream(store, rules_of(), 2)
     with pytest.raises(NoAgentsError, match=r"nobody in it may be controlled; check sim\.selection"):
         empty.next()
     empty.close()
@@ -92,13 +93,13 @@ def agents_of(store, selection=RULES.selection):
 def test_every_agent_has_a_world_once_an_epoch(make_store, size):
     store = make_store()
     truth = agents_of(store)
-    stream = WorldStream(store, RULES, LAYOUT, size, seed=2, alone=True)
+    stream = WorldStream(store, rules_of(single_agent=True), size, seed=2)
     epochs = 2 * size  # so that batches and epochs end together
     batches = [stream.next() for _ in range(epochs * len(truth) // size)]
     assert [w.num_worlds for w in batches] == [size] * len(batches)
     assert Counter(x for w in batches for x in lone(w)) == dict.fromkeys(truth, epochs)
     assert [len(w.roads.start) - 1 for w in batches] == [len({id(s) for s in w.scenes}) for w in batches]
-    again = WorldStream(store, RULES, LAYOUT, size, seed=2, alone=True, start=5)
+    again = WorldStream(store, rules_of(single_agent=True), size, seed=2, start=5)
     assert lone(again.next()) == lone(batches[5])
     stream.close()
     again.close()
@@ -106,7 +107,7 @@ def test_every_agent_has_a_world_once_an_epoch(make_store, size):
 
 def test_worlds_of_one_scene_share_its_map_and_differ_in_who_drives(make_store):
     store = make_store()
-    stream = WorldStream(store, RULES, LAYOUT, 4, alone=True)
+    stream = WorldStream(store, rules_of(single_agent=True), 4)
     worlds = next(w for w in iter(stream.next, None) if len({s.id for s in w.scenes}) == 1)
     stream.close()
     assert len(worlds.roads.start) == 2
@@ -122,11 +123,11 @@ def test_every_agent_has_a_world_also_where_there_are_more_or_fewer_than_usual(m
     store = make_store()
     truth = agents_of(store, rules.selection)
     usual = int(store.index.demos.sum())
-    stream = WorldStream(store, rules, LAYOUT, 1, alone=True)
+    stream = WorldStream(store, rules_of(rules, single_agent=True), 1)
     found = Counter()
     for number in range(usual):
-        pairs = [stream._agents(*pair) for pair in stream._read(0, stream.shares(number)[0], number)]
-        found.update((record.scene.id, int(row)) for record, rows in pairs for row in rows)
+        for record, *which in stream._read(0, stream.slices(number)[0], number):
+            found.update((record.scene.id, int(row)) for row in stream._drivers(record, *which))
     stream.close()
     assert found == dict.fromkeys(truth, 1)
 
@@ -141,7 +142,7 @@ def test_a_run_may_know_few_agents_alone(make_store, small):
             worlds={"num_worlds": 3, "mode": "single_agent", "max_single_agent_envs": most},
         )
         stores = Stores([store])
-        stream, source = stores.worlds(config), stores.sampler(config)
+        stream, source = run_worlds(stores, config), run_sampler(stores, config)
         number = {name: k for k, name in enumerate(store.scene_ids())}
         batches = range(2 + most // 3 if most < 99 else 0)
         visited = {(number[s], row) for _ in batches for s, row in lone(stream.next())}

@@ -1,1 +1,1 @@
-"""Expert demonstrations as batches: schedule, pool, worlds, prefetch."""
+"""Expert demonstrations as batches: rules, schedule, pool, samplers, worlds, prefetch."""

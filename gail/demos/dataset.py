@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from gail_cli.gail.config.schema import DataConfig
-from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.demos.rules import DemoRules
+from gail_cli.gail.demos.sampler import DemoSampler, SceneWeights
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.config import SimConfig
-from gail_cli.sim.layout import ObservationConfig
 
 
 class DemoDataset(IterableDataset[dict[str, Tensor]]):
@@ -29,10 +25,8 @@ class DemoDataset(IterableDataset[dict[str, Tensor]]):
 
     Args:
         store: where the demos are.
-        observation: the layout of observations.
-        sim: which agents are controlled, and the horizon.
+        rules: which demos, how they are shown, and how many scenes each worker holds.
         batch_size: B.
-        data: which demos, and how many scenes each worker holds.
         seed: of everything random.
         start: batches that this rank has taken already.
         next_state, history: see :meth:`~gail.demos.sampler.DemoSampler.sample`.
@@ -43,19 +37,17 @@ class DemoDataset(IterableDataset[dict[str, Tensor]]):
     def __init__(
         self,
         store: DemoStore,
-        observation: ObservationConfig,
-        sim: SimConfig,
+        rules: DemoRules,
         batch_size: int,
-        data: DataConfig | None = None,
         seed: int = 0,
         start: int = 0,
         next_state: bool = False,
         history: int = 0,
         rank: tuple[int, int] | None = None,
-        scene_weights: Mapping[int, float] | Sequence[float] | NDArray[np.floating] | None = None,
+        scene_weights: SceneWeights | None = None,
     ) -> None:
         super().__init__()
-        self.store, self.observation, self.sim, self.data = store, observation, sim, data
+        self.store, self.rules = store, rules
         self.batch_size, self.next_state, self.history = batch_size, next_state, history
         self.seed, self.start, self.scene_weights = seed, start, scene_weights
         self.rank = current_rank() if rank is None else rank
@@ -69,10 +61,8 @@ class DemoDataset(IterableDataset[dict[str, Tensor]]):
         rank, ranks = self.rank
         sampler = DemoSampler(
             self.store,
-            self.observation,
-            self.sim,
-            data=self.data,
-            seed=self.seed,
+            self.rules,
+            self.seed,
             drawn=done * self.batch_size,
             shard=(rank * workers + share, ranks * workers),
             scene_weights=self.scene_weights,

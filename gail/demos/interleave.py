@@ -1,4 +1,4 @@
-"""Turns counts out to several sources in proportion to weights."""
+"""Turns given to several sources in proportion to weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_CARDS = 1 << 16
+from gail_cli.sim.errors import UserError
+
+_ROUND = 1 << 16
 """Turns after which every source has had its share exactly; weights are kept to this precision."""
+
+
+class WeightsError(UserError):
+    """Weights of sources that make no sense."""
 
 
 class Interleave:
@@ -20,26 +26,26 @@ class Interleave:
         weights: [S] of the sources, positive.
 
     Raises:
-        ValueError: for weights that are not.
+        WeightsError: for weights that are not.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         share = np.asarray(weights, np.float64)
         if not len(share) or not (np.isfinite(share) & (share > 0)).all():
-            raise ValueError(f"weights {list(weights)}: they must be positive finite numbers, one a store")
-        exact = share / share.sum() * (_CARDS - len(share))
+            raise WeightsError("weights", f"{list(weights)}: they must be positive finite numbers, one a store")
+        exact = share / share.sum() * (_ROUND - len(share))
         self.quota = 1 + np.floor(exact).astype(np.int64)  # one for each, however small its weight
         """[S] turns of each in a round."""
-        self.quota[np.argsort(np.floor(exact) - exact, kind="stable")[: _CARDS - self.quota.sum()]] += 1
+        self.quota[np.argsort(np.floor(exact) - exact, kind="stable")[: _ROUND - self.quota.sum()]] += 1
         time = np.concatenate([(np.arange(n) + 0.5) / n for n in self.quota])
-        self._cards = np.repeat(np.arange(len(share)), self.quota)[np.argsort(time, kind="stable")]
+        self._round = np.repeat(np.arange(len(share)), self.quota)[np.argsort(time, kind="stable")]
 
     def turns(self, first: int, last: int) -> NDArray[np.int64]:
         """Sources of the turns ``first`` .. ``last - 1``."""
-        return self._cards[np.arange(first, last) % _CARDS]
+        return self._round[np.arange(first, last) % _ROUND]
 
     def counts(self, turns: int) -> NDArray[np.int64]:
         """[S] how many of the first so many turns are each source's."""
-        rounds, rest = divmod(turns, _CARDS)
-        counts: NDArray[np.int64] = rounds * self.quota + np.bincount(self._cards[:rest], minlength=len(self.quota))
+        rounds, rest = divmod(turns, _ROUND)
+        counts: NDArray[np.int64] = rounds * self.quota + np.bincount(self._round[:rest], minlength=len(self.quota))
         return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gail_cli.gail.config.schema import DemoFilter
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.pipeline.experts.replay import demo_rows, make_experts
 from gail_cli.pipeline.records import QUALITY, Record
-from gail_cli.sim.config import SimConfig
 from gail_cli.sim.launch import Program, num_parts, split_evenly
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import ObservationPool, ObservationSource
@@ -47,7 +47,7 @@ class Table:
     end: NDArray[np.int32]
     """[R] step at which the simulator cuts the agent off."""
     idle: NDArray[np.int32]
-    """[R] steps from the arrival that ended the demo to that one: 0 where none did."""
+    """[R] steps from the arrival that ended the demo to ``end``; 0 where no arrival did."""
 
     @staticmethod
     def joined(tables: Sequence[Table]) -> Table:
@@ -64,7 +64,8 @@ class Table:
 class Block:
     """Some scenes on a device: what is needed to make any of their demos' transitions, and no more."""
 
-    sight: ObservationSource
+    source: ObservationSource
+    """What observations are made from."""
     action: Tensor
     """[N, T, K] of the controlled agents."""
     table: Table
@@ -74,39 +75,33 @@ class Block:
 def load_block(
     records: Sequence[Record],
     scenes: Sequence[int],
-    sim: SimConfig,
-    observation: ObservationConfig,
-    demos: DemoFilter,
+    rules: DemoRules,
     device: torch.device,
-    alone: bool = False,
-    only: Mapping[int, NDArray[np.integer]] | None = None,
+    allowed: AgentRows | None = None,
 ) -> Block:
-    """Lay some scenes out.
+    """Lay the demos of some scenes out on a device.
 
     Args:
         records: the scenes.
         scenes: their indices in the store.
-        sim: which agents are controlled, and the horizon.
-        observation: the layout.
-        demos: which of the controlled agents are drawn.
+        rules: which agents are controlled, which of their demos are drawn, and how they are observed.
         device: where.
-        alone: each expert drives in a world of its own, see :func:`~pipeline.experts.replay.make_experts`.
-        only: no others than these rows of a scene's agents are drawn, by the scene's index in the store.
+        allowed: only demos of these agents are drawn; None: of all.
 
     Raises:
         NoAgentsError: when no agent of the scenes has a demo and may be controlled.
     """
-    experts = make_experts(records, sim, device, alone)
+    experts = make_experts(records, rules.sim, device, rules.single_agent)
     worlds = experts.worlds
-    agents = worlds.controlled_agents()
+    drivers = worlds.controlled_agents()
     keep = np.array(
         [
-            passes(demos, records[w], agent, row) and (only is None or agent in only[scenes[w]])
-            for (w, agent), (_, row) in zip(agents, demo_rows(records, worlds), strict=True)
+            passes(rules.data, records[w], agent, row) and (allowed is None or agent in allowed[scenes[w]])
+            for (w, agent), (_, row) in zip(drivers, demo_rows(records, worlds), strict=True)
         ]
     )
     owner, step = experts.transitions.cpu().numpy().T
-    count = np.bincount(owner, minlength=len(agents)).astype(np.int32)
+    count = np.bincount(owner, minlength=len(drivers)).astype(np.int32)
     begin = np.cumsum(count) - count
     chosen = np.flatnonzero(keep & (count > 0))
     first = step[begin[chosen]].astype(np.int32)
@@ -115,26 +110,27 @@ def load_block(
         place=np.zeros(len(chosen), np.int32),
         agent=chosen.astype(np.int32),
         row=worlds.controlled.cpu().numpy()[chosen].astype(np.int32),
-        scene=np.array([scenes[w] for w, _ in agents], np.int64)[chosen],
-        scene_agent=np.array([agent for _, agent in agents], np.int64)[chosen],
+        scene=np.array([scenes[w] for w, _ in drivers], np.int64)[chosen],
+        scene_agent=np.array([agent for _, agent in drivers], np.int64)[chosen],
         first=first,
         count=count[chosen],
         end=end,
         idle=np.where(experts.arrived.cpu().numpy()[chosen], end - first - count[chosen], 0).astype(np.int32),
     )
-    return Block(ObservationSource.of(worlds, experts.own, experts.others, observation), experts.action, table)
+    source = ObservationSource.of(worlds, experts.own, experts.others, rules.observation)
+    return Block(source, experts.action, table)
 
 
-def passes(demos: DemoFilter, record: Record, agent: int, row: int) -> bool:
+def passes(wanted: DemoFilter, record: Record, agent: int, row: int) -> bool:
     """Whether a demo is one to draw: ``agent`` is a row of the scene's agents, ``row`` one of its demos."""
     role = int(record.scene.agent_role[agent])
-    if any(not role & Role[name.upper()] for name in demos.roles):
+    if any(not role & Role[name.upper()] for name in wanted.roles):
         return False
-    if any(role & Role[name.upper()] for name in demos.without_roles):
+    if any(role & Role[name.upper()] for name in wanted.without_roles):
         return False
-    if demos.types is not None and AgentType(record.scene.agent_type[agent]).name.lower() not in demos.types:
+    if wanted.types is not None and AgentType(record.scene.agent_type[agent]).name.lower() not in wanted.types:
         return False
-    error = demos.max_replay_error
+    error = wanted.max_replay_error
     return error is None or bool(record.demos.quality[row, QUALITY.index("ade_m")] <= error)
 
 
@@ -154,7 +150,7 @@ class Pool:
     """Blocks in numbered places, and batches of their transitions.
 
     On a CPU the memory of a batch is used again once nothing refers to it any more, as fresh memory takes two to three
-    times as long to fill; a batch that somebody still holds never changes.
+    times as long to fill; a batch that is still referred to never changes.
 
     Args:
         places: how many blocks there is room for.
@@ -164,26 +160,31 @@ class Pool:
 
     def __init__(self, places: int, observation: ObservationConfig, device: torch.device) -> None:
         self.tables: list[Table | None] = [None] * places
-        """Of the blocks held; None where there is none."""
+        """The demos of the block in each place; None where there is no block."""
         self._table: Table | None = None
         self._device = device
-        self._gallery = ObservationPool(places, observation, device)
+        self._observations = ObservationPool(places, observation, device)
         self._action: Tensor | None = None
         self._batches: list[_Batch] = []
         self._draws = 0
 
     def put(self, place: int, block: Block | None) -> None:
-        """Hold a block in a place, instead of what was there; None empties it."""
+        """Hold a block in a place, instead of the one that was there; None empties the place."""
         self.tables[place] = (
             None if block is None else replace(block.table, place=np.full(len(block.table), place, np.int32))
         )
         self._table = None
-        scratch = self._gallery.scratch
-        self._gallery.put(place, None if block is None else block.sight)
-        if self._gallery.scratch > scratch:
+        scratch = self._observations.scratch
+        self._observations.put(place, None if block is None else block.source)
+        if self._observations.scratch > scratch:
             self._batches.clear()
         if block is not None:
             self._keep_actions(place, block.action)
+
+    def num_demos(self, place: int) -> int:
+        """How many demos the block in a place has; 0 where there is no block."""
+        table = self.tables[place]
+        return 0 if table is None else len(table)
 
     @property
     def table(self) -> Table:
@@ -192,27 +193,27 @@ class Pool:
             self._table = Table.joined([table for table in self.tables if table is not None])
         return self._table
 
-    def batch(self, picks: Draws, next_state: bool = False, history: int = 0) -> Transitions:
+    def batch(self, draws: Draws, next_state: bool = False, history: int = 0) -> Transitions:
         """The batch of these transitions.
 
         Args:
-            picks: which.
-            next_state: with what the agents see a step later.
-            history: with what they saw in so many steps before.
+            draws: which ones.
+            next_state: with the observations of one step later.
+            history: with the observations of so many steps before.
         """
         assert self._action is not None
-        table, demo, step = self.table, picks.demo, picks.step
+        table, demo, step = self.table, draws.demo, draws.step
         views: list[tuple[int, ...]] = [(0,)]
         if next_state:
             views.append((1,))
         if history:
             views.append(tuple(range(-history, 0)))
-        batch = self._room(len(demo), tuple(views))
-        batch.look(table, picks)
-        seen = iter(batch.seen())
-        observation = next(seen)[:, 0]
-        following = next(seen)[:, 0] if next_state else None
-        device, row = self._device, torch.from_numpy(picks.row)
+        batch = self._free_batch(len(demo), tuple(views))
+        batch.fill(table, draws)
+        observations = iter(batch.observations())
+        observation = next(observations)[:, 0]
+        following = next(observations)[:, 0] if next_state else None
+        device, row = self._device, torch.from_numpy(draws.row)
         where = [torch.from_numpy(x.astype(np.int64)).to(device) for x in (table.place[demo], table.agent[demo], step)]
         transition = np.stack([table.scene[demo], table.scene_agent[demo], step], axis=1)
         mask = None
@@ -224,7 +225,7 @@ class Pool:
             observation,
             _in_rows(self._action[tuple(where)], row.to(device)),
             following,
-            next(seen) if history else None,
+            next(observations) if history else None,
             mask,
             _in_rows(torch.from_numpy(transition), row).to(device),
             _in_rows(done, row).to(device),
@@ -241,17 +242,17 @@ class Pool:
         assert self._action is not None
         self._action[place, : len(action)] = action
 
-    def _room(self, size: int, views: tuple[tuple[int, ...], ...]) -> _Batch:
+    def _free_batch(self, size: int, views: tuple[tuple[int, ...], ...]) -> _Batch:
         """Memory for a batch that nobody refers to."""
         self._draws += 1
         if self._device.type == "cuda":  # torch's own allocator takes care
-            return _Batch(self._gallery, size, views)
+            return _Batch(self._observations, size, views)
         self._batches = [b for b in self._batches if self._draws - b.last_draw <= _IDLE_DRAWS]
         for batch in self._batches:
             if batch.size == size and batch.views == views and batch.free():
                 break
         else:
-            batch = _Batch(self._gallery, size, views)
+            batch = _Batch(self._observations, size, views)
             self._batches.append(batch)
         batch.last_draw = self._draws
         return batch
@@ -261,22 +262,22 @@ class _Batch:
     """Memory for a batch, with kernels prepared to fill it.
 
     Args:
-        gallery: where the agents are.
+        pool: where the agents are.
         size: B.
-        views: of each tensor of observations the steps, relative to a transition's.
+        views: for each tensor of observations the steps, relative to a transition's.
     """
 
-    def __init__(self, gallery: ObservationPool, size: int, views: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, pool: ObservationPool, size: int, views: tuple[tuple[int, ...], ...]) -> None:
         self.size, self.views, self.last_draw = size, views, 0
-        self._device, self._width = gallery.device, gallery.config.size
-        looks = [size * len(steps) for steps in views]
-        parts = num_parts(sum(looks), self._device)
-        self._query = [torch.empty(n, 4, dtype=torch.int32, device=self._device) for n in looks]
-        self._left = [torch.empty(n, device=self._device) for n in looks]
-        self._memory = [self._empty(n) for n in looks]
+        self._device, self._width = pool.device, pool.config.size
+        rows = [size * len(steps) for steps in views]
+        parts = num_parts(sum(rows), self._device)
+        self._query = [torch.empty(n, 4, dtype=torch.int32, device=self._device) for n in rows]
+        self._time_left = [torch.empty(n, device=self._device) for n in rows]
+        self._memory = [self._empty(n) for n in rows]
         stages = [
-            gallery.stage(split_evenly(n, parts), query, left, _tensor(memory))
-            for n, query, left, memory in zip(looks, self._query, self._left, self._memory, strict=True)
+            pool.stage(split_evenly(n, parts), query, time_left, _tensor(memory))
+            for n, query, time_left, memory in zip(rows, self._query, self._time_left, self._memory, strict=True)
         ]
         self._program = Program(stages, self._device)
         self._unused = self._references()
@@ -285,26 +286,26 @@ class _Batch:
         """Whether nothing refers to the observations handed out."""
         return self._references() == self._unused
 
-    def seen(self) -> list[Tensor]:
-        """Observations [B, steps, D] of each view."""
+    def observations(self) -> list[Tensor]:
+        """[B, steps, D] of each view."""
         return [
             _tensor(memory).view(self.size, len(steps), self._width)
             for memory, steps in zip(self._memory, self.views, strict=True)
         ]
 
-    def look(self, table: Table, picks: Draws) -> None:
-        """Fill it."""
-        for steps, query, left in zip(self.views, self._query, self._left, strict=True):
+    def fill(self, table: Table, draws: Draws) -> None:
+        """Make the observations of these transitions."""
+        for steps, query, time_left in zip(self.views, self._query, self._time_left, strict=True):
             offset, many = np.array(steps, np.int32), len(steps)
-            step = picks.step[:, None] + offset
-            ask = np.empty((self.size, many, 4), np.int32)
-            ask[..., 0] = table.place[picks.demo, None]
-            ask[..., 1] = table.row[picks.demo, None]
-            ask[..., 2] = np.where(step < table.first[picks.demo, None], -1, step)
-            ask[..., 3] = picks.row[:, None] * many + np.arange(many)
-            query.copy_(torch.from_numpy(ask.reshape(-1, 4)))
-            seconds = (table.end[picks.demo, None] - step).astype(np.float32) * np.float32(DT)
-            left.copy_(torch.from_numpy(seconds.reshape(-1)))
+            step = draws.step[:, None] + offset
+            query_rows = np.empty((self.size, many, 4), np.int32)
+            query_rows[..., 0] = table.place[draws.demo, None]
+            query_rows[..., 1] = table.row[draws.demo, None]
+            query_rows[..., 2] = np.where(step < table.first[draws.demo, None], -1, step)
+            query_rows[..., 3] = draws.row[:, None] * many + np.arange(many)
+            query.copy_(torch.from_numpy(query_rows.reshape(-1, 4)))
+            seconds = (table.end[draws.demo, None] - step).astype(np.float32) * np.float32(DT)
+            time_left.copy_(torch.from_numpy(seconds.reshape(-1)))
         self._program.run()
 
     def _empty(self, rows: int) -> NDArray[np.float32] | Tensor:

@@ -1,4 +1,4 @@
-"""Things made ahead of time in a thread, in a fixed order."""
+"""Items made ahead of time in a background thread, in a fixed order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Prefetch(Generic[T]):
         self._queue: queue.Queue[T | BaseException] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        # The thread must not keep alive whom it works for.
+        # The thread must not keep the object alive that it works for.
         method = weakref.WeakMethod(make) if inspect.ismethod(make) else lambda: make
         args = (method, self._queue, self._stop, start)
         self._thread = threading.Thread(target=_run, args=args, name="prefetch", daemon=True)
@@ -82,7 +82,7 @@ _running: weakref.WeakSet[Prefetch[Any]] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """A thread that is within a kernel when Python goes down takes the process with it."""
+    """Stop all threads: one that runs a kernel while Python shuts down would crash the process."""
     for prefetch in list(_running):
         prefetch.close()
 

@@ -3,38 +3,39 @@
 How a training uses it::
 
     stores = Stores.open(paths, weights, config.data.agents, config.data.grows)
-    sampler = stores.sampler(config, device, drawn)  # sample, drawn, state, absorbing_share, close
-    held_out = stores.held_out(config, device)  # the same of another split, small; None where that has no scene
-    stream = stores.worlds(config, device, start)  # next, num_worlds, close
+    rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
+    sampler = stores.sampler(rules, config.seed, drawn)  # sample, drawn, state_dict, absorbing_share, close
+    held_out = stores.held_out(rules, config.seed)  # likewise for another split, small; None where that has no scene
+    stream = stores.worlds(rules, config.worlds.num_worlds, config.seed, start)  # next, num_worlds, close
     joined = stores.refresh()  # between rollouts: scenes that joined the demos and the worlds, 0 if none
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gail_cli.gail.config.schema import DataConfig, TrainConfig
-from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.interleave import Interleave, WeightsError
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.demos.worlds import AgentRows, FirstAgents, WorldStream
-from gail_cli.pipeline.experts.augmentation import Augmentation
+from gail_cli.gail.demos.worlds import FirstAgents, WorldStream
+from gail_cli.pipeline.experts.replay import NoAgentsError
 from gail_cli.pipeline.store.growing import GrowingStore, open_store
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import Agents, DemoStore
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.config import Selection
 
 HELD_OUT_SCENES = 64
-"""Held ready of scenes that are only looked at."""
+"""Most scenes held at a time of those that a run is only measured against."""
 
 
 class Stores:
@@ -42,24 +43,22 @@ class Stores:
 
     Args:
         stores: at least one.
-        weights: of the stores: in these proportions rows of every batch, and worlds of every rollout, are theirs. Alike
-            when None.
+        weights: of the stores: in these proportions rows of every batch, and worlds of every rollout, are theirs. All
+            the same when None.
 
     Raises:
-        StoreError: when their actions or lengths differ.
-        ValueError: for weights that make no sense.
+        StoreError: when there is none, or their actions or lengths differ.
+        WeightsError: for weights that make no sense; it names their key in a configuration.
     """
 
     def __init__(self, stores: Sequence[DemoStore], weights: Sequence[float] | None = None) -> None:
         if not stores:
-            raise ValueError("no store; name at least one")
+            raise StoreError("", "no store", "name at least one")
         weights = [1.0] * len(stores) if weights is None else list(weights)
-        if len(weights) != len(stores):
-            raise ValueError(f"{len(weights)} weight(s) for {len(stores)} store(s); give one a store")
         self.stores, self.weights = tuple(stores), tuple(weights)
-        self._deck = Interleave(weights)
+        self._interleave = _interleave(weights, len(stores))
         _check_alike(stores)
-        self._first: dict[tuple[Selection, str, int, int, int | None], list[FirstAgents]] = {}
+        self._first: dict[tuple[Hashable, ...], list[FirstAgents]] = {}
         self._readers: weakref.WeakSet[DemoSampler | MixedSampler | WorldStream] = weakref.WeakSet()
 
     @classmethod
@@ -80,18 +79,18 @@ class Stores:
 
         Raises:
             StoreError: when one cannot be read, is unfinished and must not be, or does not go with the others.
-            ValueError: for weights that make no sense.
+            WeightsError: for weights that make no sense.
         """
         return cls([open_store(path, agents, grows) for path in paths], weights)
 
     @property
     def space(self) -> ActionSpace:
-        """Of the demos' actions."""
+        """The space of the demos' actions."""
         return self.stores[0].space
 
     @property
     def steps(self) -> int:
-        """States of a scene."""
+        """States per scene."""
         return self.stores[0].steps
 
     @property
@@ -111,56 +110,75 @@ class Stores:
         return sum(map(len, self.stores))
 
     def sampler(
-        self, config: TrainConfig, device: torch.device | str = "cpu", drawn: int = 0
+        self, rules: DemoRules, seed: int = 0, drawn: int = 0, device: torch.device | str = "cpu"
     ) -> DemoSampler | MixedSampler:
-        """Batches of the demos that a run learns from, going on after so many rows; one store's own sampler if there
-        is one.
+        """Batches of the demos that a run learns from; of a single store its own sampler.
+
+        Args:
+            rules: which demos, and how they are shown; all stores share ``data.pool_scenes`` by their weights.
+            seed: of everything random.
+            drawn: rows drawn already.
+            device: where batches are made.
 
         Raises:
             NoAgentsError: when there is nothing to draw from.
         """
-        return self._sampler(config, config.data, device, drawn, self._agents(config), config.augment)
+        samplers = [
+            DemoSampler(store, own, own_seed, rows, device, allowed=allowed)
+            for store, own, own_seed, rows, allowed in zip(
+                self.stores,
+                self._rules_per_store(rules),
+                store_seeds(seed, len(self.stores)),
+                self._interleave.counts(drawn).tolist(),
+                self._allowed(rules, seed),
+                strict=True,
+            )
+        ]
+        sampler = samplers[0] if len(samplers) == 1 else MixedSampler(samplers, self._interleave, seed, drawn)
+        self._readers.add(sampler)
+        return sampler
 
     def held_out(
-        self, config: TrainConfig, device: torch.device | str = "cpu", split: str = "validation", drawn: int = 0
+        self,
+        rules: DemoRules,
+        seed: int = 0,
+        drawn: int = 0,
+        device: torch.device | str = "cpu",
+        split: Literal["train", "validation", "test", "all"] = "validation",
     ) -> DemoSampler | MixedSampler | None:
-        """Batches of another split's demos, out of few scenes at a time; None where a store has no scene in it."""
+        """Batches of another split's demos, all as they were recorded, out of few scenes at a time.
+
+        Returns:
+            None where a store has no scene in the split.
+        """
         if not all(len(store.scenes_of(split)) for store in self.stores):
             return None
-        few = min(HELD_OUT_SCENES, config.data.pool_scenes)
-        data = replace(config.data, split=split, pool_scenes=few, max_scenes=None)  # type: ignore[arg-type]
-        return self._sampler(config, data, device, drawn, None, None)
+        return self.sampler(rules.held_out(split, HELD_OUT_SCENES), seed, drawn, device)
 
-    def worlds(self, config: TrainConfig, device: torch.device | str = "cpu", start: int = 0) -> WorldStream:
-        """Batches of a run's worlds, from the one of number ``start`` on.
+    def worlds(
+        self,
+        rules: DemoRules,
+        num_worlds: int | None = None,
+        seed: int = 0,
+        start: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> WorldStream:
+        """Batches of the worlds that a run drives in, see :class:`~gail.demos.worlds.WorldStream`.
 
         Raises:
-            NoAgentsError: when no scene is in the split.
+            NoAgentsError: when no scene is in the split, or no agent may be controlled.
         """
-        stream = WorldStream(
-            self.stores,
-            config.sim,
-            config.observation,
-            config.worlds.num_worlds,
-            device,
-            config.seed,
-            start,
-            config.data.split,
-            self.weights,
-            alone=config.worlds.mode == "single_agent",
-            only=self._agents(config),
-            augment=config.augment,
-            max_scenes=config.data.max_scenes,
-        )
+        allowed = self._allowed(rules, seed)
+        stream = WorldStream(self.stores, rules, num_worlds, seed, start, device, self.weights, allowed)
         self._readers.add(stream)
         return stream
 
     def refresh(self) -> int:
-        """Let scenes that running extractions have finished since join all samplers and streams made here.
+        """Let scenes that running extractions have finished join all samplers and streams made here.
 
-        Where there are none this costs a look into a folder a store, and nothing with stores that do not grow. A run
-        that is resumed knows the scenes that are there then, all from its start: what was known when is not replayed,
-        so its batches are not those of an unbroken run.
+        Where there are none this lists one folder per store, and does nothing with stores that do not grow. A run that
+        is resumed knows from its start all scenes that are there by then. When each of them joined is not replayed, so
+        its batches are not those of an unbroken run.
 
         Returns:
             How many scenes joined.
@@ -176,53 +194,33 @@ class Stores:
                 reader.extend()
         return joined
 
-    def _agents(self, config: TrainConfig) -> list[AgentRows] | None:
-        """Of each store the agents that a run is limited to, if it is; found once."""
-        most = config.worlds.max_single_agent_envs
-        if most is None:
-            return None
-        data = config.data
-        key = config.sim.selection, data.split, config.seed, most, data.max_scenes
+    def _allowed(self, rules: DemoRules, seed: int) -> Sequence[AgentRows | None]:
+        """For each store the agents that a run is limited to, found once; None where it is not."""
+        if rules.max_agents is None:
+            return [None] * len(self.stores)
+        key = rules.sim.selection, rules.data.split, rules.data.max_scenes, rules.max_agents, seed
         if key not in self._first:
-            shares = self._deck.counts(most).tolist()
-            if 0 in shares:
-                raise StoreError(f"worlds.max_single_agent_envs is {most}, which leaves a store without one; raise it")
-            pairs = zip(self.stores, shares, strict=True)
-            self._first[key] = [FirstAgents(store, *key[:3], share, data.max_scenes) for store, share in pairs]
+            counts = self._interleave.counts(rules.max_agents).tolist()
+            if 0 in counts:
+                what = f"worlds.max_single_agent_envs is {rules.max_agents}, which leaves a store without one"
+                raise NoAgentsError("", what, "raise it")
+            pairs = zip(self.stores, counts, strict=True)
+            self._first[key] = [FirstAgents(store, rules, seed, count) for store, count in pairs]
         return [first.rows for first in self._first[key]]
 
-    def _sampler(
-        self,
-        config: TrainConfig,
-        data: DataConfig,
-        device: torch.device | str,
-        drawn: int,
-        only: Sequence[AgentRows] | None,
-        augment: Augmentation | None,
-    ) -> DemoSampler | MixedSampler:
-        alone = config.worlds.mode == "single_agent"
-        several = len(self.stores) > 1
-        weight = np.array(self.weights) / sum(self.weights)
-        rows = self._deck.counts(drawn).tolist()
-        samplers = [
-            DemoSampler(
-                store,
-                config.observation,
-                config.sim,
-                device,
-                replace(data, pool_scenes=max(1, round(data.pool_scenes * weight[k]))),
-                # orders of their own, so that stores of one size do not draw alike
-                int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0]) if several else config.seed,
-                rows[k],
-                alone=alone,
-                only=None if only is None else only[k],
-                augment=augment,
-            )
-            for k, store in enumerate(self.stores)
-        ]
-        sampler = MixedSampler(samplers, self._deck, config.seed, drawn) if several else samplers[0]
-        self._readers.add(sampler)
-        return sampler
+    def _rules_per_store(self, rules: DemoRules) -> list[DemoRules]:
+        """The rules for each store, with its share of the pool."""
+        weight, scenes = np.array(self.weights) / sum(self.weights), rules.data.pool_scenes
+        sizes = [max(1, round(scenes * share)) for share in weight]
+        return [replace(rules, data=replace(rules.data, pool_scenes=size)) for size in sizes]
+
+
+def store_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of the samplers of some stores: different ones, so that stores of one size are not drawn from alike; the
+    seed itself where there is a single store."""
+    if count == 1:
+        return [seed]
+    return [int(np.random.SeedSequence([seed, k]).generate_state(1)[0]) for k in range(count)]
 
 
 class MixedSampler:
@@ -230,33 +228,39 @@ class MixedSampler:
     :class:`~gail.demos.sampler.DemoSampler`. Scenes are numbered through the stores, one after the other.
 
     Args:
-        samplers: of the stores, each having drawn its share of ``drawn``.
-        deck: whose turn it is.
-        seed: of the run.
+        samplers: those of the stores, with seeds of :func:`store_seeds`, each having drawn its share of ``drawn``.
+        interleave: which store each row is from.
+        seed: that the seeds of the samplers are made of.
         drawn: rows drawn already.
     """
 
-    def __init__(self, samplers: Sequence[DemoSampler], deck: Interleave, seed: int, drawn: int) -> None:
+    def __init__(self, samplers: Sequence[DemoSampler], interleave: Interleave, seed: int = 0, drawn: int = 0) -> None:
         self.samplers, self.drawn = tuple(samplers), drawn
-        self._deck, self._seed = deck, seed
+        self._interleave, self._seed = interleave, seed
 
-    @property
-    def state(self) -> tuple[int, int]:
-        """(seed, rows drawn), from which a sampler of the same stores and settings goes on with the same batches."""
-        return self._seed, self.drawn
+    def state_dict(self) -> dict[str, Any]:
+        """``seed`` and ``drawn``, the rows drawn so far; for :meth:`load_state_dict`."""
+        return {"seed": self._seed, "drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the sampler of this state was, see :meth:`DemoSampler.load_state_dict`."""
+        self._seed, self.drawn = int(state["seed"]), int(state["drawn"])
+        seeds, counts = store_seeds(self._seed, len(self.samplers)), self._interleave.counts(self.drawn).tolist()
+        for sampler, seed, drawn in zip(self.samplers, seeds, counts, strict=True):
+            sampler.load_state_dict({"seed": seed, "drawn": drawn})
 
     @property
     def absorbing_share(self) -> float:
-        """See :attr:`DemoSampler.absorbing_share`; of steps drawn in these proportions."""
+        """See :attr:`DemoSampler.absorbing_share`, for steps drawn in these proportions."""
         odds = [1 / (1 - sampler.absorbing_share) - 1 for sampler in self.samplers]
-        idle = float(np.average(odds, weights=self._deck.quota))
+        idle = float(np.average(odds, weights=self._interleave.quota))
         return idle / (1 + idle)
 
     def sample(self, batch_size: int, next_state: bool = False, history: int = 0) -> Transitions:
         """See :meth:`DemoSampler.sample`."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be positive")
-        turns = self._deck.turns(self.drawn, self.drawn + batch_size)
+        turns = self._interleave.turns(self.drawn, self.drawn + batch_size)
         self.drawn += batch_size
         parts: list[tuple[Tensor, Transitions]] = []
         offset = 0
@@ -282,7 +286,7 @@ class MixedSampler:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Transitions]], size: int) -> Transitions:
-    """One batch of parts that go to these rows of it."""
+    """A batch of B = ``size`` rows, made of parts that go to these rows of it."""
     values: dict[str, Tensor] = {}
     for rows, part in parts:
         for field in fields(part):
@@ -291,6 +295,21 @@ def _joined(parts: Sequence[tuple[Tensor, Transitions]], size: int) -> Transitio
                 whole = values.setdefault(field.name, value.new_empty(size, *value.shape[1:]))
                 whole.index_copy_(0, rows, value)
     return Transitions(**values)
+
+
+def _interleave(weights: Sequence[float], stores: int) -> Interleave:
+    """Turns of some stores.
+
+    Raises:
+        WeightsError: for weights that make no sense.
+    """
+    where = "data.store_weights"
+    if len(weights) != stores:
+        raise WeightsError(where, f"{len(weights)} weight(s) for {stores} store(s)", "give one a store")
+    try:
+        return Interleave(weights)
+    except WeightsError as error:
+        raise WeightsError(where, error.what, error.fix) from None
 
 
 def _check_alike(stores: Sequence[DemoStore]) -> None:
@@ -307,5 +326,7 @@ def _check_alike(stores: Sequence[DemoStore]) -> None:
         ):
             if ours != theirs:
                 raise StoreError(
-                    f"store {store.path}: its {what} are not those of {first.path}; extract both with the same settings"
+                    f"store {store.path}",
+                    f"its {what} are not those of {first.path}",
+                    "extract both with the same settings",
                 )

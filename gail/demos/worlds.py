@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,68 +12,72 @@ from numpy.typing import NDArray
 
 from gail_cli.gail.demos.interleave import Interleave
 from gail_cli.gail.demos.prefetch import Prefetch, order
+from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.pipeline.experts.augment import perturbed, varied
-from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, lone_worlds
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.config import Selection
 from gail_cli.sim.env import warm
-from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.worlds import Worlds
 
 DEFAULT_WORLDS = 32
-_READ_TOGETHER = 32
-"""Scenes, when agents are looked for."""
-
-AgentRows = Mapping[int, NDArray[np.integer]]
-"""Rows of a scene's agents, by the scene's index in its store."""
+"""Worlds per batch where nothing else is asked for."""
+_READ_SCENES = 32
+"""Scenes read at a time when agents are searched for."""
 
 
 @dataclass(frozen=True)
 class WorldSlice:
-    """Some of a scene's worlds: those from ``first`` up to ``last`` of ``of`` equal parts of them."""
+    """Some of a scene's worlds: of ``parts`` equal parts of them, those from ``first`` up to ``last - 1``."""
 
     scene: int
     first: int
     last: int
-    of: int
+    parts: int
 
 
 @dataclass(frozen=True, eq=False)
 class WorldOrder:
     """The scenes of one store, in an endless random order.
 
-    A scene has as many turns as it has worlds, one after the other; where every agent has a world of its own, that is
-    the number of its demos of moving vehicles, which the index tells without a look at the scene, and which is right
-    for default rules; by other rules a turn is of less or more than one agent, on average.
+    A scene has as many turns as it has worlds, one after the other. Where every agent has a world of its own, that is
+    the number of its demos of moving vehicles: the index holds it, so that no scene has to be read, and it is exact for
+    the default selection of agents. With another selection a turn is less or more than one agent, on average.
     """
 
     scenes: NDArray[np.int64]
+    """[n] indices in the store."""
     turns: NDArray[np.int64]
+    """[n] turns of each scene per epoch."""
 
     @classmethod
-    def of(cls, store: DemoStore, split: str, alone: bool, only: AgentRows | None, most: int | None) -> WorldOrder:
-        """Of the scenes of a split; see :class:`WorldStream`.
+    def of(cls, store: DemoStore, rules: DemoRules, allowed: AgentRows | None = None) -> WorldOrder:
+        """The order of the scenes of the rules' split.
+
+        Args:
+            store: where the scenes are.
+            rules: which scenes, and whether every agent has a world of its own.
+            allowed: only scenes of these agents, each with as many turns as it has of them; None: all scenes.
 
         Raises:
-            NoAgentsError: when there is none.
+            NoAgentsError: when there is no scene.
         """
-        scenes = chosen_scenes(store, split, most)
-        if only is not None:
-            scenes = scenes[np.isin(scenes, list(only))]
-            return cls(scenes, np.array([len(only[k]) for k in scenes.tolist()], np.int64))
-        turns = np.maximum(1, store.index.demos[scenes]) if alone else np.ones(len(scenes))
+        scenes = chosen_scenes(store, rules.data.split, rules.data.max_scenes)
+        if allowed is not None:
+            scenes = scenes[np.isin(scenes, list(allowed))]
+            return cls(scenes, np.array([len(allowed[k]) for k in scenes.tolist()], np.int64))
+        turns = np.maximum(1, store.index.demos[scenes]) if rules.single_agent else np.ones(len(scenes))
         return cls(scenes, turns.astype(np.int64))
 
     @property
     def length(self) -> int:
-        """Turns an epoch."""
+        """Turns per epoch."""
         return int(self.turns.sum())
 
     def take(self, seed: int, first: int, last: int) -> list[WorldSlice]:
-        """Whose turns ``first`` .. ``last - 1`` are."""
+        """The worlds of the turns ``first`` .. ``last - 1``."""
         found: list[WorldSlice] = []
         while first < last:
             epoch, place = divmod(first, self.length)
@@ -82,10 +86,10 @@ class WorldOrder:
             ends = np.cumsum(turns)
             at = int(np.searchsorted(ends, place, side="right"))
             while first < last and at < len(shuffled):
-                of = int(turns[at])
-                begin = place - int(ends[at]) + of
-                end = min(of, begin + last - first)
-                found.append(WorldSlice(int(self.scenes[shuffled[at]]), begin, end, of))
+                parts = int(turns[at])
+                begin = place - int(ends[at]) + parts
+                end = min(parts, begin + last - first)
+                found.append(WorldSlice(int(self.scenes[shuffled[at]]), begin, end, parts))
                 first, place, at = first + end - begin, place + end - begin, at + 1
         return found
 
@@ -93,22 +97,21 @@ class WorldOrder:
 class WorldStream:
     """Batches of worlds from stores, in an endless random order, the next one loaded while one is in use.
 
+    Where every agent has a world of its own (``single_agent``), the worlds of a scene follow each other and share its
+    map. Where scenes are varied, a scene is shown in another variant each time.
+
     Args:
-        store: where the scenes are; or several, whose shares of the worlds are in proportion to ``weights``.
-        sim: which agents are controlled, and how large their boxes are.
-        observation: how far agents see; all that an environment looks up in a map is made ahead.
-        num_worlds: worlds a batch, among which one may be several times when there are fewer; None: 32, or as many as
+        stores: where the scenes are: one, or several whose shares of the worlds are in proportion to ``weights``.
+        rules: which scenes, how they are shown, and which agents are controlled. All that an environment needs to know
+            of a map is made ahead.
+        num_worlds: worlds per batch, among which one may be several times when there are fewer; None: 32, or as many as
             there are if they are not varied.
-        device: where the worlds live.
         seed: of the order.
         start: number of the first batch.
-        split: which scenes.
-        weights: of the stores; alike when None.
-        alone: every controlled agent has a world of its own, in which everyone else follows the log; those of a scene
-            follow each other and share its map. Otherwise a world is a scene.
-        only: with ``alone``, of each store the agents that there are worlds of; None: all.
-        augment: show a variant of each scene (see :mod:`pipeline.experts.augment`), another one each time.
-        max_scenes: of each store no more than so many, the first ones.
+        device: where the worlds live.
+        weights: of the stores; all the same when None.
+        allowed: with ``single_agent``, for each store the agents that there are worlds of; None: all.
+            ``rules.max_agents`` has no effect here.
 
     Raises:
         NoAgentsError: when no scene is in the split.
@@ -116,44 +119,35 @@ class WorldStream:
 
     def __init__(
         self,
-        store: DemoStore | Sequence[DemoStore],
-        sim: SimConfig,
-        observation: ObservationConfig,
+        stores: DemoStore | Sequence[DemoStore],
+        rules: DemoRules | None = None,
         num_worlds: int | None = None,
-        device: torch.device | str = "cpu",
         seed: int = 0,
         start: int = 0,
-        split: str = "all",
+        device: torch.device | str = "cpu",
         weights: Sequence[float] | None = None,
-        alone: bool = False,
-        only: Sequence[AgentRows | None] | None = None,
-        augment: Augmentation | None = None,
-        max_scenes: int | None = None,
+        allowed: Sequence[AgentRows | None] | None = None,
     ) -> None:
-        self._max_scenes = max_scenes
-        self._augment = augment if augment is not None and augment.varies else None
-        self._stores = [store] if isinstance(store, DemoStore) else list(store)
-        self._sim, self._observation, self._device, self._seed = sim, observation, torch.device(device), seed
-        self._split, self._alone, self._only = split, alone, only or [None] * len(self._stores)
-        self._asked = num_worlds
-        self._deck = Interleave(weights or [1.0] * len(self._stores))
+        self._stores = [stores] if isinstance(stores, DemoStore) else list(stores)
+        self._rules, self._seed, self._device = rules or DemoRules(), seed, torch.device(device)
+        self._num_worlds = num_worlds
+        self._allowed = allowed or [None] * len(self._stores)
+        self._interleave = Interleave(weights or [1.0] * len(self._stores))
         self.extend()
         self._prefetch = Prefetch(self._load, start)
 
     def extend(self) -> None:
-        """Let scenes that joined a :class:`~pipeline.store.growing.GrowingStore` join the worlds, from the next but one
-        batch on; which ones are in which batch depends on when this is called."""
-        pairs = zip(self._stores, self._only, strict=True)
-        self._lines = [
-            WorldOrder.of(store, self._split, self._alone, agents, self._max_scenes) for store, agents in pairs
-        ]
+        """Make worlds also of scenes that joined a :class:`~pipeline.store.growing.GrowingStore`, from the next but one
+        batch on. Which scenes are in which batch depends on when this is called."""
+        pairs = zip(self._stores, self._allowed, strict=True)
+        self._orders = [WorldOrder.of(store, self._rules, allowed) for store, allowed in pairs]
 
     @property
     def num_worlds(self) -> int:
-        """Worlds a batch."""
-        if self._asked or self._augment:
-            return self._asked or DEFAULT_WORLDS
-        return min(DEFAULT_WORLDS, sum(line.length for line in self._lines))
+        """Worlds per batch."""
+        if self._num_worlds or self._rules.augment.varies:
+            return self._num_worlds or DEFAULT_WORLDS
+        return min(DEFAULT_WORLDS, self._epoch)
 
     def next(self) -> Worlds:
         """The next batch."""
@@ -163,94 +157,99 @@ class WorldStream:
         """Stop loading ahead."""
         self._prefetch.close()
 
-    def shares(self, number: int) -> list[list[WorldSlice]]:
-        """What batch ``number`` is made of, of each store."""
-        lines, size = self._lines, self.num_worlds
-        begin, end = self._deck.counts(number * size).tolist(), self._deck.counts((number + 1) * size).tolist()
-        return [line.take(self._seed, *turns) for line, *turns in zip(lines, begin, end, strict=True)]
+    def slices(self, number: int) -> list[list[WorldSlice]]:
+        """For each store, the worlds that batch ``number`` consists of."""
+        orders, size = self._orders, self.num_worlds
+        begin, end = (self._interleave.counts(n * size).tolist() for n in (number, number + 1))
+        return [one.take(self._seed, *turns) for one, *turns in zip(orders, begin, end, strict=True)]
+
+    @property
+    def _epoch(self) -> int:
+        """Worlds of all stores."""
+        return sum(one.length for one in self._orders)
 
     def _load(self, number: int) -> Worlds:
-        """Batch ``number``, or the first after it in which somebody may be controlled."""
-        for ahead in range(1 + sum(line.length for line in self._lines) // self.num_worlds):
-            pairs = [
-                pair for k, shares in enumerate(self.shares(number + ahead)) for pair in self._read(k, shares, number)
+        """Batch ``number``, or the first after it in which an agent may be controlled."""
+        rules, selection = self._rules, self._rules.sim.selection
+        for ahead in range(1 + self._epoch // self.num_worlds):
+            found = [
+                each for k, slices in enumerate(self.slices(number + ahead)) for each in self._read(k, slices, number)
             ]
             with suppress(NoAgentsError):
-                if self._alone:
-                    worlds = lone_worlds([self._agents(*pair) for pair in pairs], self._sim.selection, self._device)
+                if rules.single_agent:
+                    pairs = [(record, self._drivers(record, one, allowed)) for record, one, allowed in found]
+                    worlds = lone_worlds(pairs, selection, self._device)
                 else:
-                    worlds = demo_worlds([record for record, _, _ in pairs], self._sim.selection, self._device)
-                return warm(worlds, self._sim, self._observation)
-        paths = ", ".join(str(store.path) for store in self._stores)
-        raise NoAgentsError(f"store {paths}: nobody in it may be controlled; check sim.selection")
+                    worlds = demo_worlds([record for record, _, _ in found], selection, self._device)
+                return warm(worlds, rules.sim, rules.observation)
+        raise _no_agents(", ".join(str(store.path) for store in self._stores))
 
     def _read(
-        self, k: int, shares: Sequence[WorldSlice], number: int
+        self, k: int, slices: Sequence[WorldSlice], number: int
     ) -> list[tuple[Record, WorldSlice, AgentRows | None]]:
-        """The scenes of some shares of the k-th store, as they are shown in batch ``number``."""
-        store = self._stores[k]
-        shares = sorted(shares, key=lambda share: share.scene)  # scenes of one part share one read
-        records = list(store.read([share.scene for share in shares]))
-        if self._augment is not None:
+        """The scenes of some slices of the k-th store, as they are shown in batch ``number``."""
+        store, augment = self._stores[k], self._rules.augment
+        slices = sorted(slices, key=lambda one: one.scene)  # scenes of one part are read together
+        records = list(store.read([one.scene for one in slices]))
+        if augment.varies:
             rng = np.random.default_rng([self._seed, number, k])
-            size = self._augment.perturb
-            records = [perturbed(varied(r, store.space, self._augment, rng), size, rng) for r in records]
-        return [(record, share, self._only[k]) for record, share in zip(records, shares, strict=True)]
+            records = [perturbed(varied(r, store.space, augment, rng), augment.perturb, rng) for r in records]
+        return [(record, one, self._allowed[k]) for record, one in zip(records, slices, strict=True)]
 
-    def _agents(self, record: Record, share: WorldSlice, only: AgentRows | None) -> tuple[Record, NDArray[np.int64]]:
-        """The agents whose worlds a share of a scene is."""
-        agents = controlled_agents(record, self._sim.selection)
-        if only is not None:
-            agents = agents[np.isin(agents, only[share.scene])]
-        first, last = (len(agents) * k // share.of for k in (share.first, share.last))
-        return record, agents[first:last]
+    def _drivers(self, record: Record, part: WorldSlice, allowed: AgentRows | None) -> NDArray[np.int64]:
+        """Rows of the agents whose worlds a slice of a scene is."""
+        agents = controlled_agents(record, self._rules.sim.selection)
+        if allowed is not None:
+            agents = agents[np.isin(agents, allowed[part.scene])]
+        first, last = (len(agents) * k // part.parts for k in (part.first, part.last))
+        return agents[first:last]
 
 
 def controlled_agents(record: Record, selection: Selection) -> NDArray[np.int64]:
-    """Rows of a scene's agents that have demos and that the rule controls."""
+    """Rows of a scene's agents that have demos and that are controlled by this rule."""
     chosen = demo_agents(record, selection)
     return chosen.row[chosen.controlled]
 
 
 class FirstAgents:
-    """The first agents that may be controlled, going through a store's scenes in an order of the seed.
+    """The first agents that may be controlled, in a random order of a store's scenes.
 
     Args:
         store: where the scenes are.
-        selection: who may be controlled.
-        split: which scenes.
+        rules: which scenes, and who may be controlled.
         seed: of the order.
-        most: how many agents; all if there are fewer.
-        max_scenes: out of how many scenes, the first ones; None for all.
+        count: how many agents; all if there are fewer.
 
     Raises:
         NoAgentsError: when there is none.
     """
 
-    def __init__(
-        self, store: DemoStore, selection: Selection, split: str, seed: int, most: int, max_scenes: int | None = None
-    ) -> None:
-        self._store, self._selection, self._split, self._seed, self._left = store, selection, split, seed, most
-        self._max_scenes = max_scenes
-        self._known = 0
+    def __init__(self, store: DemoStore, rules: DemoRules, seed: int, count: int) -> None:
+        self._store, self._rules, self._seed, self._missing = store, rules, seed, count
+        self._known_scenes = 0
         self.rows: dict[int, NDArray[np.int64]] = {}
-        """Rows of a scene's agents, by the scene's index."""
+        """Rows of a scene's agents, by the scene's index: :data:`~gail.demos.rules.AgentRows`."""
         self.extend()
         if not self.rows:
-            raise NoAgentsError(f"store {store.path}: nobody in it may be controlled; check sim.selection")
+            raise _no_agents(str(store.path))
 
     def extend(self) -> None:
         """Go on through scenes that joined the store since, if there were too few agents."""
-        scenes = chosen_scenes(self._store, self._split, self._max_scenes)
-        scenes, self._known = scenes[scenes >= self._known], len(self._store)
+        data = self._rules.data
+        scenes = chosen_scenes(self._store, data.split, data.max_scenes)
+        scenes, self._known_scenes = scenes[scenes >= self._known_scenes], len(self._store)
         scenes = scenes[order(len(scenes), self._seed, 0)]
-        for first in range(0, len(scenes), _READ_TOGETHER):
-            if self._left <= 0:
+        for first in range(0, len(scenes), _READ_SCENES):
+            if self._missing <= 0:
                 return
-            chunk = scenes[first : first + _READ_TOGETHER].tolist()
+            chunk = scenes[first : first + _READ_SCENES].tolist()
             records = dict(zip(sorted(chunk), self._store.read(sorted(chunk)), strict=True))
             for scene in chunk:
-                agents = controlled_agents(records[scene], self._selection)[: max(0, self._left)]
-                self._left -= len(agents)
+                agents = controlled_agents(records[scene], self._rules.sim.selection)[: max(0, self._missing)]
+                self._missing -= len(agents)
                 if len(agents):
                     self.rows[scene] = agents
+
+
+def _no_agents(path: str) -> NoAgentsError:
+    return NoAgentsError(f"store {path}", "nobody in it may be controlled", "check sim.selection")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gail_cli.gail.config.load import config_to_dict
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.stores import Stores
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import Adversary
@@ -39,7 +40,6 @@ from gail_cli.gail.learning.run import (
 )
 from gail_cli.gail.networks.actor_critic import Networks
 from gail_cli.gail.networks.masking import masked
-from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -89,7 +89,7 @@ class Trainer:
         report: called after each cloning report and each rollout with the run's progress and its newest metrics.
 
     Raises:
-        RunError, ConfigError, StoreError: each one sentence.
+        RunError, ConfigError, StoreError, WeightsError: each one sentence.
     """
 
     def __init__(
@@ -104,12 +104,7 @@ class Trainer:
         self.folder = Path(folder)
         self.device = choose_device(config.device)
         paths = [stores] if isinstance(stores, str | Path) else stores
-        try:
-            self.stores = Stores.open(paths, config.data.store_weights or None, config.data.agents, config.data.grows)
-        except StoreError:
-            raise
-        except ValueError as error:
-            raise RunError(f"data.store_weights: {str(error).removeprefix('weights ')}") from error
+        self.stores = Stores.open(paths, config.data.store_weights or None, config.data.agents, config.data.grows)
         for store in self.stores.stores:
             check_fit(config, store)
             check_backend(config, store)
@@ -127,15 +122,17 @@ class Trainer:
         checkpoint = self._begin(resume)
         if checkpoint:
             self._restore(checkpoint)
-        self.sampler = self.stores.sampler(config, self.device, self._drawn[0])
-        self.held_out = self.stores.held_out(config, self.device, drawn=self._drawn[1]) if self.adversary else None
+        rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
+        drawn, held_out = self._drawn
+        self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
+        self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
         if self.adversary is not None:
             self.adversary.absorbing_share = self.sampler.absorbing_share
         if not checkpoint:
             self._fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
             self._take_over()
         start = self.progress.iteration // config.worlds.rollouts_per_batch
-        self.stream = self.stores.worlds(config, self.device, start)
+        self.stream = self.stores.worlds(rules, config.worlds.num_worlds, config.seed, start, self.device)
         self._env: Backend | None = None
         self._describe()
 
