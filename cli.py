@@ -19,6 +19,7 @@ import click
 from gail_cli.gail.commands import options
 from gail_cli.gail.commands.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
 from gail_cli.gail.config.aliases import FLAGS, settings_of
+from gail_cli.sim.errors import UserError
 
 if TYPE_CHECKING:
     from gail_cli.gail.config.schema import TrainConfig
@@ -52,27 +53,11 @@ class _Commands(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(where + (error.strerror or str(error))) from error
-        except ValueError as error:
+        except UserError as error:
             from gail_cli.gail.config.load import ConfigError
 
-            if isinstance(error, ConfigError):
-                raise click.UsageError(str(error)) from error
-            if not isinstance(error, _foreseen()):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-def _foreseen() -> tuple[type[Exception], ...]:
-    """Errors whose message is one sentence for the user."""
-    from gail_cli.gail.learning.run import RunError
-    from gail_cli.pipeline.experts.replay import NoAgentsError
-    from gail_cli.pipeline.export.writers import ExportError
-    from gail_cli.pipeline.extract.cluster import ExtractionError
-    from gail_cli.pipeline.readers.sources import SourceError
-    from gail_cli.pipeline.store.schema import StoreError
-    from gail_cli.sim.scenario import SceneError
-
-    return RunError, ExtractionError, ExportError, NoAgentsError, SourceError, StoreError, SceneError
+            kind = click.UsageError if isinstance(error, ConfigError) else click.ClickException
+            raise kind(str(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -213,7 +213,7 @@ class GPUDriveEnv(AgentViews):
             elif not np.array_equal(control[w, :agents, 0] == 1, chosen.controlled):
                 problem = "others controlled than the store does"
             if problem:
-                raise SceneError(f"scene {scene.id!r}: GPUDrive made {problem}; leave it out or drive it embedded")
+                raise SceneError(f"scene {scene.id!r}", f"GPUDrive made {problem}", "leave it out or drive it embedded")
 
     # --- a step ----------------------------------------------------------------------------------------------------
 

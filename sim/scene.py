@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gail_cli.sim.launch import wp
-from gail_cli.sim.scenario import DT, RoadType, Scenario
+from gail_cli.sim.scenario import DT, RoadType, Scenario, SceneError
 
 DEFAULT_STEPS = 91
 """Steps of a WOMD training or validation window (9.1 s), and of a GPUDrive episode."""
@@ -138,7 +138,7 @@ def scene_from_scenario(
             the log's coordinates are large, but tips the same close calls.
 
     Raises:
-        ValueError: when no track is valid at any kept step, or a number is none that a scene can hold.
+        SceneError: when no track is valid at any kept step, or a number is none that a scene can hold.
     """
     tracks = scenario.tracks
     kept = min(steps, scenario.num_steps)
@@ -146,15 +146,13 @@ def scene_from_scenario(
     valid = np.zeros((scenario.num_agents, steps), np.bool_)
     valid[:, :kept] = tracks.valid[order, :kept]
     if not valid.any():
-        raise ValueError(f"scene {scenario.id!r}: no track is valid in its first {steps} steps; leave it out")
+        raise SceneError(f"scene {scenario.id!r}", f"no track is valid in its first {steps} steps", "leave it out")
     positions = tracks.position[order, :kept, :2]
     there = positions[valid[:, :kept]]
     farthest = np.abs(there - np.median(there, axis=0)).max()
     if farthest > MAX_EXTENT:
-        raise ValueError(
-            f"scene {scenario.id!r}: a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m; "
-            "mend the file or leave it out"
-        )
+        what = f"a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m"
+        raise SceneError(f"scene {scenario.id!r}", what, "mend the file or leave it out")
     origin = there.mean(axis=0) if compat is None else _gpudrive_mean(scenario)
     frame = _Frame(origin, np.float64 if compat is None else np.float32)
     log = np.zeros((scenario.num_agents, steps, 5), np.float32)
@@ -192,7 +190,7 @@ def check_scene(scene: Scene) -> None:
     """Whether a scene holds numbers that can be simulated.
 
     Raises:
-        ValueError: one sentence on the first that can not.
+        SceneError: naming the first that can not.
     """
     log, size, segment = scene.log[scene.valid], scene.agent_size[:, :2], scene.segment
     speed = np.hypot(log[:, 3].astype(np.float64), log[:, 4])
@@ -208,7 +206,7 @@ def check_scene(scene: Scene) -> None:
     }
     for what, holds in problems.items():
         if holds:
-            raise ValueError(f"scene {scene.id!r}: {what}; mend the file or leave the scene out")
+            raise SceneError(f"scene {scene.id!r}", what, "mend the file or leave the scene out")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gail_cli.sim.worlds import SelectedAgents, Selection, Worlds, make_worlds, 
 
 
 class NoAgentsError(UserError):
-    """There is no agent to control, in one sentence."""
+    """There is no agent to control."""
 
 
 def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
@@ -68,7 +68,7 @@ def lone_worlds(
 
 
 def _nobody() -> NoAgentsError:
-    return NoAgentsError("no agent of these scenes has a demo and may be controlled; check sim.selection")
+    return NoAgentsError("", "no agent of these scenes has a demo and may be controlled", "check sim.selection")
 
 
 def demo_rows(records: Sequence[Record], worlds: Worlds) -> list[tuple[int, int]]:

@@ -69,16 +69,16 @@ def export(
         What was written, and which scenes were left out and why, ready for JSON.
 
     Raises:
-        ExportError, StoreError: each one sentence.
+        ExportError, StoreError: when the store cannot be read, or the export not be made.
     """
     begun = time.perf_counter()
     observation, sim = observation or ObservationConfig(), sim or SimConfig()
     if format not in FORMATS:
-        raise ExportError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+        raise ExportError("", f"format {format!r} is unknown", f"use one of {', '.join(FORMATS)}")
     scenes = _scenes(store, split)[:limit]
     counts = {"scenes": 0, "demos": 0, "transitions": 0}
     left_out = []
-    with _told(out), _target(store, out, FORMATS[format], overwrite) as temporary:
+    with _write_errors(out), _target(store, out, FORMATS[format], overwrite) as temporary:
         writer = FORMATS[format].writer(temporary, Path(out).name, store.space, describe(store, observation, sim))
         try:
             records = zip(scenes, store.read(scenes), strict=True)
@@ -92,7 +92,7 @@ def export(
                 progress(done, len(scenes))
             if not counts["scenes"]:
                 reason = left_out[0]["reason"] if left_out else f"the split {split} has no scene"
-                raise ExportError(f"store {store.path}: nothing to export: {reason}")
+                raise ExportError(f"store {store.path}", f"nothing to export: {reason}")
         finally:
             writer.close()
     seconds = time.perf_counter() - begun
@@ -109,13 +109,13 @@ def export(
 
 
 @contextmanager
-def _told(out: str | Path) -> Iterator[None]:
-    """Tell in one sentence what keeps a file from being written."""
+def _write_errors(out: str | Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into an :class:`ExportError`."""
     try:
         yield
     except OSError as error:  # also h5py's own, of many lines
-        what = error.strerror or " ".join(str(error).split())
-        raise ExportError(f"export {out}: cannot be written ({what}); make room, or choose another place") from error
+        what = f"cannot be written ({error.strerror or ' '.join(str(error).split())})"
+        raise ExportError(f"export {out}", what, "make room, or choose another place") from error
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -144,7 +144,7 @@ def _added(writer: Writer, demos: SceneDemos) -> str:
 def _scenes(store: DemoStore, split: str) -> Sequence[int]:
     """Indices of the scenes of a split."""
     if split not in ("all", *SPLITS):
-        raise ExportError(f"split {split!r} is unknown; use one of all, {', '.join(SPLITS)}")
+        raise ExportError("", f"split {split!r} is unknown", f"use one of all, {', '.join(SPLITS)}")
     scenes: list[int] = store.scenes_of(split).tolist()
     return scenes
 
@@ -157,7 +157,7 @@ def _target(store: DemoStore, out: str | Path, format: Format, overwrite: bool) 
         ExportError: when ``out`` cannot be made, or holds anything that must not be replaced.
     """
     if "://" in str(out):
-        raise ExportError(f"export {out}: only local paths can be written; export to a folder and copy it")
+        raise ExportError(f"export {out}", "only local paths can be written", "export to a folder and copy it")
     path = Path(out).absolute()
     _refuse(path, store, format, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +175,14 @@ def _target(store: DemoStore, out: str | Path, format: Format, overwrite: bool) 
 
 def _refuse(path: Path, store: DemoStore, format: Format, overwrite: bool) -> None:
     if isinstance(store.path, Path) and path.resolve().is_relative_to(store.path.resolve()):
-        raise ExportError(f"export {path}: this place belongs to the store itself; choose another one")
+        raise ExportError(f"export {path}", "this place belongs to the store itself", "choose another one")
     if not path.exists() or (format.folder and path.is_dir() and not any(path.iterdir())):
         return
     if path.is_dir() != format.folder or not format.writer.made(path):
         kind = "folder" if path.is_dir() else "file"
-        raise ExportError(f"export {path}: a {kind} that is no such export is there; choose another place")
+        raise ExportError(f"export {path}", f"a {kind} that is no such export is there", "choose another place")
     if not overwrite:
-        raise ExportError(f"export {path}: it exists already; add --overwrite to replace it")
+        raise ExportError(f"export {path}", "it exists already", "add --overwrite to replace it")
 
 
 def _size(path: Path) -> int:

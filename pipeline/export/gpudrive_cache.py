@@ -85,7 +85,8 @@ def gpudrive_scenario(scene: Scene, chosen: SelectedAgents) -> Scenario:
     """
     roads = _roads(scene)
     for reason in _unfit(scene, chosen, len(roads)):
-        raise SceneError(f"scene {scene.id!r}: GPUDrive cannot hold it: {reason}; leave it out or drive it embedded")
+        what = f"GPUDrive cannot hold it: {reason}"
+        raise SceneError(f"scene {scene.id!r}", what, "leave it out or drive it embedded")
     row, places = chosen.row, np.arange(len(chosen.row))
     role = scene.agent_role[row]
     log = scene.log[row]

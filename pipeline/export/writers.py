@@ -38,7 +38,7 @@ _DATASET_ID = re.compile(r"[-_\w]+-v\d+", re.ASCII)
 
 
 class ExportError(UserError):
-    """What cannot be exported, in one sentence: what, where, what to do."""
+    """Something that cannot be exported, or an export that cannot be written."""
 
 
 class Writer(Protocol):
@@ -242,15 +242,14 @@ class MinariWriter:
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         if not _DATASET_ID.fullmatch(name):
-            raise ExportError(f"{name}: a Minari data set is named like waymo-expert-v0 (letters, digits, - and _, "
-                              "then -v and a number); choose such a name")  # fmt: skip
+            what = "a Minari data set is named like waymo-expert-v0 (letters, digits, - and _, then -v and a number)"
+            raise ExportError(name, what, "choose such a name")
         try:
             import minari
             from minari.dataset.minari_storage import MinariStorage
         except ImportError as error:
-            raise ExportError(
-                f"the package Minari is missing ({error}); install it with `pip install 'gail-cli[minari]'`"
-            ) from error
+            what, fix = f"the package Minari is missing ({error})", "install it with `pip install 'gail-cli[minari]'`"
+            raise ExportError("", what, fix) from error
         path.mkdir()
         self._space = space
         observation = Box(-np.inf, np.inf, (about["observation"]["size"],), np.float32)

@@ -78,7 +78,7 @@ def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = Fal
         else:
             _take(outcome, ref, found, config)
     if fail_fast and outcome.failed:
-        raise ExtractionError(f"stopped at the first failure (--fail-fast): {outcome.failed[0]['reason']}")
+        raise ExtractionError("", f"stopped at the first failure (--fail-fast): {outcome.failed[0]['reason']}")
     return outcome
 
 

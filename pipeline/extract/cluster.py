@@ -15,7 +15,7 @@ SCHEDULER_TIMEOUT = "10s"
 
 
 class ExtractionError(UserError):
-    """An extraction that cannot start or has nothing to write, in one sentence."""
+    """An extraction that cannot start or has nothing to write."""
 
 
 @contextmanager
@@ -32,9 +32,8 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
         try:
             client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
         except (OSError, ValueError, TimeoutError) as error:
-            raise ExtractionError(
-                f"scheduler {scheduler}: cannot be reached ({error}); start it or check it"
-            ) from error
+            what = f"cannot be reached ({error})"
+            raise ExtractionError(f"scheduler {scheduler}", what, "start it or check it") from error
         with client:
             yield client
         return

@@ -36,7 +36,7 @@ def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lamb
         The report, ready for JSON.
 
     Raises:
-        StoreError, ExtractionError: each one sentence.
+        StoreError, ExtractionError: when a store cannot be read, or the new one cannot be made.
     """
     opened = [DemoStore(store) for store in stores]
     first = opened[0]
@@ -44,7 +44,7 @@ def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lamb
         for name, told in (("action_space", "action space"), ("steps", "number of steps")):
             if store.attributes[name] != first.attributes[name]:
                 what = f"its {told} is not that of {first.path}"
-                raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
+                raise ExtractionError(f"store {store.path}", what, "extract both with the same options")
     chosen = [(store, range(len(store))) for store in opened]
     return _copy(chosen, path, lambda record: record, _common([s.attributes["settings"] for s in opened]), progress)
 
@@ -68,7 +68,7 @@ def split(
         The reports by the names of the splits.
 
     Raises:
-        StoreError, ExtractionError: each one sentence.
+        StoreError, ExtractionError: when a store cannot be read, or the new one cannot be made.
     """
     store = DemoStore(path)
     splits = store.index.split
@@ -108,13 +108,13 @@ def _copy(
             with target.lock():
                 return _write(chosen, target, change, settings, progress)
     except StorageError as error:
-        raise ExtractionError(f"store {path}: {error}") from error
+        raise ExtractionError(f"store {path}", error.what, error.fix) from error
     except OSError as error:
-        raise ExtractionError(
-            f"store {path}: cannot be written ({error.strerror or error}); make room there"
-        ) from error
+        what = f"cannot be written ({error.strerror or error})"
+        raise ExtractionError(f"store {path}", what, "make room there") from error
     if "://" in path:
-        raise ExtractionError(f"store {path}: zip files are written to local folders alone; copy it there afterwards")
+        what = "zip files are written to local folders alone"
+        raise ExtractionError(f"store {path}", what, "copy it there afterwards")
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
         report = _write(chosen, LocalFolder(Path(folder, "store")), change, settings, progress)
@@ -127,7 +127,7 @@ def _check_free(target: Storage) -> None:
         refuse_inside(target)
     free = not Path(target.url).exists() if not target.durable else not target.names("")
     if not free:
-        raise ExtractionError(f"store {target.url}: something is there already; choose another place")
+        raise ExtractionError(f"store {target.url}", "something is there already", "choose another place")
 
 
 def _write(

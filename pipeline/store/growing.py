@@ -28,7 +28,7 @@ class GrowingStore(DemoStore):
         before = len(self)
         if found := manifest(self.storage, known=frozenset(self.parts)):
             if read_root(self.storage).get("plan") != self.attributes.get("plan"):
-                raise StoreError(f"store {self.path}: another one took its place; begin a new run")
+                raise StoreError(f"store {self.path}", "another one took its place", "begin a new run")
             self._add(found)
         return len(self) - before
 

@@ -26,7 +26,7 @@ RAGGED: tuple[Kind, ...] = ("agent", "segment", "light", "demo", "vru")
 
 
 class StoreError(UserError):
-    """A store that cannot be used, in one sentence: what, where, what to do."""
+    """A store that cannot be used."""
 
 
 @dataclass(frozen=True)

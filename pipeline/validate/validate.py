@@ -21,20 +21,21 @@ from gail_cli.pipeline.validate.part_checks import check_part
 from gail_cli.pipeline.validate.part_view import Finding, Part
 from gail_cli.sim.actions import GRIDS
 from gail_cli.sim.dynamics import Dynamics
+from gail_cli.sim.errors import UserError
 from gail_cli.sim.scenario import DT
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
+class Problem(UserError):
+    """One thing that is wrong with a store, found and listed rather than raised; equal if all fields are.
 
-    where: str
-    what: str
-    fix: str
+    ``vars(problem)`` are its fields, for JSON.
+    """
 
-    def __str__(self) -> str:
-        """One line."""
-        return f"{self.where}: {self.what}; {self.fix}".replace("\n", " ")
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ def validate_store(
         store = DemoStore(path)
         entries = {entry["part"]: entry for entry in manifest(store.storage)}
     except StoreError as error:
-        place, what, fix = _told(error, where)
-        return [Problem(place, what, fix)]
+        return [Problem(error.where, error.what, error.fix)]
     found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
     expectation = expectation or Expectation()
     problems = fit(DemoStore(path, expectation.agents), expectation)
@@ -102,13 +102,6 @@ def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -
 
 
 # --- the store as a whole ------------------------------------------------------------------------------------------
-
-
-def _told(error: StoreError, where: str) -> tuple[str, str, str]:
-    """Place, what and fix of an error, whose sentence begins with ``where``."""
-    rest, _, fix = str(error).removeprefix(where).rpartition("; ")
-    place, _, what = rest.partition(": ")
-    return where + place, what, fix
 
 
 def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
@@ -151,7 +144,7 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     try:
         index = store.index
     except StoreError as error:
-        yield Finding("index", _told(error, f"store {store.path}")[1])
+        yield Finding("index", error.what)
         return
     if files_digest(store.storage.tree("index")) != store.attributes["index"]:
         yield Finding("index", "its files are not those that were written (the digest differs)")
