@@ -128,9 +128,8 @@ def read_records_at(path: str, offsets: Iterable[int]) -> Iterator[bytes | Corru
             try:
                 file.seek(offset)
                 record = _read_record(file, path, skip=False)
-                if record is None:
-                    record = TFRecordError("", f"{path} ends before byte {offset}", "it has changed")
-                yield record
+                changed = TFRecordError("", f"{path} ends before byte {offset}", "it has changed")
+                yield changed if record is None else record
             except TFRecordError as error:
                 yield error
             except GZIP_ERRORS as error:
