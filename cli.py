@@ -140,7 +140,7 @@ def extract_demos(
     """
     from gail_cli.pipeline.extract.build import ExtractConfig
     from gail_cli.pipeline.extract.extract import ExtractOptions, extract
-    from gail_cli.pipeline.extract.report import summary
+    from gail_cli.pipeline.extract.report import extraction_summary
     from gail_cli.sim.actions import ActionSpace
 
     if given["workers"] and given["scheduler"]:
@@ -162,7 +162,7 @@ def extract_demos(
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
         raise SystemExit(INTERRUPTED) from None
     _write_report(report, result)
-    click.echo(summary(result))
+    click.echo(extraction_summary(result))
     print_lines([f"Error: {item['reason']}" for item in result["failed"]])
     if result["failed"]:
         raise SystemExit(1)
@@ -232,7 +232,7 @@ def export(
     Memory stays bounded; what is written takes its name when it is whole.
     """
     from gail_cli.pipeline.export.export import export as run_export
-    from gail_cli.pipeline.export.export import summary
+    from gail_cli.pipeline.export.export import export_summary
     from gail_cli.pipeline.store.store import DemoStore
     from gail_cli.sim.env import SimConfig
     from gail_cli.sim.layout import ObservationConfig
@@ -246,7 +246,7 @@ def export(
             progress=progress,
         )  # fmt: skip
     _write_report(report, result)
-    click.echo(summary(result))
+    click.echo(export_summary(result))
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -292,9 +292,9 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
     """Tell what is in a store."""
-    from gail_cli.pipeline.extract.info import describe, rows
+    from gail_cli.pipeline.extract.info import describe_store, table_rows
 
-    description = describe(store)
+    description = describe_store(store)
     if as_json:
         click.echo(json.dumps(description, indent=1))
         return
@@ -304,7 +304,7 @@ def info(store: str, as_json: bool) -> None:
     table = Table(title=description["store"], show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in rows(description):
+    for name, value in table_rows(description):
         table.add_row(name, value)
     Console().print(table)
 

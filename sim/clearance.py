@@ -1,6 +1,6 @@
-"""How far agents are from each other and from the edge of the road, with boxes of true size: for evaluation.
+"""Distances of agents from each other and from the edge of the road, with boxes of true size: for evaluation.
 
-Nothing in a simulation follows from what is measured here.
+Nothing in a simulation depends on what is measured here.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
@@ -15,17 +15,17 @@ MAX_TTC = 5.0
 """Times to collision beyond are taken as this, s (Montali et al. 2023)."""
 _MAX_TTC = wp.constant(wp.float32(MAX_TTC))
 _SAME_WAY = wp.constant(wp.float32(0.2588))
-"""Cosine of 75 degrees: who is followed heads no further away than this."""
+"""Cosine of 75 degrees: an agent that is followed heads no further away than this."""
 _VEHICLE = wp.constant(1)
 _REACH = 15.0
-"""Edges within this are looked up in a grid, m; only where there is none, all are looked at."""
+"""Edges within this are looked up in a grid, m; only where there is none, all are searched."""
 _CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
 _FAR = wp.constant(wp.float32(1.0e30))
 
 
 @wp.func
 def _separation(a: Box, b: Box) -> float:
-    """The widest gap of two boxes' shadows on the normals of their sides; if negative, how deep they overlap."""
+    """The largest distance of two boxes along the normals of their sides; if negative, how deep they overlap."""
     dx = b.x - a.x
     dy = b.y - a.y
     c = wp.abs(a.c * b.c + a.s * b.s)
@@ -57,7 +57,7 @@ def _from_corners(a: Box, b: Box) -> float:
 
 @wp.func
 def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec2) -> float:
-    """As :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
+    """The same as :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
     best = wp.vec2(_FAR, -1.0)
     cell = cell_at(edges, map, p[0], p[1])
     if cell >= 0:
@@ -133,7 +133,7 @@ def _measure(
 def clearances(
     worlds: Worlds, track: torch.Tensor, present: torch.Tensor, speed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What lies around the N controlled agents at each of T steps.
+    """Distances and times to collision of the N controlled agents at each of T steps.
 
     Args:
         worlds: where the agents are.
@@ -143,7 +143,7 @@ def clearances(
 
     Returns:
         Three tensors [N, T], NaN where an agent is not present: the signed distance of its box to the nearest other
-        one (m; negative: how deep they overlap; infinite: it is alone); of vehicles the time until it would touch the
+        one (m; negative: how deep they overlap; infinite: there is none); of vehicles the time until it would touch the
         one that it follows if both kept their speed (s, at most 5; 5 when there is none; NaN where a speed is), and
         the largest signed distance of its corners to the nearest road edge (m; positive: beyond it). Whom an agent
         follows: the nearest in the way of its box as it heads, who heads less than 75 degrees elsewhere.

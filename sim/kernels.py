@@ -277,7 +277,7 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
 
 @wp.func
 def nearer_edge(best: wp.vec2, s: Segment, p: wp.vec2) -> wp.vec2:
-    """Of two edges the nearer one, as squared distance and how far ``p`` lies to the right of its line.
+    """The nearer of two edges, as squared distance and how far ``p`` lies to the right of its line.
 
     Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
     """
@@ -370,7 +370,7 @@ def touch(
 
 @wp.kernel(enable_backward=False)
 def conclude(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, agents: wp.array(dtype=wp.int32)):
-    """Tell whether the episode of controlled agent ``n`` ended in this step, and by what."""
+    """Set whether the episode of controlled agent ``n`` ended in this step, by termination or by truncation."""
     n = first + wp.tid()
     i = agents[n]
     # GPUDrive learns of a collision only a step later

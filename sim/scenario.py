@@ -222,14 +222,14 @@ def repaired(scenario: Scenario) -> Scenario:
     )
 
 
-def wrap(angle: NDArray[np.floating]) -> NDArray[np.float64]:
+def wrap_angles(angle: NDArray[np.floating]) -> NDArray[np.float64]:
     """Angles in rad brought into [-pi, pi)."""
     return (np.asarray(angle, np.float64) + np.pi) % (2 * np.pi) - np.pi
 
 
 def _wrapped(heading: NDArray[np.float32]) -> NDArray[np.float32]:
     """Headings within [-pi, pi]; those that already are keep their exact value."""
-    return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap(heading).astype(np.float32))
+    return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap_angles(heading).astype(np.float32))
 
 
 def _finite_roads(roads: tuple[Road, ...], repairs: list[str]) -> tuple[Road, ...]:

@@ -20,7 +20,7 @@ SIMPLIFY_AREA = 0.1
 """GPUDrive's ``polyline_reduction_threshold``, m^2."""
 
 MAX_EXTENT = 1500.0
-"""How far from the middle of its scene an agent can be, m; beyond is no place but a fault of the file."""
+"""How far from the middle of its scene an agent can be, m; positions beyond are faults of the file."""
 
 MAX_SPEED = 200.0
 """What no road user reaches, m/s."""
@@ -29,7 +29,7 @@ MAX_SIZE = 100.0
 """Length and width that no road user has, m."""
 
 _FARTHEST = 1e7
-"""Beyond this float32 tells no metres apart any more, m."""
+"""Beyond this float32 does not resolve metres any more, m."""
 
 PARKED_DISTANCE = 0.2
 """An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
@@ -268,7 +268,7 @@ def _gpudrive_order(scenario: Scenario) -> NDArray[np.int64]:
 
 @wp.kernel(enable_backward=False)
 def _simplify(points: wp.array(dtype=wp.vec2), starts: wp.array(dtype=int), area: float, keep: wp.array(dtype=int)):
-    """Visvalingam-like sweeps of GPUDrive (src/json_serialization.hpp) over one polyline a thread."""
+    """Visvalingam-like sweeps of GPUDrive (src/json_serialization.hpp) over one polyline per thread."""
     p = wp.tid()
     first = starts[p]
     last = starts[p + 1] - 1
@@ -347,7 +347,7 @@ def _box(logged: NDArray[np.float64], frame: _Frame) -> NDArray[np.float32]:
     """[1, 5] one box around four corners: the longest side gives length and heading, the shortest the width.
 
     As in GPUDrive the middle is found before the frame's origin is subtracted; and of the two opposite sides the longer
-    one wins as the rounded coordinates of the log have it: what hangs on it is which way the heading points.
+    one is chosen by the rounded coordinates of the log, which decides which way the heading points.
     """
     sides, lengths = _sides(frame.local(logged))
     longest = sides[_sides(logged.astype(np.float32))[1].argmax()]

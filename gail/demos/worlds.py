@@ -14,7 +14,7 @@ from gail_cli.gail.demos.interleave import Interleave
 from gail_cli.gail.demos.prefetch import Prefetch, order
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.pipeline.experts.augment import Augmentation, perturbed, varied
-from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, lone_worlds
+from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, single_agent_worlds
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.env import SimConfig, warm
@@ -175,7 +175,9 @@ class WorldStream:
             ]
             with suppress(NoAgentsError):
                 if self._alone:
-                    worlds = lone_worlds([self._agents(*pair) for pair in pairs], self._sim.selection, self._device)
+                    worlds = single_agent_worlds(
+                        [self._agents(*pair) for pair in pairs], self._sim.selection, self._device
+                    )
                 else:
                     worlds = demo_worlds([record for record, _, _ in pairs], self._sim.selection, self._device)
                 return warm(worlds, self._sim, self._observation)

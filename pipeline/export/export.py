@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gail_cli.pipeline.export.rows import SPLITS, SceneDemos, describe, scene_demos
+from gail_cli.pipeline.export.rows import SPLITS, SceneDemos, describe_export, scene_demos
 from gail_cli.pipeline.export.writers import ExportError, GpudriveWriter, Hdf5Writer, MinariWriter, Writer, ZarrWriter
 from gail_cli.pipeline.store.files import aside, sync, sync_tree
 from gail_cli.pipeline.store.store import DemoStore
@@ -79,7 +79,9 @@ def export(
     counts = {"scenes": 0, "demos": 0, "transitions": 0}
     left_out = []
     with _write_errors(out), _target(store, out, FORMATS[format], overwrite) as temporary:
-        writer = FORMATS[format].writer(temporary, Path(out).name, store.space, describe(store, observation, sim))
+        writer = FORMATS[format].writer(
+            temporary, Path(out).name, store.space, describe_export(store, observation, sim)
+        )
         try:
             records = zip(scenes, store.read(scenes), strict=True)
             for done, demos in enumerate(scene_demos(records, store.space, observation, sim), start=1):
@@ -118,7 +120,7 @@ def _write_errors(out: str | Path) -> Iterator[None]:
         raise ExportError(f"export {out}", what, "make room, or choose another place") from error
 
 
-def summary(report: dict[str, Any]) -> str:
+def export_summary(report: dict[str, Any]) -> str:
     """The report of :func:`export` in a line, and one for each reason to leave scenes out."""
     rows, size = report["transitions"], report["bytes"]
     lines = [

@@ -159,7 +159,7 @@ def _look(observer: ExpertObserver, agent: int, first: int, last: int) -> Callab
     return observe
 
 
-def describe(store: DemoStore, observation: ObservationConfig, sim: SimConfig) -> dict[str, Any]:
+def describe_export(store: DemoStore, observation: ObservationConfig, sim: SimConfig) -> dict[str, Any]:
     """What the numbers of an export mean, ready for JSON."""
     return {
         "format": FORMAT,

@@ -28,7 +28,7 @@ from gail_cli.sim.scenario import (
     Tracks,
     TrafficLights,
     repaired,
-    wrap,
+    wrap_angles,
 )
 
 INVALID = -10000.0
@@ -127,8 +127,8 @@ def headings_in_degrees(heading: NDArray[np.float64], velocity: NDArray[np.float
     moving = valid & (np.hypot(velocity[..., 0], velocity[..., 1]) > 2)
     if moving.sum() >= 20:
         direction = np.arctan2(velocity[..., 1], velocity[..., 0])[moving]
-        rad = np.median(np.abs(wrap(heading[moving] - direction)))
-        deg = np.median(np.abs(wrap(np.deg2rad(heading[moving]) - direction)))
+        rad = np.median(np.abs(wrap_angles(heading[moving] - direction)))
+        deg = np.median(np.abs(wrap_angles(np.deg2rad(heading[moving]) - direction)))
         if min(rad, deg) < 0.2 < max(rad, deg):
             return bool(deg < rad)
     return bool(largest > 16)
