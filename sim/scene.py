@@ -1,7 +1,7 @@
 """A scene as simulator and store hold it: a local float32 frame, GPUDrive's agent order, the map as segments."""
 
 # Warp reads annotations at run time, so this module must not postpone them.
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntFlag
 from functools import cached_property
 from itertools import pairwise
@@ -241,11 +241,6 @@ def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
     inputs = [wp.array(np.concatenate(points).astype(np.float32), device="cpu"), mean]
     wp.launch(_running_mean, dim=2, inputs=inputs, device="cpu")
     return np.asarray(mean.numpy(), np.float64)
-
-
-def scenes_equal(a: Scene, b: Scene) -> bool:
-    """Whether two scenes hold the same bits."""
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Scene))
 
 
 def _roles(scenario: Scenario) -> NDArray[np.uint8]:

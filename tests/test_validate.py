@@ -269,7 +269,7 @@ def more_demos(entry):
         (lambda root: shutil.copytree(root / PART, root / "parts" / "x"), "part x: is no part of the store"),
         (lambda root: (root / "manifest" / "00001.json").unlink(), "listed in the attributes but not in the manifest"),
         (lambda root: change_entry(root, more_demos), "demos/state: has shape"),
-        (lambda root: change_entry(root, more_demos), "its attributes tell of"),
+        (lambda root: change_entry(root, more_demos), "its attributes count"),
         (lambda root: (root / "manifest" / "00000.json").write_text("{"), "manifest/00000.json: the entry is damaged"),
         (shuffle_index, "index/place: its values are not those"),
         (other_split, "index/split: its values are not those"),

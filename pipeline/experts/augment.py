@@ -26,7 +26,7 @@ T = TypeVar("T", bound=np.generic)
 _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 """Standard deviations: m ahead, m to the left, rad, share of the speed."""
 _MAX_STRETCH = 3.0
-"""Beyond this no road is one that anybody would drive on."""
+"""Beyond this, roads are unlike any real one."""
 _MAX_REPLAY_ERROR = 0.5
 """Mean distance from where it should be beyond which a stretched demo is left out, m."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
@@ -76,7 +76,7 @@ class Augmentation:
 
 
 def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:
-    """A random variant of a scene with its demos in an action space; the scene itself if nobody would drive in it.
+    """A random variant of a scene with its demos in an action space; the scene itself if no agent would drive in it.
 
     Where it is stretched its demos' actions are those of before, until :func:`replayed` has found others.
     """

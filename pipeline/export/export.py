@@ -1,7 +1,7 @@
-"""Demos for other tools: observations made out and written with their actions, in other programs' formats.
+"""Demos for other tools: observations and actions, written in other programs' formats.
 
-``docs/export.md`` tells the formats. Scenes are streamed, a few at a time in memory; what is written lies under a name
-that begins with a dot until it is whole, so that an export is whole or absent.
+``docs/export.md`` describes the formats. Scenes are streamed, a few at a time in memory; what is written lies under a
+name that begins with a dot until it is whole, so that an export is whole or absent.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def export(
         out: file or folder to make.
         format: one of :data:`FORMATS`.
         observation: layout of the observations.
-        sim: rules, which say who is controlled, who is seen when, and where an episode ends.
+        sim: rules, which say which agents are controlled, which are seen when, and where an episode ends.
         split: ``train``, ``validation``, ``test`` or ``all``.
         limit: write no more scenes than this.
         overwrite: replace an export of the same format that is there.
@@ -121,7 +121,7 @@ def _write_errors(out: str | Path) -> Iterator[None]:
 
 
 def export_summary(report: dict[str, Any]) -> str:
-    """The report of :func:`export` in a line, and one for each reason to leave scenes out."""
+    """The report of :func:`export` in one line, and one line for each reason to leave scenes out."""
     rows, size = report["transitions"], report["bytes"]
     lines = [
         f"{report['out']}: {report['scenes']} scene(s), {report['demos']} demo(s), {rows:,} rows, "
@@ -133,7 +133,7 @@ def export_summary(report: dict[str, Any]) -> str:
 
 
 def _added(writer: Writer, demos: SceneDemos) -> str:
-    """Write one scene; why not, where that cannot be."""
+    """Write one scene; returns why not, where that cannot be done, else an empty text."""
     if not demos.episodes:
         return "no agent has a demo and may be controlled"
     try:

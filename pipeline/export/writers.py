@@ -1,4 +1,4 @@
-"""One writer a format: it takes scenes one after the other, and holds no more than one portion of them."""
+"""One writer per format: it takes scenes one after the other, and holds no more than one portion of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ExportError(UserError):
 
 
 class Writer(Protocol):
-    """Writes one export to a place where nothing is."""
+    """Writes one export to a path where nothing is yet."""
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         """Begin.
@@ -137,7 +137,7 @@ class Hdf5Writer:
 
 
 class ZarrWriter:
-    """Rows in a Zarr v3 group, written by whole shards alone."""
+    """Rows in a Zarr v3 group, written only in whole shards."""
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         self._group = zarr.open_group(path, mode="w", zarr_format=3)

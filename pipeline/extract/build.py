@@ -47,7 +47,7 @@ class Outcome:
     dropped: list[dict[str, str]] = field(default_factory=list)
     """``{"source", "reason"}``: left out by rule, nothing wrong with the file."""
     failed: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "reason"}``: could not be read, also not a second time."""
+    """``{"source", "reason"}``: could not be read, in two attempts."""
     mended: list[dict[str, str]] = field(default_factory=list)
     """``{"source", "mend"}``: what was repaired in a scene; the names are those of the report."""
     dropped_demos: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +100,7 @@ def _demonstrate(scenes: Sequence[Scene], config: ExtractConfig) -> list[Record 
     """Records of scenes; if together they fail, each on its own."""
     try:
         return list(_records(scenes, config))
-    except Exception as error:  # whatever a scene provokes costs that scene, not the run
+    except Exception as error:  # an error of any kind costs one scene, not the run
         if len(scenes) == 1:
             return [error]
         return [record for scene in scenes for record in _demonstrate([scene], config)]
@@ -118,7 +118,7 @@ def _records(scenes: Sequence[Scene], config: ExtractConfig) -> Iterator[Record]
 
 
 def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig) -> None:
-    """Take a scene in, without the demos that are too far from their log."""
+    """Add a scene to the outcome, without the demos that are too far from their log."""
     assert record.vru is not None
     if config.max_replay_error is not None:
         far = f"its replay is more than {config.max_replay_error:g} m from its log on average (--max-replay-error)"

@@ -11,7 +11,7 @@ from typing import Any
 from gail_cli.sim.errors import UserError
 
 SCHEDULER_TIMEOUT = "10s"
-"""How long to wait for a scheduler's answer."""
+"""Time to wait for a scheduler's answer."""
 
 
 class ExtractionError(UserError):
@@ -53,7 +53,7 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one does afterwards."""
+    """Processes started here ignore Ctrl-C, which a terminal sends to all; this one gets it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,6 @@
 """``extract-demos``: scenes in, a demo store out, as a Dask graph.
 
-The graph has two layers: tasks that read a few scenes and find their expert actions, and one task a part that writes
+The graph has two layers: tasks that read a few scenes and find their expert actions, and one task per part that writes
 what they return. One task writes a whole part and commits it, so no two writers ever share a chunk. With one worker
 the same tasks run one after the other in this process.
 """
@@ -26,7 +26,7 @@ from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
 from gail_cli.pipeline.store.store import check_ours, manifest, open_storage, part_name, read_root
 
 _PACKAGES = ("gail-cli", "zarr", "numcodecs", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
-"""Whose versions decide a store's bytes."""
+"""Packages whose versions determine a store's bytes."""
 PLANNERS = 32
 """Files that are listed at once."""
 SCENES_PER_TASK = 8
@@ -35,7 +35,7 @@ SCENES_PER_WORKER = 16
 
 
 def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcome]) -> int:
-    """Write and commit one part; how many scenes it has."""
+    """Write and commit one part; returns its number of scenes."""
     storage = open_storage(path)
     records = [record for outcome in outcomes for record in outcome.records]
     entry = writer.write_part(storage, name, records, config.space, config.steps)
@@ -82,7 +82,7 @@ def make_plan(
     refs: list[SceneRef] = []
     failed = []
     paths = resolve(sources)
-    with ThreadPoolExecutor(PLANNERS) as threads:  # over a network, which mostly lets wait
+    with ThreadPoolExecutor(PLANNERS) as threads:  # over a network, most of the time is spent waiting
         for first in range(0, len(paths), PLANNERS):
             batch = paths[first : first + PLANNERS]
             for path, (found, problems) in zip(batch, threads.map(list_scenes, batch), strict=True):
@@ -102,7 +102,7 @@ def make_plan(
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How an extraction runs; nothing here changes what is written."""
+    """Settings of how an extraction runs; nothing here changes what is written."""
 
     workers: int | None = None
     """Processes; None chooses by cores and scenes."""
@@ -132,8 +132,8 @@ def extract(
     Args:
         sources: files, folders, globs, URLs.
         path: the store's folder or URL.
-        config: what decides the content.
-        options: how it is done.
+        config: the settings that determine the content.
+        options: settings that do not change the content.
         limit: read no more scenes than this.
         progress: called with scenes done and scenes in all.
         planning: called before with files listed and files in all.
@@ -197,7 +197,7 @@ def _make_parts(
     options: ExtractOptions,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Make the parts that are not there yet; how many scenes that was."""
+    """Make the parts that are not there yet; returns the number of their scenes."""
     committed = {entry["part"] for entry in manifest(storage)}
     named = [(part_name(k), refs) for k, refs in enumerate(plan.parts)]
     todo = [(name, refs) for name, refs in named if name not in committed]
@@ -222,7 +222,7 @@ def _default_workers(scenes: int) -> int:
 
 
 def _prepare(storage: Storage, plan: Plan, config: ExtractConfig, options: ExtractOptions) -> bool:
-    """Make sure that a store of this very plan lies there, unfinished; True when it is finished, and that is fine."""
+    """Make sure that an unfinished store of this plan is there; True when a finished one is there and accepted."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("space", "steps")}
     software = {name: version(name) for name in _PACKAGES}
     attributes = writer.store_attributes(config.space, config.steps, settings=settings, software=software)

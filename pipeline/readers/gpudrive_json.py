@@ -1,7 +1,7 @@
 """GPUDrive's (and Nocturne's) scene files: one scene per ``.json`` or ``.json.gz``.
 
 The schema is the one that GPUDrive's C++ reader wants (commit b2e575f); what is written here can be read there. Older
-files lack keys and some hold headings in degrees: :func:`scenario_from_json` repairs what can be mended and says so in
+files lack keys and some hold headings in degrees: :func:`scenario_from_json` repairs what it can and records that in
 ``Scenario.repairs``.
 """
 
@@ -36,7 +36,7 @@ INVALID = -10000.0
 NAME_BYTES = 31
 """GPUDrive copies names into 32 bytes and needs the last one for the end mark."""
 DEFAULT_HEIGHT = 1.5
-"""Height in m of objects without one, as in GPUDrive's own mended files."""
+"""Height in m of objects without one, as in GPUDrive's own repaired files."""
 DEFAULT_CURRENT_INDEX = 10
 """WOMD's ``current_time_index``, which GPUDrive's converter leaves out."""
 
@@ -55,7 +55,7 @@ def read(path: str) -> Scenario:
     """Read one scene file (plain or gzipped, local or any fsspec URL).
 
     Raises:
-        SceneError: when the file is damaged, no JSON, or no scene that can be mended.
+        SceneError: when the file is damaged, no JSON, or no scene that can be repaired.
         OSError: when the file cannot be opened or read.
     """
     try:
@@ -115,10 +115,10 @@ def scenario_from_json(data: Any, name: str = "") -> Scenario:
 
 
 def headings_in_degrees(heading: NDArray[np.float64], velocity: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
-    """Whether headings [A, T] are in degrees, told by the direction of velocities [A, T, 2] faster than 2 m/s.
+    """Whether headings [A, T] are in degrees, judged by the direction of velocities [A, T, 2] faster than 2 m/s.
 
     The median angle between heading and velocity is 0.002-0.06 rad in the right unit and 0.3-2 in the wrong one. Where
-    too few moving steps, or traffic along the x axis, leave that open, the range tells: unwrapped headings of real
+    too few moving steps, or traffic along the x axis, leave that open, the range decides: unwrapped headings of real
     scenes reach 14 rad. A scene in which all headings lie within pi is in radians.
     """
     largest = np.abs(heading[valid]).max(initial=0)

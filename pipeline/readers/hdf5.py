@@ -1,11 +1,11 @@
-"""Demonstrations in HDF5 as scenes: who drove where, without a map.
+"""Demonstrations in HDF5 as scenes: trajectories of agents, without a map.
 
 Read are this project's own export, and files laid out as robomimic's (``data/demo_0``, ...) or Minari's
 (``episode_0``, ...) that hold absolute states every 0.1 s. Demonstrations with one value of the attribute ``scene`` are
-agents of one scene; every other one is a scene by itself. ``docs/export.md`` tells what a file must and may hold.
+agents of one scene; every other one is a scene by itself. ``docs/export.md`` describes what a file must and may hold.
 
-Actions in the file are not taken over: they belong to whoever drove there, and in a store the expert's actions are
-those of the policy's own action space.
+Actions in the file are not taken over: they belong to the file's own action space, and in a store the expert's actions
+are those of the policy's own action space.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HDF5_START = b"\x89HDF\r\n\x1a\n"
 DEFAULT_SIZE = (4.5, 2.0, 1.5)
 """Length, width, height in m of agents of unknown size: a car."""
 MAX_STATES = 10_000
-"""Of one demonstration; more is no demonstration but a fault of the file."""
+"""Most states of one demonstration; more is taken as a fault of the file."""
 STATES = ("states", "infos/states")
 """Where the states of a demonstration may lie; the first that is there is read."""
 
@@ -123,7 +123,7 @@ def _group_names(file: Any, path: str) -> list[str]:
 
 
 def _demo(file: Any, name: str, where: str, repairs: Repairs) -> dict[str, Any]:
-    """One agent: its states [T, 5] in the world's frame (float64), and what its attributes tell."""
+    """One agent: its states [T, 5] in the world's frame (float64), and what its attributes say."""
     group = file[name]
     _check_rate(file, name, where)
     origin = _numbers(group.attrs.get("origin", (0.0, 0.0)), where, "'origin'")
@@ -199,7 +199,7 @@ def _columns(dataset: Any, width: int, where: str, name: str) -> dict[str, int]:
 
 
 def _field_names(value: Any) -> list[str]:
-    """Of a list of names, of JSON, or of a text with commas; units after a name ("x (m)") are left out."""
+    """The names in a list, in JSON, or in a text with commas; units after a name ("x (m)") are left out."""
     if isinstance(value, (str, bytes)):
         text = _text(value)
         try:
@@ -245,7 +245,7 @@ def _tracks(demos: list[dict[str, Any]], repairs: Repairs) -> Tracks:
 
 
 def _check_rate(file: Any, name: str, where: str) -> None:
-    """Whether states are 0.1 s apart, as far as the file tells."""
+    """Whether states are 0.1 s apart, as far as the file says."""
     for group in (file[name], file[name].parent):
         given = _numbers(group.attrs.get("dt_s", DT), where, "'dt_s'")
         if given.shape:

@@ -156,12 +156,12 @@ def _attempt(ref: SceneRef, make: Callable[[Any], Scenario], argument: Any) -> S
     except UserError as error:
         parts = (error.where,) if ref.path in str(error) else (str(ref), error.where)
         return SceneError(": ".join(filter(None, parts)), error.what, error.fix)
-    except Exception as error:  # whatever a file's content provokes costs one scene, not the run
+    except Exception as error:  # an error of any kind costs one scene, not the run
         return SceneError(str(ref), f"cannot be read ({type(error).__name__}: {error})")
 
 
 def _kind(path: str) -> Literal["tfrecord", "json", "hdf5"]:
-    """Told by the ending, or by the first bytes where the ending tells nothing."""
+    """The format, by the ending, or by the first bytes where the ending is not known."""
     endings: dict[Literal["tfrecord", "json", "hdf5"], re.Pattern[str]]
     endings = {"tfrecord": _TFRECORD, "json": _JSON, "hdf5": _HDF5}
     for kind, ending in endings.items():

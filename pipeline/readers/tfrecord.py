@@ -48,9 +48,9 @@ def masked_crc32c(data: bytes) -> int:
 
 @contextmanager
 def open_binary(path: str, mode: Literal["rb", "wb"] = "rb", skips: bool = False) -> Iterator[BinaryIO]:
-    """Open a local path or an fsspec URL; gzip is told by the content when reading, by ``.gz`` when writing.
+    """Open a local path or an fsspec URL; gzip is recognised by the content when reading, by ``.gz`` when writing.
 
-    What is written to a ``.gz`` depends on the data alone (no time, no name).
+    What is written to a ``.gz`` depends only on the data (no time, no name).
 
     Args:
         path: what to open.
@@ -92,7 +92,7 @@ def read_records(path: str) -> Iterator[bytes | CorruptRecordError]:
 
 
 def index_records(path: str) -> tuple[list[int], TFRecordError | None]:
-    """Where each record starts, reading the framing alone (the data of a plain file is skipped by seeking).
+    """Where each record starts, reading only the framing (the data of a plain file is skipped by seeking).
 
     Returns:
         Byte offsets for :func:`read_records_at` (of the uncompressed stream where the file is gzipped), and the error

@@ -23,14 +23,14 @@ from gail_cli.pipeline.store.files import aside, sweep, sync, sync_tree, write_f
 from gail_cli.sim.errors import UserError
 
 LOCK = ".lock"
-"""Where a writer tells others that it is there."""
+"""File by which a writer keeps others out."""
 HEARTBEAT = 20.0
 """A writer to a bucket renews its lock this often, s."""
 DEAD = 120.0
 """A writer to a bucket that has not done so for this long is dead, s."""
 
 _ATTEMPTS = 5
-"""To put a folder in its place."""
+"""Attempts to put a folder in its place."""
 
 Span = tuple[str, int, int]
 """Bytes of a file: its name, the first byte, and the one after the last."""
@@ -69,7 +69,7 @@ class Storage(Protocol):
         """All files below a folder, by their names relative to it; none when it does not exist."""
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names of what lies directly in a folder, but for left-overs of killed writers."""
+        """Sorted names of what lies directly in a folder, without left-overs of killed writers."""
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -235,7 +235,7 @@ class Remote:
         self.durable = not url.endswith(".zip")
         self._open: tuple[int, Any, str] | None = None
         if self.durable:
-            _ = self._fs  # so that a URL of an unknown kind is told at once
+            _ = self._fs  # so that a URL of an unknown kind is reported at once
 
     @property
     def _fs(self) -> Any:

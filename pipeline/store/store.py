@@ -1,11 +1,11 @@
 """A finished demo store, read: worlds and experts in one Zarr v3 group.
 
-Layout (``docs/store-format.md`` tells it in full)::
+Layout (described in ``docs/store-format.md``)::
 
     STORE/zarr.json            root attributes: format, version, action space, steps, settings, totals
     STORE/parts/00000/         a group of some scenes; ragged arrays one after the other, with offset arrays
-    STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and mended
-    STORE/index/               one row a scene: its id, its part, its place there, its split (written last)
+    STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and repaired
+    STORE/index/               one row per scene: its id, its part, its place there, its split (written last)
 
 Every chunk carries a CRC-32C, every manifest entry and the root a digest, and all are checked when they are read.
 """
@@ -52,7 +52,7 @@ INDEX: dict[str, ArraySpec] = {
     "demos": ArraySpec(np.dtype(np.int32), ()),
     "transitions": ArraySpec(np.dtype(np.int32), ()),
 }
-"""Arrays of the group ``index``, one row a scene."""
+"""Arrays of the group ``index``, one row per scene."""
 Agents = Literal["vehicles", "vru"]
 _PARTS_KNOWN = 256
 """Parts whose offsets are kept in memory, some 40 kB each."""
@@ -141,7 +141,7 @@ def read_root(storage: Storage) -> dict[str, Any]:
 
 
 def manifest(storage: Storage, known: Container[str] = ()) -> list[dict[str, Any]]:
-    """Entries of the committed parts, in order, but for those already known by name.
+    """Entries of the committed parts, in order, except those already known by name.
 
     Raises:
         StoreError: when an entry is damaged.
@@ -178,7 +178,7 @@ def store_totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """One row a scene."""
+    """One row per scene."""
 
     id: NDArray[np.uint8]
     """[S, 64] UTF-8, zero-padded."""
@@ -256,12 +256,12 @@ class DemoStore:
 
     @property
     def space(self) -> ActionSpace:
-        """Of the actions in records' ``demos``."""
+        """The action space of records' ``demos``."""
         return VRU_SPACE if self.agents == "vru" else self._own
 
     @property
     def own_space(self) -> ActionSpace:
-        """Of the vehicles' actions, which the store was made with."""
+        """The action space of vehicles, with which the store was made."""
         return self._own
 
     @cached_property
@@ -300,7 +300,7 @@ class DemoStore:
     def read(self, scenes: Sequence[int] | None = None) -> Iterator[Record]:
         """Scenes by their index (all when None).
 
-        A run of scenes that follow each other in a part is read at once, with one request an array.
+        A run of scenes that follow each other in a part is read at once, with one request per array.
 
         Raises:
             StoreError: when a chunk is damaged or missing.

@@ -1,6 +1,6 @@
 """``validate``: is a demo store sound, and does it fit a training run?
 
-One small function a check. Checks of the whole store come first, then those of each part; one part is in memory at a
+One small function per check. Checks of the whole store come first, then those of each part; one part is in memory at a
 time. A check is left out only where one that it builds on has found something.
 """
 
@@ -48,7 +48,7 @@ class Expectation:
     split: str = "all"
     """Scenes that there must be some of: train, validation, test or all."""
     agents: Agents = "vehicles"
-    """Whose demos."""
+    """The agents whose demos are wanted."""
     learnable: bool = False
     """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
 
@@ -105,7 +105,7 @@ def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -
 
 
 def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
-    """Other readers of Zarr need what this program does without."""
+    """Other readers of Zarr need these groups, which this program does not read."""
     for name in ("zarr.json", "parts/zarr.json"):
         try:
             data = json.loads(store.storage.read([name])[0])
@@ -137,7 +137,7 @@ def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     counted |= {f"{kind}s": sum(e[f"{kind}s"] for e in entries.values()) for kind in RAGGED}
     for name, n in counted.items():
         if store.totals.get(name) != n:
-            yield Finding("", f"its attributes tell of {store.totals.get(name)} {name}, its parts of {n}")
+            yield Finding("", f"its attributes count {store.totals.get(name)} {name}, its parts {n}")
 
 
 def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
