@@ -6,7 +6,8 @@ Nothing in a simulation depends on what is measured here.
 # Warp reads annotations at run time, so this module must not postpone them.
 import torch
 
-from gail_cli.sim.kernels import Box, box_at, corner_of, edge_distance, nearer_edge
+from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
+from gail_cli.sim.kernels import box_at, edge_distance, nearer_edge
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, cell_at
 from gail_cli.sim.worlds import WorldArrays, Worlds
@@ -24,33 +25,14 @@ _FAR = wp.constant(wp.float32(1.0e30))
 
 
 @wp.func
-def _separation(a: Box, b: Box) -> float:
-    """The largest distance of two boxes along the normals of their sides; if negative, how deep they overlap."""
-    dx = b.x - a.x
-    dy = b.y - a.y
-    c = wp.abs(a.c * b.c + a.s * b.s)
-    s = wp.abs(a.c * b.s - a.s * b.c)
-    of_a = wp.max(
-        wp.abs(dx * a.c + dy * a.s) - a.length - b.length * c - b.width * s,
-        wp.abs(dy * a.c - dx * a.s) - a.width - b.length * s - b.width * c,
-    )
-    of_b = wp.max(
-        wp.abs(dx * b.c + dy * b.s) - b.length - a.length * c - a.width * s,
-        wp.abs(dy * b.c - dx * b.s) - b.width - a.length * s - a.width * c,
-    )
-    return wp.max(of_a, of_b)
-
-
-@wp.func
 def _from_corners(a: Box, b: Box) -> float:
     """Distance of a box to the nearest corner of another."""
     nearest = float(_FAR)
     for k in range(4):
         p = corner_of(b, k)
-        dx = p[0] - a.x
-        dy = p[1] - a.y
-        ahead = wp.max(wp.abs(dx * a.c + dy * a.s) - a.length, 0.0)
-        left = wp.max(wp.abs(dy * a.c - dx * a.s) - a.width, 0.0)
+        d = in_frame(a.c, a.s, p[0] - a.x, p[1] - a.y)
+        ahead = wp.max(wp.abs(d[0]) - a.length, 0.0)
+        left = wp.max(wp.abs(d[1]) - a.width, 0.0)
         nearest = wp.min(nearest, wp.sqrt(ahead * ahead + left * left))
     return nearest
 
@@ -104,14 +86,15 @@ def _measure(
                 dy = state[there, 1] - me.y
                 if wp.sqrt(dx * dx + dy * dy) - w.radius[i] - w.radius[j] < wp.max(nearest, headway):
                     other = box_at(w, state, there, j, 1.0)
-                    apart = _separation(me, other)
+                    apart = separation(me, other)
                     if apart > 0.0 and apart < nearest:
                         apart = wp.min(_from_corners(me, other), _from_corners(other, me))
                     nearest = wp.min(nearest, apart)
                     c = me.c * other.c + me.s * other.s
                     s = wp.abs(me.c * other.s - me.s * other.c)
-                    gap = dx * me.c + dy * me.s - me.length - other.length * wp.abs(c) - other.width * s
-                    aside = wp.abs(dy * me.c - dx * me.s) - me.width - other.length * s - other.width * wp.abs(c)
+                    d = in_frame(me.c, me.s, dx, dy)
+                    gap = d[0] - me.length - other.length * wp.abs(c) - other.width * s
+                    aside = wp.abs(d[1]) - me.width - other.length * s - other.width * wp.abs(c)
                     if c > _SAME_WAY and aside < 0.0 and gap >= 0.0 and gap < headway:
                         headway = gap
                         leader = there

@@ -6,6 +6,7 @@
 # Warp reads annotations at run time, so this module must not postpone them.
 from enum import IntEnum
 
+from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from gail_cli.sim.scenario import DT
@@ -153,22 +154,21 @@ def _write_ego(
     dx = w.goal[agent, 0] - ego.x
     dy = w.goal[agent, 1] - ego.y
     speed = _speed(v, row)
-    goal_x = ego.c * dx + ego.s * dy
-    goal_y = ego.c * dy - ego.s * dx
+    goal = in_frame(ego.c, ego.s, dx, dy)
     if layout.gpudrive:
         out[0] = speed / 100.0
         out[1] = 0.7 * w.size[agent, 0] / 30.0
         out[2] = 0.7 * w.size[agent, 1] / 15.0
-        out[3] = goal_x / 1000.0
-        out[4] = goal_y / 1000.0
+        out[3] = goal[0] / 1000.0
+        out[4] = goal[1] / 1000.0
         out[5] = wp.where(v.collided[agent], 1.0, 0.0)
     else:
         distance = wp.sqrt(dx * dx + dy * dy)
         out[0] = speed / 20.0
         out[1] = w.size[agent, 0] / 10.0
         out[2] = w.size[agent, 1] / 5.0
-        out[3] = goal_x / 50.0
-        out[4] = goal_y / 50.0
+        out[3] = goal[0] / 50.0
+        out[4] = goal[1] / 50.0
         out[5] = distance / 50.0
         out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
         out[7] = time_left / 9.0
@@ -186,29 +186,25 @@ def _write_partner(
     out: wp.array(dtype=wp.float32),
     col: int,
 ):
-    dx = v.state[row, 0] - ego.x
-    dy = v.state[row, 1] - ego.y
-    x = ego.c * dx + ego.s * dy
-    y = ego.c * dy - ego.s * dx
+    p = in_frame(ego.c, ego.s, v.state[row, 0] - ego.x, v.state[row, 1] - ego.y)
     turn = v.state[row, 2] - ego.heading
     if layout.gpudrive:
         out[col] = _speed(v, row) / 100.0
-        out[col + 1] = x / 1000.0
-        out[col + 2] = y / 1000.0
+        out[col + 1] = p[0] / 1000.0
+        out[col + 2] = p[1] / 1000.0
         out[col + 3] = _fraction_of_turn(turn)
         out[col + 4] = 0.7 * w.size[other, 0] / 30.0
         out[col + 5] = 0.7 * w.size[other, 1] / 15.0
     else:
-        vx = v.state[row, 3] - v.state[me, 3]
-        vy = v.state[row, 4] - v.state[me, 4]
+        velocity = in_frame(ego.c, ego.s, v.state[row, 3] - v.state[me, 3], v.state[row, 4] - v.state[me, 4])
         out[col] = w.size[other, 0] / 10.0
         out[col + 1] = w.size[other, 1] / 5.0
-        out[col + 2] = x / layout.radius
-        out[col + 3] = y / layout.radius
+        out[col + 2] = p[0] / layout.radius
+        out[col + 3] = p[1] / layout.radius
         out[col + 4] = wp.cos(turn)
         out[col + 5] = wp.sin(turn)
-        out[col + 6] = (ego.c * vx + ego.s * vy) / 20.0
-        out[col + 7] = (ego.c * vy - ego.s * vx) / 20.0
+        out[col + 6] = velocity[0] / 20.0
+        out[col + 7] = velocity[1] / 20.0
 
 
 # Written in C++, since plain stores to consecutive floats take half the time of Warp's strided ones, and most of an
@@ -233,19 +229,15 @@ def _write_road(layout: Layout, ego: _EgoFrame, s: Segment, kind: int, out: wp.a
     along = float(0.0)
     if not layout.gpudrive:
         along = along_segment(s, ego.x, ego.y)
-    dx = s[0] + along * s[5] - ego.x
-    dy = s[1] + along * s[6] - ego.y
-    x = ego.c * dx + ego.s * dy
-    y = ego.c * dy - ego.s * dx
+    p = in_frame(ego.c, ego.s, s[0] + along * s[5] - ego.x, s[1] + along * s[6] - ego.y)
     if layout.gpudrive:
         half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
         turn = _fraction_of_turn(s[4] - ego.heading)
-        _store_road(out, col, x * 0.001, y * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
+        _store_road(out, col, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
     else:
         k = 1.0 / layout.radius
-        c = ego.c * s[5] + ego.s * s[6]
-        si = ego.c * s[6] - ego.s * s[5]
-        _store_road(out, col, x * k, y * k, c, si, (s[2] - along) * k, (s[2] + along) * k, kind)
+        ahead = in_frame(ego.c, ego.s, s[5], s[6])
+        _store_road(out, col, p[0] * k, p[1] * k, ahead[0], ahead[1], (s[2] - along) * k, (s[2] + along) * k, kind)
 
 
 @wp.func

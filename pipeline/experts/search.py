@@ -26,6 +26,7 @@ from gail_cli.sim.dynamics import (
     delta_local_inverse,
     wrap,
 )
+from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import launch, wp
 from gail_cli.sim.scenario import DT
 
@@ -131,13 +132,13 @@ def _window(task: _Task, i: int, step: int, s: State) -> _Window:
     speed = wp.sqrt(s[3] * s[3] + s[4] * s[4])
     window.start = wp.vec4(0.0, 0.0, 0.0, speed)
     if task.dynamics == BICYCLE:  # its first step follows the velocity, which need not point where the agent does
-        window.start = wp.vec4((c * s[3] + si * s[4] - speed) * _DT, (c * s[4] - si * s[3]) * _DT, 0.0, speed)
+        velocity = in_frame(c, si, s[3], s[4])
+        window.start = wp.vec4((velocity[0] - speed) * _DT, velocity[1] * _DT, 0.0, speed)
     for k in range(window.ahead):
         t = _row(task.target, i * task.steps + step + 1 + k)
-        gx = t[0] - s[0]
-        gy = t[1] - s[1]
-        window.target[k, 0] = c * gx + si * gy
-        window.target[k, 1] = c * gy - si * gx
+        p = in_frame(c, si, t[0] - s[0], t[1] - s[1])
+        window.target[k, 0] = p[0]
+        window.target[k, 1] = p[1]
         window.target[k, 2] = wrap(t[2] - s[2])
         window.target[k, 3] = wp.sqrt(t[3] * t[3] + t[4] * t[4])
     return window
