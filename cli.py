@@ -19,6 +19,7 @@ import click
 from gail_cli.gail.commands import options
 from gail_cli.gail.commands.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
 from gail_cli.gail.config.aliases import FLAGS, settings_of
+from gail_cli.sim.errors import UserError
 
 if TYPE_CHECKING:
     from gail_cli.gail.config.schema import TrainConfig
@@ -52,27 +53,11 @@ class _Commands(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(where + (error.strerror or str(error))) from error
-        except ValueError as error:
+        except UserError as error:
             from gail_cli.gail.config.load import ConfigError
 
-            if isinstance(error, ConfigError):
-                raise click.UsageError(str(error)) from error
-            if not isinstance(error, _foreseen()):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-def _foreseen() -> tuple[type[Exception], ...]:
-    """Errors whose message is one sentence for the user."""
-    from gail_cli.gail.learning.run import RunError
-    from gail_cli.pipeline.experts.replay import NoAgentsError
-    from gail_cli.pipeline.export.writers import ExportError
-    from gail_cli.pipeline.extract.cluster import ExtractionError
-    from gail_cli.pipeline.readers.sources import SourceError
-    from gail_cli.pipeline.store.schema import StoreError
-    from gail_cli.sim.scenario import SceneError
-
-    return RunError, ExtractionError, ExportError, NoAgentsError, SourceError, StoreError, SceneError
+            kind = click.UsageError if isinstance(error, ConfigError) else click.ClickException
+            raise kind(str(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -155,7 +140,7 @@ def extract_demos(
     """
     from gail_cli.pipeline.extract.build import ExtractConfig
     from gail_cli.pipeline.extract.extract import ExtractOptions, extract
-    from gail_cli.pipeline.extract.report import summary
+    from gail_cli.pipeline.extract.report import extraction_summary
     from gail_cli.sim.actions import ActionSpace
 
     if given["workers"] and given["scheduler"]:
@@ -177,7 +162,7 @@ def extract_demos(
         click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
         raise SystemExit(INTERRUPTED) from None
     _write_report(report, result)
-    click.echo(summary(result))
+    click.echo(extraction_summary(result))
     print_lines([f"Error: {item['reason']}" for item in result["failed"]])
     if result["failed"]:
         raise SystemExit(1)
@@ -247,7 +232,7 @@ def export(
     Memory stays bounded; what is written takes its name when it is whole.
     """
     from gail_cli.pipeline.export.export import export as run_export
-    from gail_cli.pipeline.export.export import summary
+    from gail_cli.pipeline.export.export import export_summary
     from gail_cli.pipeline.store.store import DemoStore
     from gail_cli.sim.config import Selection, SimConfig
     from gail_cli.sim.layout import ObservationConfig
@@ -260,7 +245,7 @@ def export(
             progress=progress,
         )  # fmt: skip
     _write_report(report, result)
-    click.echo(summary(result))
+    click.echo(export_summary(result))
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -306,9 +291,9 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
     """Tell what is in a store."""
-    from gail_cli.pipeline.extract.info import describe, rows
+    from gail_cli.pipeline.extract.info import describe_store, table_rows
 
-    description = describe(store)
+    description = describe_store(store)
     if as_json:
         click.echo(json.dumps(description, indent=1))
         return
@@ -318,7 +303,7 @@ def info(store: str, as_json: bool) -> None:
     table = Table(title=description["store"], show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in rows(description):
+    for name, value in table_rows(description):
         table.add_row(name, value)
     Console().print(table)
 

@@ -75,7 +75,7 @@ def generate_scenario(seed: int) -> scenario_pb2.Scenario:
 def write_scenarios(folder: str | Path, scenes: int, seed: int = 0, scenes_per_file: int = 4) -> list[Path]:
     """Write scenes to ``synthetic-00000-of-0000N.tfrecord`` and so on; returns the paths.
 
-    Scene i depends on (seed, i) alone, whatever the number of scenes.
+    Scene i depends only on (seed, i), whatever the number of scenes.
 
     Raises:
         ValueError: when there is nothing to write.

@@ -1,4 +1,4 @@
-"""What a scene with demonstrations is: the common currency of readers, store, training and export."""
+"""A scene with its demonstrations: what store, training and export exchange."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ABSENT, LOGGED, BRIDGED = 0, 1, 2
 """Marks of a demo's steps: outside the demo; in the log; in a gap of the log, bridged by interpolation."""
 
 QUALITY = ("ade_m", "fde_m", "heading_error_rad", "goal", "saturated", "zero", "quantisation_m")
-"""How well a demo replays its log, one number each:
+"""Measures of how well a demo replays its log, one number each:
 
 mean distance from the log; distance at the end; mean heading error, all over logged steps; 1 if it ends within the
 goal radius, else 0; share of actions with a component at either end of its range; share of actions with every
@@ -27,7 +27,7 @@ end of the look-ahead (``delta_local``: after one step).
 """
 
 VRU_SPACE = ActionSpace.create("delta_local", "continuous")
-"""Of pedestrians and cyclists, who drive no car: exact displacements."""
+"""Action space of pedestrians and cyclists, who drive no car: exact displacements."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Demos:
 
 
 class Split(IntEnum):
-    """What a scene is for."""
+    """The use of a scene."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -81,9 +81,9 @@ class Record:
 
     scene: Scene
     demos: Demos
-    """Of vehicles."""
+    """Demos of vehicles."""
     vru: Demos | None = None
-    """Of pedestrians and cyclists (vulnerable road users), in :data:`VRU_SPACE`; None: none."""
+    """Demos of pedestrians and cyclists (vulnerable road users), in :data:`VRU_SPACE`; None: none."""
     split: int = Split.TRAIN
 
     @property

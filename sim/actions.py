@@ -85,14 +85,14 @@ BOUNDS: dict[Dynamics, tuple[tuple[float, float], ...]] = {
 """Limits of continuous actions (bicycle, delta_local: those of GPUDrive's ``get_expert_actions``)."""
 
 _LARGEST = 1e7
-"""Of values without limits; beyond, float32 tells no metres apart any more."""
+"""Bound of values without limits: beyond it float32 does not resolve metres any more."""
 
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The actions of one dynamics model: a grid of values a component, or an interval a component.
+    """The actions of one dynamics model: a grid of values per component, or an interval per component.
 
-    A discrete action is a row of K indices, one a component; a continuous one a row of K values. ``state`` has five
+    A discrete action is a row of K indices, one per component; a continuous one a row of K values. ``state`` has five
     unbounded continuous components and no grid.
     """
 
@@ -149,8 +149,8 @@ class ActionSpace:
         """Values [N, K] float32 of actions [N, K] (indices, or values, which are clipped to the bounds); NaN is 0.
 
         Raises:
-            ValueError: for indices that are no integers, or beyond the grid. Of the latter not on CUDA, where asking
-                would wait for the device: there the nearest is taken.
+            ValueError: for indices that are no integers, or beyond the grid. The latter is not checked on CUDA, where
+                that would wait for the device: there the nearest index is taken.
         """
         import torch
 

@@ -1,12 +1,13 @@
-"""How far agents are from each other and from the edge of the road, with boxes of true size: for evaluation.
+"""Distances of agents from each other and from the edge of the road, with boxes of true size: for evaluation.
 
-Nothing in a simulation follows from what is measured here.
+Nothing in a simulation depends on what is measured here.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
 import torch
 
-from gail_cli.sim.kernels import Box, box_at, corner_of, edge_distance, nearer_edge
+from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
+from gail_cli.sim.kernels import box_at, edge_distance, nearer_edge
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, cell_at
 from gail_cli.sim.worlds import WorldArrays, Worlds
@@ -15,30 +16,12 @@ MAX_TTC = 5.0
 """Times to collision beyond are taken as this, s (Montali et al. 2023)."""
 _MAX_TTC = wp.constant(wp.float32(MAX_TTC))
 _SAME_WAY = wp.constant(wp.float32(0.2588))
-"""Cosine of 75 degrees: who is followed heads no further away than this."""
+"""Cosine of 75 degrees: an agent that is followed heads no further away than this."""
 _VEHICLE = wp.constant(1)
 _REACH = 15.0
-"""Edges within this are looked up in a grid, m; only where there is none, all are looked at."""
+"""Edges within this are looked up in a grid, m; only where there is none, all are searched."""
 _CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
 _FAR = wp.constant(wp.float32(1.0e30))
-
-
-@wp.func
-def _separation(a: Box, b: Box) -> float:
-    """The widest gap of two boxes' shadows on the normals of their sides; if negative, how deep they overlap."""
-    dx = b.x - a.x
-    dy = b.y - a.y
-    c = wp.abs(a.c * b.c + a.s * b.s)
-    s = wp.abs(a.c * b.s - a.s * b.c)
-    of_a = wp.max(
-        wp.abs(dx * a.c + dy * a.s) - a.length - b.length * c - b.width * s,
-        wp.abs(dy * a.c - dx * a.s) - a.width - b.length * s - b.width * c,
-    )
-    of_b = wp.max(
-        wp.abs(dx * b.c + dy * b.s) - b.length - a.length * c - a.width * s,
-        wp.abs(dy * b.c - dx * b.s) - b.width - a.length * s - a.width * c,
-    )
-    return wp.max(of_a, of_b)
 
 
 @wp.func
@@ -47,17 +30,16 @@ def _from_corners(a: Box, b: Box) -> float:
     nearest = float(_FAR)
     for k in range(4):
         p = corner_of(b, k)
-        dx = p[0] - a.x
-        dy = p[1] - a.y
-        ahead = wp.max(wp.abs(dx * a.c + dy * a.s) - a.length, 0.0)
-        left = wp.max(wp.abs(dy * a.c - dx * a.s) - a.width, 0.0)
+        d = in_frame(a.c, a.s, p[0] - a.x, p[1] - a.y)
+        ahead = wp.max(wp.abs(d[0]) - a.length, 0.0)
+        left = wp.max(wp.abs(d[1]) - a.width, 0.0)
         nearest = wp.min(nearest, wp.sqrt(ahead * ahead + left * left))
     return nearest
 
 
 @wp.func
 def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec2) -> float:
-    """As :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
+    """The same as :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
     best = wp.vec2(_FAR, -1.0)
     cell = cell_at(edges, map, p[0], p[1])
     if cell >= 0:
@@ -104,14 +86,15 @@ def _measure(
                 dy = state[there, 1] - me.y
                 if wp.sqrt(dx * dx + dy * dy) - w.radius[i] - w.radius[j] < wp.max(nearest, headway):
                     other = box_at(w, state, there, j, 1.0)
-                    apart = _separation(me, other)
+                    apart = separation(me, other)
                     if apart > 0.0 and apart < nearest:
                         apart = wp.min(_from_corners(me, other), _from_corners(other, me))
                     nearest = wp.min(nearest, apart)
                     c = me.c * other.c + me.s * other.s
                     s = wp.abs(me.c * other.s - me.s * other.c)
-                    gap = dx * me.c + dy * me.s - me.length - other.length * wp.abs(c) - other.width * s
-                    aside = wp.abs(dy * me.c - dx * me.s) - me.width - other.length * s - other.width * wp.abs(c)
+                    d = in_frame(me.c, me.s, dx, dy)
+                    gap = d[0] - me.length - other.length * wp.abs(c) - other.width * s
+                    aside = wp.abs(d[1]) - me.width - other.length * s - other.width * wp.abs(c)
                     if c > _SAME_WAY and aside < 0.0 and gap >= 0.0 and gap < headway:
                         headway = gap
                         leader = there
@@ -133,7 +116,7 @@ def _measure(
 def clearances(
     worlds: Worlds, track: torch.Tensor, present: torch.Tensor, speed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What lies around the N controlled agents at each of T steps.
+    """Distances and times to collision of the N controlled agents at each of T steps.
 
     Args:
         worlds: where the agents are.
@@ -143,7 +126,7 @@ def clearances(
 
     Returns:
         Three tensors [N, T], NaN where an agent is not present: the signed distance of its box to the nearest other
-        one (m; negative: how deep they overlap; infinite: it is alone); of vehicles the time until it would touch the
+        one (m; negative: how deep they overlap; infinite: there is none); of vehicles the time until it would touch the
         one that it follows if both kept their speed (s, at most 5; 5 when there is none; NaN where a speed is), and
         the largest signed distance of its corners to the nearest road edge (m; positive: beyond it). Whom an agent
         follows: the nearest in the way of its box as it heads, who heads less than 75 degrees elsewhere.

@@ -74,7 +74,7 @@ class Backend(Protocol):
 
 
 class AgentViews:
-    """What backends tell of their agents between steps, from the tensors that they keep."""
+    """What backends report of their agents between steps, from the tensors that they keep."""
 
     worlds: Worlds
     _state: torch.Tensor
@@ -156,10 +156,10 @@ class Env(AgentViews):
             worlds: indices, or [W] bool; all when None.
 
         Returns:
-            Observations [N, D] of all agents, also of those in other worlds, for whom nothing changes.
+            Observations [N, D] of all agents; those of agents in other worlds stay as they are.
 
         Raises:
-            ValueError: for a mask that is not one flag a world.
+            ValueError: for a mask that is not one flag per world.
             IndexError: for a world that is not there.
         """
         self._which.copy_(world_mask(worlds, self.worlds))
@@ -219,7 +219,7 @@ class Env(AgentViews):
         observer = Observer(worlds, self.observation_config)
 
         def program(begin: Any, argument: torch.Tensor, which: torch.Tensor) -> Program:
-            look = observer.stage(
+            observation = observer.stage(
                 own_bounds, self._state, self._present, agents, time_left, self._observation,
                 collided=self._collided, which=which,
             )  # fmt: skip
@@ -228,7 +228,7 @@ class Env(AgentViews):
                     Stage(begin, all_bounds, [*common, to_warp(argument)]),
                     Stage(touch, all_bounds, [*common, solid, to_warp(which)]),
                     Stage(conclude, own_bounds, [*common, to_warp(agents)]),
-                    look,
+                    observation,
                 ],
                 device,
             )
@@ -238,10 +238,10 @@ class Env(AgentViews):
 
 
 def world_mask(chosen: Sequence[int] | torch.Tensor | None, worlds: Worlds) -> torch.Tensor:
-    """[W] bool, the worlds that ``chosen`` names: indices, one flag a world, or all when None.
+    """[W] bool, the worlds that ``chosen`` names: indices, one flag per world, or all when None.
 
     Raises:
-        ValueError: for flags that are not one a world.
+        ValueError: for flags that are not one per world.
         IndexError: for a world that is not there.
     """
     if chosen is None:
@@ -250,7 +250,7 @@ def world_mask(chosen: Sequence[int] | torch.Tensor | None, worlds: Worlds) -> t
     if given.dtype == torch.bool:
         if given.shape != (worlds.num_worlds,):
             raise ValueError(
-                f"a mask of shape {tuple(given.shape)} for {worlds.num_worlds} worlds; give a flag a world"
+                f"a mask of shape {tuple(given.shape)} for {worlds.num_worlds} worlds; give one flag per world"
             )
         return given
     mask = torch.zeros(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
@@ -265,11 +265,11 @@ def check_actions(actions: torch.Tensor, worlds: Worlds, space: ActionSpace) -> 
     """
     wanted = (len(worlds.controlled), space.components)
     if actions.shape != wanted:
-        raise ValueError(f"actions have the shape {tuple(actions.shape)}, not {wanted}: a row an agent")
+        raise ValueError(f"actions have the shape {tuple(actions.shape)}, not {wanted}: one row per agent")
 
 
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:
-    """The worlds, with what an environment will look up in their maps made already: for another thread to do."""
+    """The worlds, with the road grids that an environment will need made already, which another thread may do."""
     worlds.grid(observation.radius)
     solid_grid(worlds, config)
     return worlds
@@ -288,7 +288,7 @@ def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
     parts = min(worlds.num_worlds, num_parts(len(worlds.controlled), worlds.device))
     start = worlds.tensors["agent_start"].cpu()
     own = torch.searchsorted(worlds.controlled.cpu(), start.long())
-    work = own + 0.1 * start  # who looks around has ten times the work of who is only moved
+    work = own + 0.1 * start  # a controlled agent, which observes, takes ten times the work of one that is only moved
     share = work[-1] * torch.arange(1, parts) / parts
     cut = [0, *torch.searchsorted(work, share).tolist(), worlds.num_worlds]
     return start[cut].tolist(), own[cut].tolist()

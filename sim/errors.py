@@ -1,15 +1,17 @@
-"""Errors that a user can do something about: where, what is wrong, and what to do."""
+"""Errors that a user can do something about, with fields: where, what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A thing that cannot be done as asked, told in one sentence; the parent of all foreseen errors.
+    """Something that cannot be done as asked: the parent of all errors that are shown to a user without a traceback.
+
+    Errors survive pickling, so that they reach the user from another process, too.
 
     Args:
-        where: the file, store, run or setting that it is about; may be empty.
+        where: the file, store, scene, run or setting that the error is about; empty where ``what`` names it.
         what: what is wrong there.
-        fix: what to do about it; may be empty where ``what`` says it.
+        fix: what to do about it; may be empty.
     """
 
     def __init__(self, where: str, what: str = "", fix: str = "") -> None:

@@ -1,9 +1,9 @@
-"""The real GPUDrive as a backend: its simulator moves agents and tells events, this project's kernel observes.
+"""The real GPUDrive as a backend: its simulator moves agents and reports events, this project's kernel observes.
 
 GPUDrive's compiled module ``madrona_gpudrive`` is driven directly (``src/bindings.cpp``, version 0.4). Every world has
 64 rows of agents, of which the first ones are real and the rest is junk; every tensor is a view of memory that the
-next step writes to. What is read here is copied, and real rows alone are read. docs/gpudrive.md tells what is done
-about GPUDrive's habits: its frame, velocities that it does not tell, agents that are gone, the end of an episode.
+next step writes to. What is read here is copied, and only real rows are read. docs/gpudrive.md describes how GPUDrive's
+peculiarities are handled: its frame, velocities that it does not report, agents that are gone, the end of an episode.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ HOW_TO_GET = (
 )
 
 _NEAR = 5000.0
-"""Nobody who is in a world is farther from its middle, m; who is gone sits at -10000 or -11000."""
+"""No agent in a world is farther from its middle, m; agents that are gone are put at -10000 or -11000."""
 _OBSERVATION_RADIUS = 50.0
-"""GPUDrive's default, m; its own observations are switched off, and nobody measured another radius."""
+"""GPUDrive's default, m; its own observations are switched off, and no other radius was measured."""
 _GETTERS = (
     "absolute_self_observation_tensor", "action_tensor", "controlled_state_tensor", "done_tensor", "info_tensor",
     "response_type_tensor", "reward_tensor", "self_observation_tensor", "shape_tensor", "world_means_tensor",
@@ -163,7 +163,7 @@ class GPUDriveEnv(AgentViews):
         return [str(self._scene_file(*pair)) for pair in zip(worlds.scenes, worlds.selected, strict=True)]
 
     def _manager(self, worlds: Worlds) -> Any:
-        """A simulator of these worlds; the one before is let go first, for its memory."""
+        """A simulator of these worlds; the one before is released first, for its memory."""
         binding, files = self._binding, self._files(worlds)
         self._sim: Any = None
         mode = binding.madrona.ExecMode
@@ -198,11 +198,11 @@ class GPUDriveEnv(AgentViews):
         """Whether GPUDrive made of the files what they are meant to be.
 
         Raises:
-            SceneError: naming the first scene of which it did not.
+            SceneError: naming the first scene for which it did not.
         """
         sim = self._sim
-        told = (sim.shape_tensor(), sim.controlled_state_tensor(), sim.response_type_tensor())
-        shape, control, response = (tensor.to_torch().cpu().numpy() for tensor in told)
+        made = (sim.shape_tensor(), sim.controlled_state_tensor(), sim.response_type_tensor())
+        shape, control, response = (tensor.to_torch().cpu().numpy() for tensor in made)
         for w, (scene, chosen) in enumerate(zip(self.worlds.scenes, self.worlds.selected, strict=True)):
             agents, segments = len(chosen.row), len(scene.segment)
             problem = None
@@ -213,7 +213,7 @@ class GPUDriveEnv(AgentViews):
             elif not np.array_equal(control[w, :agents, 0] == 1, chosen.controlled):
                 problem = "others controlled than the store does"
             if problem:
-                raise SceneError(f"scene {scene.id!r}: GPUDrive made {problem}; leave it out or drive it embedded")
+                raise SceneError(f"scene {scene.id!r}", f"GPUDrive made {problem}", "leave it out or drive it embedded")
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class GPUDriveEnv(AgentViews):
         time_left = left[self._world[self.worlds.controlled]].float() * DT
         return self._observer.observe(self._state, self._present, self._agents, time_left, collided=self._collided)
 
-    # --- velocities, of which GPUDrive tells the length alone ------------------------------------------------------
+    # --- velocities, of which GPUDrive reports only the length -----------------------------------------------------
 
     def _velocity(self, before: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """[M, 2] m/s after a step: the log's for replayed agents, by the dynamics for the controlled ones.

@@ -20,9 +20,9 @@ class GymnasiumEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
     """N agents as sub-environments, with NumPy arrays in and out and resets in the same step.
 
     Agents share worlds, and worlds are reset whole: an agent whose episode ended, which ``terminated`` or
-    ``truncated`` told in that step, waits for the last one of its world. Meanwhile its observation and reward are
-    zero, its action means nothing, and ``infos["alive"]`` is false. When the last one ended, the world is reset in
-    that very step. With one controlled agent a world (``Selection(max_controlled=1)``) nobody waits, and this is
+    ``truncated`` reported in that step, waits for the last one of its world. Meanwhile its observation and reward are
+    zero, its action is ignored, and ``infos["alive"]`` is false. When the last one ended, the world is reset in
+    that very step. With one controlled agent per world (``Selection(max_controlled=1)``) no agent waits, and this is
     Gymnasium's own contract to the letter.
 
     ``infos`` hold ``alive`` [N], whether each agent acts in the next step, and ``events`` [N, 4], as in
@@ -110,7 +110,7 @@ class GymnasiumEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
     def _worlds_of(self, mask: Any) -> torch.Tensor:
         """[W] bool, the worlds whose agents a mask [N] names."""
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
-            raise ValueError(f"gymnasium: reset_mask must be a NumPy array of {self.num_envs} bool, one an agent")
+            raise ValueError(f"gymnasium: reset_mask must be a NumPy array of {self.num_envs} bool, one per agent")
         named = self._some(mask)
         if (partly := np.flatnonzero(named & self._some(~mask))).size:
             raise ValueError(f"gymnasium: reset_mask names a part of world {partly[0]}; name all of its agents or none")

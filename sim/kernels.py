@@ -8,6 +8,7 @@ chooses between its behaviour and the corrected one.
 from enum import IntEnum
 
 from gail_cli.sim.dynamics import Action, State, advance
+from gail_cli.sim.geometry import Box, corner_of, overlap
 from gail_cli.sim.launch import wp
 from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from gail_cli.sim.scenario import DT
@@ -175,18 +176,6 @@ def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, ac
         _follow_log(w, a, rules, i, step)
 
 
-@wp.struct
-class Box:
-    """An oriented box: centre, cosine and sine of its heading, half its length and half its width."""
-
-    x: float
-    y: float
-    c: float
-    s: float
-    length: float
-    width: float
-
-
 @wp.func
 def box_at(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int, scale: float) -> Box:
     """The box of agent ``i``, its sides times ``scale``, where this row of states [R, 5] has it."""
@@ -198,29 +187,6 @@ def box_at(w: WorldArrays, state: wp.array2d(dtype=wp.float32), row: int, i: int
     box.length = 0.5 * scale * w.size[i, 0]
     box.width = 0.5 * scale * w.size[i, 1]
     return box
-
-
-@wp.func
-def corner_of(box: Box, k: int) -> wp.vec2:
-    """The k-th corner, 0 to 3: front left, front right, rear left, rear right."""
-    ahead = wp.where(k < 2, box.length, -box.length)
-    left = wp.where(k % 2 == 0, box.width, -box.width)
-    return wp.vec2(box.x + ahead * box.c - left * box.s, box.y + ahead * box.s + left * box.c)
-
-
-@wp.func
-def _overlap(a: Box, b: Box) -> bool:
-    """Whether two boxes touch; separating axis test."""
-    dx = b.x - a.x
-    dy = b.y - a.y
-    c = wp.abs(a.c * b.c + a.s * b.s)
-    s = wp.abs(a.c * b.s - a.s * b.c)
-    return (
-        wp.abs(dx * a.c + dy * a.s) <= a.length + b.length * c + b.width * s
-        and wp.abs(dy * a.c - dx * a.s) <= a.width + b.length * s + b.width * c
-        and wp.abs(dx * b.c + dy * b.s) <= b.length + a.length * c + a.width * s
-        and wp.abs(dy * b.c - dx * b.s) <= b.width + a.length * s + a.width * c
-    )
 
 
 @wp.func
@@ -241,7 +207,7 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box)
             dy = a.state[j, 1] - me.y
             reach = scale * (w.radius[i] + w.radius[j]) + 1.0e-3
             if dx * dx + dy * dy <= reach * reach:
-                if _overlap(me, box_at(w, a.state, j, j, scale)):
+                if overlap(me, box_at(w, a.state, j, j, scale)):
                     a.events[i, wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)] = True
                     a.collided[i] = True
 
@@ -271,13 +237,13 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
                     other.s = s[6]
                     other.length = s[2]
                     other.width = s[3]
-                    touches = _overlap(me, other)
+                    touches = overlap(me, other)
     return touches
 
 
 @wp.func
 def nearer_edge(best: wp.vec2, s: Segment, p: wp.vec2) -> wp.vec2:
-    """Of two edges the nearer one, as squared distance and how far ``p`` lies to the right of its line.
+    """The nearer of two edges, as squared distance and how far ``p`` lies to the right of its line.
 
     Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
     """
@@ -370,7 +336,7 @@ def touch(
 
 @wp.kernel(enable_backward=False)
 def conclude(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, agents: wp.array(dtype=wp.int32)):
-    """Tell whether the episode of controlled agent ``n`` ended in this step, and by what."""
+    """Set whether the episode of controlled agent ``n`` ended in this step, by termination or by truncation."""
     n = first + wp.tid()
     i = agents[n]
     # GPUDrive learns of a collision only a step later

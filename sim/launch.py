@@ -22,13 +22,13 @@ wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
 
 _MIN_ITEMS_A_PART = 96
-"""An agent takes some microseconds, handing a part to a thread some hundred."""
+"""Handing a part to a thread takes some hundred microseconds, an agent only some."""
 _PARTS_PER_THREAD = 4
 """More parts than threads, so that a thread that got the light worlds takes over work from the others."""
 
 
 def _init() -> None:
-    """Start Warp, whose native code tells stderr that there is no CUDA driver, which is no news."""
+    """Start Warp without the note on stderr with which its native code reports that there is no CUDA driver."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
@@ -48,7 +48,7 @@ def cpu_threads() -> int:
 
 
 def num_parts(items: int, device: torch.device) -> int:
-    """Into how many parts work on this many items is best split: several a thread on a CPU, one on CUDA."""
+    """Into how many parts work on this many items is best split: several per thread on a CPU, one on CUDA."""
     if device.type == "cuda" or cpu_threads() == 1:
         return 1
     return max(1, min(_PARTS_PER_THREAD * cpu_threads(), items // _MIN_ITEMS_A_PART))

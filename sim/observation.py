@@ -18,9 +18,9 @@ from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, St
 from gail_cli.sim.roads import road_grid
 from gail_cli.sim.worlds import Worlds
 
-_VIEW_CELL = 2.0
-"""Side of a view's grid cells in radii: a sixth of the memory of an environment's and a third of the time to make,
-for lookups that take a tenth longer."""
+_SOURCE_CELL = 2.0
+"""Side of the grid cells of an observation source, in radii: compared with the grid of an environment, it takes a sixth
+of the memory and a third of the time to make, and lookups take a tenth longer."""
 
 
 def _layout(config: ObservationConfig, device: torch.device) -> Any:
@@ -41,14 +41,14 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
 
 
 def _scratch_size(worlds: Worlds, grid: Any) -> int:
-    """Entries of scratch memory that one look needs."""
+    """Entries of scratch memory that one observation needs."""
     agents = int(worlds.tensors["agent_start"].diff().amax())
     listed = int(np.diff(grid.start.numpy()).max(initial=0))
     return 3 * max(agents, listed) + 1
 
 
 def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
-    """Scratch memory of so many looks at a time."""
+    """Scratch memory for as many observations at a time as there are rows."""
     kinds = (torch.float32, torch.int32)
     return [to_warp(torch.empty(rows, size, dtype=kind, device=device)) for kind in kinds]
 
@@ -69,7 +69,7 @@ class Observer:
         self._grid = worlds.grid(config.radius)
         self._scratch = _scratch_size(worlds, self._grid)
         self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
-        self._nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
+        self._none_collided = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
 
     def observe(
         self,
@@ -86,9 +86,9 @@ class Observer:
         Args:
             state: [M, 5] present states, or [M, T, 5] tracks; more rows, if ``seen`` says so.
             present: [M] or [M, T] bool, whether the agent is in the world.
-            agents: [Q] int32 agent rows that look.
+            agents: [Q] int32 rows of the agents that observe.
             time_left: [Q] seconds until the agent's episode ends.
-            step: [Q] int32 step at which each looks; needed with tracks.
+            step: [Q] int32 step at which each observes; needed with tracks.
             collided: [M] bool, for the field of that name in the ``gpudrive`` layout; false when None.
             seen: others see agent m in row m + ``seen`` of ``state`` and ``present``.
 
@@ -120,27 +120,27 @@ class Observer:
             bounds: of the parts, over Q.
             state, present, agents, time_left, step, collided, seen: see :meth:`observe`.
             out: [Q, D] float32 where observations go.
-            which: [W] bool, worlds whose agents look; the rows of others stay as they are. All when None.
+            which: [W] bool, worlds whose agents observe; the rows of others stay as they are. All when None.
         """
         queries, device = len(agents), self.worlds.device
-        views = struct(
+        states = struct(
             States,
             state=state.reshape(-1, 5),
             present=present.reshape(-1),
-            collided=self._nobody if collided is None else collided,
+            collided=self._none_collided if collided is None else collided,
             stride=state.shape[1] if state.dim() == 3 else 1,
         )
         base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
         arrays = map(to_warp, (agents, base, time_left, which))
-        inputs = [self._arrays, self._grid, views, seen * views.stride, self._layout, *arrays, *scratch, to_warp(out)]
+        inputs = [self._arrays, self._grid, states, seen * states.stride, self._layout, *arrays, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
 
 
 @dataclass(frozen=True, eq=False)
-class TrackTensors:
-    """Where all M agents of some worlds are over T steps."""
+class Trajectories:
+    """States of all M agents of some worlds over T steps."""
 
     state: torch.Tensor
     """[M, T, 5]."""
@@ -150,45 +150,45 @@ class TrackTensors:
 
 @dataclass(frozen=True, eq=False)
 class ObservationSource:
-    """What observations of some worlds are made from, and no more of them: no scenes, no logs."""
+    """The part of some worlds that observations are made from: no scenes, no logs."""
 
-    view: Any
+    arrays: Any
     """:class:`~sim.observation_kernels.SourceArrays`."""
     scratch: int
-    """Entries of scratch memory that one look needs."""
+    """Entries of scratch memory that one observation needs."""
     owners: tuple[object, ...]
-    """Those whose memory the view points to."""
+    """The tensors whose memory the arrays point to."""
 
     @classmethod
     def of(
-        cls, worlds: Worlds, own: TrackTensors, others: TrackTensors, config: ObservationConfig
+        cls, worlds: Worlds, own: Trajectories, others: Trajectories, config: ObservationConfig
     ) -> ObservationSource:
-        """Of agents on tracks.
+        """The source for agents that move along given trajectories.
 
         Args:
             worlds: where the agents live.
-            own: where each is when it looks.
-            others: where each is in the eyes of others; ``own`` itself costs no more memory.
+            own: where each agent is when it observes.
+            others: where each agent is when others observe it; ``own`` itself takes no additional memory.
             config: the layout.
         """
-        cell = _VIEW_CELL * config.radius
+        cell = _SOURCE_CELL * config.radius
         everything = torch.ones(len(worlds.roads.segment), dtype=torch.bool, device=worlds.device)
         grid = road_grid(worlds.roads, config.radius, cell, everything)
-        nobody = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
-        # agents of one step lie side by side, as one look takes in all of them
+        none_collided = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
+        # agents of one step lie side by side, since one observation reads them all
         layers = [own] if others is own else [own, others]
-        state = torch.cat([tracks.state.transpose(0, 1).reshape(-1, 5) for tracks in layers])
-        present = torch.cat([tracks.present.t().reshape(-1) for tracks in layers])
+        state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
+        present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
         unlogged = {name: x[:0].clone() if name in ("log", "valid") else x for name, x in worlds.tensors.items()}
-        view = struct(
+        arrays = struct(
             SourceArrays,
             worlds=replace(worlds, tensors=unlogged).arrays(),
             grid=grid,
-            states=struct(States, state=state, present=present, collided=nobody, stride=1),
+            states=struct(States, state=state, present=present, collided=none_collided, stride=1),
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
         )
-        return cls(view, _scratch_size(worlds, grid), (state, present, nobody, unlogged, grid))
+        return cls(arrays, _scratch_size(worlds, grid), (state, present, none_collided, unlogged, grid))
 
 
 class ObservationPool:
@@ -203,14 +203,14 @@ class ObservationPool:
     def __init__(self, places: int, config: ObservationConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.scratch = 0
-        """Entries of scratch memory that one look needs; stages made for less are of no use any more."""
+        """Entries of scratch memory that one observation needs; a stage that was made for fewer must be made again."""
         self._layout = _layout(config, device)
         self._held: list[ObservationSource | None] = [None] * places
-        # in torch's memory, so that it changes in torch's order of things
+        # in torch's memory, so that changes are ordered with torch's other work
         self._bytes = torch.zeros(
             places, wp.zeros(1, dtype=SourceArrays, device="cpu").strides[0], dtype=torch.uint8, device=device
         )
-        self._views = wp.array(
+        self._sources = wp.array(
             ptr=self._bytes.data_ptr(),
             dtype=SourceArrays,
             shape=places,
@@ -218,19 +218,19 @@ class ObservationPool:
             copy=False,
         )
 
-    def put(self, place: int, sight: ObservationSource | None) -> None:
-        """Put worlds in a place, instead of those that were there; None empties it."""
-        if sight is None:
+    def put(self, place: int, source: ObservationSource | None) -> None:
+        """Put worlds into a place, instead of those that were there; None empties it."""
+        if source is None:
             self._held[place] = None
             return
-        view = wp.array([sight.view], dtype=SourceArrays, device="cpu").numpy()
-        self._bytes[place].copy_(torch.from_numpy(view.view(np.uint8)))
-        self._held[place] = sight
-        if sight.scratch > self.scratch:
-            self.scratch = sight.scratch * 5 // 4
+        arrays = wp.array([source.arrays], dtype=SourceArrays, device="cpu").numpy()
+        self._bytes[place].copy_(torch.from_numpy(arrays.view(np.uint8)))
+        self._held[place] = source
+        if source.scratch > self.scratch:
+            self.scratch = source.scratch * 5 // 4
 
     def stage(self, bounds: Sequence[int], query: torch.Tensor, time_left: torch.Tensor, out: torch.Tensor) -> Stage:
-        """Looks as a stage of a program over fixed arrays.
+        """Observations as a stage of a program over fixed arrays.
 
         Args:
             bounds: of the parts, over Q.
@@ -242,4 +242,4 @@ class ObservationPool:
         rows = len(bounds) - 1 if self.device.type == "cpu" else len(query)
         arrays = map(to_warp, (query, time_left))
         scratch = _scratch(rows, self.scratch, self.device)
-        return Stage(observe_pool, bounds, [self._views, self._layout, *arrays, *scratch, to_warp(out)])
+        return Stage(observe_pool, bounds, [self._sources, self._layout, *arrays, *scratch, to_warp(out)])

@@ -6,6 +6,7 @@
 # Warp reads annotations at run time, so this module must not postpone them.
 from enum import IntEnum
 
+from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from gail_cli.sim.scenario import DT
@@ -23,7 +24,7 @@ class RoadOrder(IntEnum):
 _FIRST = wp.constant(int(RoadOrder.FIRST))
 _NEAREST = wp.constant(int(RoadOrder.NEAREST))
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
-_TURNS_A_RADIAN = wp.constant(wp.float32(0.15915494309189535))
+_TURNS_PER_RADIAN = wp.constant(wp.float32(0.15915494309189535))
 
 
 @wp.struct
@@ -40,7 +41,7 @@ class Layout:
     road_fields: int
     first_road: int
     scratch_per_part: wp.bool
-    """The agents of a part look one by one on a CPU and share scratch memory; on CUDA each has its own."""
+    """On a CPU the agents of a part observe one by one and share scratch memory; on CUDA each has its own."""
 
 
 @wp.struct
@@ -63,7 +64,7 @@ class SourceArrays:
     rows_per_step: int
     """Rows of states from one step to the next."""
     seen: int
-    """Rows from an agent's state to the one in which others see it: 0 but where each drives alone."""
+    """Rows from an agent's own state to the one that others observe: 0 except in single-agent worlds."""
 
 
 # Written in C++, like the stores below: on plain pointers it takes half the time.
@@ -118,7 +119,7 @@ def _rank(  # type: ignore[empty-body]
 
 @wp.struct
 class _EgoFrame:
-    """Where an agent looks from, and which way."""
+    """The frame in which an agent observes: its position and heading."""
 
     x: float
     y: float
@@ -128,9 +129,9 @@ class _EgoFrame:
 
 
 @wp.func
-def _part_of_turn(angle: float) -> float:
-    """A difference of headings (rad) as a part of a turn, in [-0.5, 0.5]."""
-    turns = angle * _TURNS_A_RADIAN
+def _fraction_of_turn(angle: float) -> float:
+    """A difference of headings (rad) as a fraction of a turn, in [-0.5, 0.5]."""
+    turns = angle * _TURNS_PER_RADIAN
     return turns - wp.floor(turns + 0.5)
 
 
@@ -144,31 +145,30 @@ def _write_ego(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    eye: _EgoFrame,
+    ego: _EgoFrame,
     agent: int,
     row: int,
     time_left: float,
     out: wp.array(dtype=wp.float32),
 ):
-    dx = w.goal[agent, 0] - eye.x
-    dy = w.goal[agent, 1] - eye.y
+    dx = w.goal[agent, 0] - ego.x
+    dy = w.goal[agent, 1] - ego.y
     speed = _speed(v, row)
-    goal_x = eye.c * dx + eye.s * dy
-    goal_y = eye.c * dy - eye.s * dx
+    goal = in_frame(ego.c, ego.s, dx, dy)
     if layout.gpudrive:
         out[0] = speed / 100.0
         out[1] = 0.7 * w.size[agent, 0] / 30.0
         out[2] = 0.7 * w.size[agent, 1] / 15.0
-        out[3] = goal_x / 1000.0
-        out[4] = goal_y / 1000.0
+        out[3] = goal[0] / 1000.0
+        out[4] = goal[1] / 1000.0
         out[5] = wp.where(v.collided[agent], 1.0, 0.0)
     else:
         distance = wp.sqrt(dx * dx + dy * dy)
         out[0] = speed / 20.0
         out[1] = w.size[agent, 0] / 10.0
         out[2] = w.size[agent, 1] / 5.0
-        out[3] = goal_x / 50.0
-        out[4] = goal_y / 50.0
+        out[3] = goal[0] / 50.0
+        out[4] = goal[1] / 50.0
         out[5] = distance / 50.0
         out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
         out[7] = time_left / 9.0
@@ -179,36 +179,32 @@ def _write_partner(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    eye: _EgoFrame,
+    ego: _EgoFrame,
     me: int,
     other: int,
     row: int,
     out: wp.array(dtype=wp.float32),
     col: int,
 ):
-    dx = v.state[row, 0] - eye.x
-    dy = v.state[row, 1] - eye.y
-    x = eye.c * dx + eye.s * dy
-    y = eye.c * dy - eye.s * dx
-    turn = v.state[row, 2] - eye.heading
+    p = in_frame(ego.c, ego.s, v.state[row, 0] - ego.x, v.state[row, 1] - ego.y)
+    turn = v.state[row, 2] - ego.heading
     if layout.gpudrive:
         out[col] = _speed(v, row) / 100.0
-        out[col + 1] = x / 1000.0
-        out[col + 2] = y / 1000.0
-        out[col + 3] = _part_of_turn(turn)
+        out[col + 1] = p[0] / 1000.0
+        out[col + 2] = p[1] / 1000.0
+        out[col + 3] = _fraction_of_turn(turn)
         out[col + 4] = 0.7 * w.size[other, 0] / 30.0
         out[col + 5] = 0.7 * w.size[other, 1] / 15.0
     else:
-        vx = v.state[row, 3] - v.state[me, 3]
-        vy = v.state[row, 4] - v.state[me, 4]
+        velocity = in_frame(ego.c, ego.s, v.state[row, 3] - v.state[me, 3], v.state[row, 4] - v.state[me, 4])
         out[col] = w.size[other, 0] / 10.0
         out[col + 1] = w.size[other, 1] / 5.0
-        out[col + 2] = x / layout.radius
-        out[col + 3] = y / layout.radius
+        out[col + 2] = p[0] / layout.radius
+        out[col + 3] = p[1] / layout.radius
         out[col + 4] = wp.cos(turn)
         out[col + 5] = wp.sin(turn)
-        out[col + 6] = (eye.c * vx + eye.s * vy) / 20.0
-        out[col + 7] = (eye.c * vy - eye.s * vx) / 20.0
+        out[col + 6] = velocity[0] / 20.0
+        out[col + 7] = velocity[1] / 20.0
 
 
 # Written in C++, since plain stores to consecutive floats take half the time of Warp's strided ones, and most of an
@@ -229,31 +225,27 @@ def _store_zeros(out: wp.array(dtype=wp.float32), first: int, last: int): ...
 
 
 @wp.func
-def _write_road(layout: Layout, eye: _EgoFrame, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
+def _write_road(layout: Layout, ego: _EgoFrame, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
     along = float(0.0)
     if not layout.gpudrive:
-        along = along_segment(s, eye.x, eye.y)
-    dx = s[0] + along * s[5] - eye.x
-    dy = s[1] + along * s[6] - eye.y
-    x = eye.c * dx + eye.s * dy
-    y = eye.c * dy - eye.s * dx
+        along = along_segment(s, ego.x, ego.y)
+    p = in_frame(ego.c, ego.s, s[0] + along * s[5] - ego.x, s[1] + along * s[6] - ego.y)
     if layout.gpudrive:
         half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
-        turn = _part_of_turn(s[4] - eye.heading)
-        _store_road(out, col, x * 0.001, y * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
+        turn = _fraction_of_turn(s[4] - ego.heading)
+        _store_road(out, col, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
     else:
         k = 1.0 / layout.radius
-        c = eye.c * s[5] + eye.s * s[6]
-        si = eye.c * s[6] - eye.s * s[5]
-        _store_road(out, col, x * k, y * k, c, si, (s[2] - along) * k, (s[2] + along) * k, kind)
+        ahead = in_frame(ego.c, ego.s, s[5], s[6])
+        _store_road(out, col, p[0] * k, p[1] * k, ahead[0], ahead[1], (s[2] - along) * k, (s[2] + along) * k, kind)
 
 
 @wp.func
-def _see_partners(
+def _write_partners(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    eye: _EgoFrame,
+    ego: _EgoFrame,
     agent: int,
     base: int,
     seen_base: int,
@@ -272,8 +264,8 @@ def _see_partners(
         if layout.gpudrive and not v.present[me]:
             seen = v.state[row, 0] == _REMOVED  # GPUDrive's removed agents see each other where they all are
         if other != agent and seen:
-            dx = v.state[row, 0] - eye.x
-            dy = v.state[row, 1] - eye.y
+            dx = v.state[row, 0] - ego.x
+            dy = v.state[row, 1] - ego.y
             d = dx * dx + dy * dy
             if d <= reach:
                 distance[n] = d
@@ -286,16 +278,16 @@ def _see_partners(
     for k in range(n):
         other = index[begin + k]
         col = layout.ego_fields + k * layout.partner_fields
-        _write_partner(w, v, layout, eye, me, other, seen_base + other * v.stride, out, col)
+        _write_partner(w, v, layout, ego, me, other, seen_base + other * v.stride, out, col)
     _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
 
 
 @wp.func
-def _see_roads(
+def _write_roads(
     w: WorldArrays,
     g: RoadGrid,
     layout: Layout,
-    eye: _EgoFrame,
+    ego: _EgoFrame,
     map: int,
     distance: wp.array(dtype=wp.float32),
     index: wp.array(dtype=wp.int32),
@@ -304,16 +296,16 @@ def _see_roads(
     """The roads' block."""
     reach = layout.radius * layout.radius
     n = int(0)
-    cell = cell_at(g, map, eye.x, eye.y)
+    cell = cell_at(g, map, ego.x, ego.y)
     if cell >= 0:
         for k in range(g.start[cell], g.start[cell + 1]):
             id = g.item[k]
             s = w.segment[id]
             along = float(0.0)
             if layout.order == _NEAREST:
-                along = along_segment(s, eye.x, eye.y)
-            dx = s[0] + along * s[5] - eye.x
-            dy = s[1] + along * s[6] - eye.y
+                along = along_segment(s, ego.x, ego.y)
+            dx = s[0] + along * s[5] - ego.x
+            dy = s[1] + along * s[6] - ego.y
             d = dx * dx + dy * dy
             if d <= reach:
                 if layout.order != _FIRST:
@@ -323,7 +315,7 @@ def _see_roads(
                 elif n == layout.roads:
                     break
                 else:
-                    _write_road(layout, eye, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
+                    _write_road(layout, ego, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
                     n += 1
     if layout.order != _FIRST:
         begin = _rank(distance, index, n, layout.roads, reach)
@@ -331,14 +323,14 @@ def _see_roads(
         for k in range(n):
             id = index[begin + k]
             col = layout.first_road + k * layout.road_fields
-            _write_road(layout, eye, w.segment[id], w.segment_type[id], out, col)
+            _write_road(layout, ego, w.segment[id], w.segment_type[id], out, col)
     _store_zeros(out, layout.first_road + n * layout.road_fields, layout.first_road + layout.roads * layout.road_fields)
     for k in range(n, layout.roads):
         out[layout.first_road + k * layout.road_fields + 6] = 1.0  # type none
 
 
 @wp.func
-def _see(
+def _observe_agent(
     w: WorldArrays,
     g: RoadGrid,
     v: States,
@@ -351,17 +343,17 @@ def _see(
     index: wp.array(dtype=wp.int32),
     out: wp.array(dtype=wp.float32),
 ):
-    """All that one agent sees, itself at ``base`` and others at ``seen_base``, with its part's scratch memory."""
+    """The observation of one agent, itself at ``base`` and others at ``seen_base``, with its part's scratch memory."""
     me = base + agent * v.stride
-    eye = _EgoFrame()
-    eye.x = v.state[me, 0]
-    eye.y = v.state[me, 1]
-    eye.heading = v.state[me, 2]
-    eye.c = wp.cos(eye.heading)
-    eye.s = wp.sin(eye.heading)
-    _write_ego(w, v, layout, eye, agent, me, time_left, out)
-    _see_partners(w, v, layout, eye, agent, base, seen_base, distance, index, out)
-    _see_roads(w, g, layout, eye, w.map[w.world[agent]], distance, index, out)
+    ego = _EgoFrame()
+    ego.x = v.state[me, 0]
+    ego.y = v.state[me, 1]
+    ego.heading = v.state[me, 2]
+    ego.c = wp.cos(ego.heading)
+    ego.s = wp.sin(ego.heading)
+    _write_ego(w, v, layout, ego, agent, me, time_left, out)
+    _write_partners(w, v, layout, ego, agent, base, seen_base, distance, index, out)
+    _write_roads(w, g, layout, ego, w.map[w.world[agent]], distance, index, out)
 
 
 @wp.kernel(enable_backward=False)
@@ -388,7 +380,7 @@ def observe(
     q = first + wp.tid()
     if which[w.world[agents[q]]]:
         h = wp.where(layout.scratch_per_part, part, q)
-        _see(
+        _observe_agent(
             w, g, v, layout, agents[q], base[q], base[q] + seen, time_left[q], distance[h], index[h], out[q],
         )  # fmt: skip
 
@@ -397,7 +389,7 @@ def observe(
 def observe_pool(
     first: int,
     part: int,
-    views: wp.array(dtype=SourceArrays),
+    sources: wp.array(dtype=SourceArrays),
     layout: Layout,
     query: wp.array2d(dtype=wp.int32),
     time_left: wp.array(dtype=wp.float32),
@@ -405,7 +397,7 @@ def observe_pool(
     index: wp.array2d(dtype=wp.int32),
     out: wp.array2d(dtype=wp.float32),
 ):
-    """Write what agents of several views see: a query [Q, 4] is (view, agent, step, row of ``out``).
+    """Write what agents of several sources see: a query [Q, 4] is (source, agent, step, row of ``out``).
 
     Rows of a step below zero become zeros.
     """
@@ -416,8 +408,8 @@ def observe_pool(
     else:
         h = wp.where(layout.scratch_per_part, part, q)
         k = query[q, 0]
-        base = query[q, 2] * views[k].rows_per_step
-        _see(
-            views[k].worlds, views[k].grid, views[k].states, layout, query[q, 1], base, base + views[k].seen,
+        base = query[q, 2] * sources[k].rows_per_step
+        _observe_agent(
+            sources[k].worlds, sources[k].grid, sources[k].states, layout, query[q, 1], base, base + sources[k].seen,
             time_left[q], distance[h], index[h], row,
         )  # fmt: skip

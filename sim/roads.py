@@ -1,7 +1,7 @@
-"""Road segments as kernels see them, and a grid over each map that tells which of them are near.
+"""Road segments as kernels see them, and a grid over each map to look up which of them are near.
 
 The segments of a map within reach of any point of a grid cell are listed once, in map order; a query looks at the list
-of its cell alone. Worlds of the same scene share one map.
+of its own cell only. Worlds of the same scene share one map.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
@@ -20,7 +20,7 @@ ROAD_EDGE = wp.constant(int(RoadType.ROAD_EDGE))
 STOP_SIGN = wp.constant(int(RoadType.STOP_SIGN))
 
 _MOST_CELLS = 128
-"""Along one side of a map; the cells of very wide maps are larger instead."""
+"""Most cells along one side of a map; the cells of very wide maps are larger instead."""
 
 
 @wp.struct

@@ -173,7 +173,7 @@ class Scenario:
 
 
 class SceneError(UserError):
-    """A logged scene cannot be used; the message is one sentence that says what, where and what to do."""
+    """A logged scene, or a file of scenes, that cannot be used."""
 
 
 def repaired(scenario: Scenario) -> Scenario:
@@ -195,7 +195,7 @@ def repaired(scenario: Scenario) -> Scenario:
     sized = np.isfinite(tracks.size).all(1) & (tracks.size[:, :2] > 0).all(1)
     keep = valid.any(1) & sized
     if not keep.any():
-        raise SceneError(f"scene {scenario.id!r} has no track with a valid step and a size; leave it out")
+        raise SceneError("", f"scene {scenario.id!r} has no track with a valid step and a size", "leave it out")
     if not keep.all():
         ids = ", ".join(map(str, tracks.id[~keep].tolist()))
         repairs.append(f"{int((~keep).sum())} track(s) without a valid step or a size are left out: id {ids}")
@@ -222,14 +222,14 @@ def repaired(scenario: Scenario) -> Scenario:
     )
 
 
-def wrap(angle: NDArray[np.floating]) -> NDArray[np.float64]:
+def wrap_angles(angle: NDArray[np.floating]) -> NDArray[np.float64]:
     """Angles in rad brought into [-pi, pi)."""
     return (np.asarray(angle, np.float64) + np.pi) % (2 * np.pi) - np.pi
 
 
 def _wrapped(heading: NDArray[np.float32]) -> NDArray[np.float32]:
     """Headings within [-pi, pi]; those that already are keep their exact value."""
-    return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap(heading).astype(np.float32))
+    return np.where(np.abs(heading) <= np.float32(np.pi), heading, wrap_angles(heading).astype(np.float32))
 
 
 def _finite_roads(roads: tuple[Road, ...], repairs: list[str]) -> tuple[Road, ...]:

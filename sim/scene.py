@@ -5,7 +5,7 @@ Warp, which takes a second to import, is only needed where a scene is made of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntFlag
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.sim.scenario import DT, RoadType, Scenario
+from gail_cli.sim.scenario import DT, RoadType, Scenario, SceneError
 
 DEFAULT_STEPS = 91
 """Steps of a WOMD training or validation window (9.1 s), and of a GPUDrive episode."""
@@ -22,7 +22,7 @@ SIMPLIFY_AREA = 0.1
 """GPUDrive's ``polyline_reduction_threshold``, m^2."""
 
 MAX_EXTENT = 1500.0
-"""How far from the middle of its scene an agent can be, m; beyond is no place but a fault of the file."""
+"""How far from the middle of its scene an agent can be, m; positions beyond are faults of the file."""
 
 MAX_SPEED = 200.0
 """What no road user reaches, m/s."""
@@ -31,7 +31,7 @@ MAX_SIZE = 100.0
 """Length and width that no road user has, m."""
 
 _FARTHEST = 1e7
-"""Beyond this float32 tells no metres apart any more, m."""
+"""Beyond this float32 does not resolve metres any more, m."""
 
 PARKED_DISTANCE = 0.2
 """An agent whose goal is nearer than this to its start is parked (GPUDrive), m."""
@@ -140,7 +140,7 @@ def scene_from_scenario(
             the log's coordinates are large, but tips the same close calls.
 
     Raises:
-        ValueError: when no track is valid at any kept step, or a number is none that a scene can hold.
+        SceneError: when no track is valid at any kept step, or a number is none that a scene can hold.
     """
     tracks = scenario.tracks
     kept = min(steps, scenario.num_steps)
@@ -148,15 +148,13 @@ def scene_from_scenario(
     valid = np.zeros((scenario.num_agents, steps), np.bool_)
     valid[:, :kept] = tracks.valid[order, :kept]
     if not valid.any():
-        raise ValueError(f"scene {scenario.id!r}: no track is valid in its first {steps} steps; leave it out")
+        raise SceneError(f"scene {scenario.id!r}", f"no track is valid in its first {steps} steps", "leave it out")
     positions = tracks.position[order, :kept, :2]
     there = positions[valid[:, :kept]]
     farthest = np.abs(there - np.median(there, axis=0)).max()
     if farthest > MAX_EXTENT:
-        raise ValueError(
-            f"scene {scenario.id!r}: a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m; "
-            "mend the file or leave it out"
-        )
+        what = f"a valid position is {farthest:.3g} m from the others, more than {MAX_EXTENT:g} m"
+        raise SceneError(f"scene {scenario.id!r}", what, "mend the file or leave it out")
     origin = there.mean(axis=0) if compat is None else _gpudrive_mean(scenario)
     frame = _Frame(origin, np.float64 if compat is None else np.float32)
     log = np.zeros((scenario.num_agents, steps, 5), np.float32)
@@ -194,7 +192,7 @@ def check_scene(scene: Scene) -> None:
     """Whether a scene holds numbers that can be simulated.
 
     Raises:
-        ValueError: one sentence on the first that can not.
+        SceneError: naming the first that can not.
     """
     log, size, segment = scene.log[scene.valid], scene.agent_size[:, :2], scene.segment
     speed = np.hypot(log[:, 3].astype(np.float64), log[:, 4])
@@ -210,7 +208,7 @@ def check_scene(scene: Scene) -> None:
     }
     for what, holds in problems.items():
         if holds:
-            raise ValueError(f"scene {scene.id!r}: {what}; mend the file or leave the scene out")
+            raise SceneError(f"scene {scene.id!r}", what, "mend the file or leave the scene out")
 
 
 @dataclass(frozen=True)
@@ -235,11 +233,6 @@ def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
     from gail_cli.sim.polylines import running_mean
 
     return running_mean(np.concatenate(points).astype(np.float32)).astype(np.float64)
-
-
-def scenes_equal(a: Scene, b: Scene) -> bool:
-    """Whether two scenes hold the same bits."""
-    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Scene))
 
 
 def _roles(scenario: Scenario) -> NDArray[np.uint8]:
@@ -300,7 +293,7 @@ def _box(logged: NDArray[np.float64], frame: _Frame) -> NDArray[np.float32]:
     """[1, 5] one box around four corners: the longest side gives length and heading, the shortest the width.
 
     As in GPUDrive the middle is found before the frame's origin is subtracted; and of the two opposite sides the longer
-    one wins as the rounded coordinates of the log have it: what hangs on it is which way the heading points.
+    one is chosen by the rounded coordinates of the log, which decides which way the heading points.
     """
     sides, lengths = _sides(frame.local(logged))
     longest = sides[_sides(logged.astype(np.float32))[1].argmax()]

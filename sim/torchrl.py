@@ -21,7 +21,7 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
     """W worlds as a batch; the group ``agents`` is padded to A, the most agents that one of these worlds controls.
 
     Of a world [W, 1]: ``done`` when the last of its agents has ended, and then either ``truncated``, if some agent was,
-    or ``terminated``; a world in which nobody ever acts is never done. Of an agent, under ``agents``:
+    or ``terminated``; a world in which no agent ever acts is never done. Of an agent, under ``agents``:
 
     * ``observation`` [W, A, D], zero where the agent neither acted nor acts next,
     * ``mask`` [W, A], whether it acts in the next step: not in padding, nor after its own end,

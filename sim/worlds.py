@@ -1,8 +1,8 @@
 """Scenes on a device: ragged tensors of many worlds that simulator, sampler and expert search all read.
 
 Agents of all worlds stand one after the other, and so do the segments of all maps; ``agent_start`` and ``map_start``
-say where a world or a map begins. Worlds of one scene share its map. There is no limit on agents or segments a world,
-and no padding.
+say where a world or a map begins. Worlds of one scene share its map. There is no limit on agents or segments per
+world, and no padding.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Worlds:
     scenes: tuple[Scene, ...]
     selected: tuple[SelectedAgents, ...]
     tensors: dict[str, torch.Tensor]
-    """By the names of :class:`WorldArrays`."""
+    """The arrays, by the names of :class:`WorldArrays`."""
     controlled: torch.Tensor
     """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
@@ -160,13 +160,13 @@ def make_worlds(
     selection: Selection | None = None,
     selected: Sequence[SelectedAgents] | None = None,
 ) -> Worlds:
-    """Lay scenes out on a device, one world a scene.
+    """Lay scenes out on a device, one world per scene.
 
     Args:
         scenes: at least one, all with the same number of steps.
         device: where the tensors live.
         selection: rule by which agents exist and are controlled; GPUDrive's default rule when None.
-        selected: the choice itself, a world each, instead of a rule.
+        selected: the choice itself, one per world, instead of a rule.
 
     Raises:
         ValueError: when there is no scene, their step counts differ, or one holds a number that can not be simulated.
@@ -205,7 +205,7 @@ def make_worlds(
         "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
         "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
     }
-    on = torch.empty(0, device=device).device  # with its number, which "cuda" alone does not have
+    on = torch.empty(0, device=device).device  # with its number, which plain "cuda" does not have
     tensors = {name: torch.from_numpy(array).to(on) for name, array in arrays.items()}
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, rows, on)

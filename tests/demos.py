@@ -11,7 +11,7 @@ from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.pool import Draws, Pool, load_block
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.pipeline.experts.expert import replay_experts
-from gail_cli.pipeline.experts.replay import ExpertObserver, lone_worlds, make_experts
+from gail_cli.pipeline.experts.replay import ExpertObserver, make_experts, single_agent_worlds
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Env
@@ -71,11 +71,11 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
 
     ``alone``: each in a world of its own.
     """
-    experts = make_experts(records, rules, alone=alone)
+    experts = make_experts(records, rules, single_agent=alone)
     rows = [(w, row) for w, row in experts.worlds.controlled_agents()]
     worlds = experts.worlds
     if alone:
-        worlds = lone_worlds([(r, np.arange(r.scene.num_agents)) for r in records], rules.selection, CPU)
+        worlds = single_agent_worlds([(r, np.arange(r.scene.num_agents)) for r in records], rules.selection, CPU)
     for layout in (LAYOUT, ObservationConfig.gpudrive()):
         env, pool = Env(worlds, space, rules, layout), pool_of(records, layout, rules, alone=alone)
         samples = pool.batch(all_draws(pool))
@@ -91,7 +91,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
             assert torch.equal(samples.action[pick], experts.action[alive, step])
             seen += len(alive)
             observation = env.step(experts.action[:, step]).observation
-        assert seen == experts.num_transitions == len(number) > 0
+        assert seen == len(experts.transitions) == len(number) > 0
 
 
 def drawn(source, batches, size=32, **options):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -146,6 +146,11 @@ def scenario(position, roads=(), valid=None, **fields):
 def road(kind, points, number=0):
     points = np.asarray(points, np.float64).reshape(-1, 2)
     return Road(number, RoadType(kind), -1, np.concatenate([points, np.zeros((len(points), 1))], axis=1))
+
+
+def scenes_equal(a, b):
+    """Whether two scenes hold the same bits."""
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Scene))
 
 
 def shared(*names):

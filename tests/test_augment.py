@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scenes import scenes_equal
 
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
@@ -26,7 +27,7 @@ from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
-from gail_cli.sim.scene import Role, scenes_equal
+from gail_cli.sim.scene import Role
 
 LAYOUT = ObservationConfig(partners=4, road_segments=12)
 KINDS = [("classic", "discrete"), ("bicycle", "continuous"), ("delta_local", "discrete")]

@@ -324,7 +324,7 @@ def test_a_folder_without_a_store_is_a_problem(tmp_path):
 def test_info(store):
     result = run("info", store)
     assert result.exit_code == 0
-    for told in ("2 vehicle", "classic, discrete, grid fine", "1 stop sign", "58", "bytes a transition", "numpy"):
+    for told in ("2 vehicle", "classic, discrete, grid fine", "1 stop sign", "58", "bytes per transition", "numpy"):
         assert told in result.stdout
     data = json.loads(run("info", store, "--json").stdout)
     assert (data["scenes"], data["transitions"]) == (1, 58)

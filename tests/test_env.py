@@ -446,12 +446,12 @@ def test_flags_and_numbers_name_worlds(worlds):
 
 def test_what_fits_no_world_or_agent_is_refused():
     env = simulator(scene(car(speed=5)), scene(car(speed=7)))
-    with pytest.raises(ValueError, match=r"a mask of shape \(1,\) for 2 worlds; give a flag a world"):
+    with pytest.raises(ValueError, match=r"a mask of shape \(1,\) for 2 worlds; give one flag per world"):
         env.reset(torch.tensor([True]))
     with pytest.raises(IndexError):
         env.reset([2])
     for shape in ((2,), (1, 2), (2, 3)):
-        with pytest.raises(ValueError, match=r"actions have the shape .*, not \(2, 2\): a row an agent"):
+        with pytest.raises(ValueError, match=r"actions have the shape .*, not \(2, 2\): one row per agent"):
             env.step(torch.zeros(shape))
     np.testing.assert_allclose(positions(env), [[0, 0], [0, 0]])
 

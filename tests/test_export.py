@@ -14,7 +14,7 @@ import zarr
 
 from gail_cli.pipeline.experts.replay import ExpertObserver, demo_agents, make_experts
 from gail_cli.pipeline.export import writers as export_writers
-from gail_cli.pipeline.export.export import FORMATS, ExportError, export, summary
+from gail_cli.pipeline.export.export import FORMATS, ExportError, export, export_summary
 from gail_cli.pipeline.export.rows import scene_demos
 from gail_cli.pipeline.readers.gpudrive_json import read as read_json
 from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
@@ -86,7 +86,7 @@ def test_the_report_counts_what_was_written(exported, expected, store, format):
     files = [out] if out.is_file() else [p for p in out.rglob("*") if p.is_file()]
     assert report["bytes"] == sum(p.stat().st_size for p in files)
     assert report["left_out"] == []
-    assert f"{report['demos']} demo(s)" in summary(report)
+    assert f"{report['demos']} demo(s)" in export_summary(report)
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
 
@@ -253,7 +253,7 @@ def test_scenes_that_gpudrive_cannot_hold_are_told(store, tmp_path, monkeypatch)
     report = export(store, tmp_path / "json", "gpudrive-json", LAYOUT)
     assert [item["scene"] for item in report["left_out"]] == [scene for scene, n in sizes.items() if n == most]
     assert f"{most} agents exist" in report["left_out"][0]["reason"]
-    assert "scene(s) left out: " in summary(report)
+    assert "scene(s) left out: " in export_summary(report)
     assert report["scenes"] == len(list((tmp_path / "json").glob("*.json"))) == len(store) - len(report["left_out"])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenes import scenes_equal
 from strategies import gpudrive_scene, womd_message
 
 from gail_cli.data import SAMPLE
@@ -26,7 +27,7 @@ from gail_cli.pipeline.store.store import DemoStore, manifest
 from gail_cli.pipeline.validate.validate import validate_store
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import AgentType, SceneError
-from gail_cli.sim.scene import scene_from_scenario, scenes_equal
+from gail_cli.sim.scene import scene_from_scenario
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
 

@@ -216,9 +216,9 @@ def test_some_worlds_are_reset_by_a_mask():
     ("mask", "words"),
     [
         (np.array([True, False, False]), r"names a part of world 0; name all of its agents or none$"),
-        (np.array([True, True]), r"must be a NumPy array of 3 bool, one an agent$"),
-        (np.array([1, 1, 0]), r"must be a NumPy array of 3 bool, one an agent$"),
-        ([True, True, False], r"must be a NumPy array of 3 bool, one an agent$"),
+        (np.array([True, True]), r"must be a NumPy array of 3 bool, one per agent$"),
+        (np.array([1, 1, 0]), r"must be a NumPy array of 3 bool, one per agent$"),
+        ([True, True, False], r"must be a NumPy array of 3 bool, one per agent$"),
     ],
 )
 def test_masks_that_can_not_be_are_refused(mask, words):

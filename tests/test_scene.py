@@ -4,12 +4,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scenes import STEPS, car, real_scenario, real_scenes, road, scenario, scene, shared, valid_only, wrapped
+from scenes import (
+    STEPS,
+    car,
+    real_scenario,
+    real_scenes,
+    road,
+    scenario,
+    scene,
+    scenes_equal,
+    shared,
+    valid_only,
+    wrapped,
+)
 from strategies import scenarios
 
 from gail_cli.sim.config import Selection
 from gail_cli.sim.scenario import AgentType, LightState, RoadType, TrafficLights
-from gail_cli.sim.scene import Role, scene_from_scenario, scenes_equal
+from gail_cli.sim.scene import Role, scene_from_scenario
 from gail_cli.sim.worlds import make_worlds, select_agents
 
 AT_ORIGIN = [[[0.0, 0.0]]]

@@ -81,7 +81,7 @@ def test_a_second_writer_is_refused(place):
 def test_a_lock_does_not_outlive_its_process(tmp_path):
     """A local lock is the system's: it goes when the process does, however that ends."""
     script = (
-        "import os, sys; from pipeline.storage import storage_at\n"
+        "import os, sys; from gail_cli.pipeline.store.storage import storage_at\n"
         f"with storage_at({str(tmp_path / 'store')!r}).lock():\n"
         "    print('held', flush=True); sys.stdin.read(1); os._exit(9)"
     )

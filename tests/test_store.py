@@ -12,6 +12,7 @@ import zarr
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scenes import scenes_equal
 from strategies import gpudrive_scene, scenarios
 
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
@@ -22,7 +23,7 @@ from gail_cli.pipeline.store.schema import PATHS, RAGGED, SCHEMA, StoreError, sp
 from gail_cli.pipeline.store.storage import LocalFolder, storage_at
 from gail_cli.pipeline.store.store import DemoStore, manifest, sealed
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.scene import scene_from_scenario, scenes_equal
+from gail_cli.sim.scene import scene_from_scenario
 
 STEPS = 5
 SPACE = ActionSpace.create("classic")

@@ -269,7 +269,7 @@ def more_demos(entry):
         (lambda root: shutil.copytree(root / PART, root / "parts" / "x"), "part x: is no part of the store"),
         (lambda root: (root / "manifest" / "00001.json").unlink(), "listed in the attributes but not in the manifest"),
         (lambda root: change_entry(root, more_demos), "demos/state: has shape"),
-        (lambda root: change_entry(root, more_demos), "its attributes tell of"),
+        (lambda root: change_entry(root, more_demos), "its attributes count"),
         (lambda root: (root / "manifest" / "00000.json").write_text("{"), "manifest/00000.json: the entry is damaged"),
         (shuffle_index, "index/place: its values are not those"),
         (other_split, "index/split: its values are not those"),
@@ -291,6 +291,35 @@ def test_damage_of_the_store_as_a_whole_is_told(copy, damage, told):
     got = lines(copy)
     assert any(told in line for line in got), got
     assert all(line.startswith(f"store {copy}") and "\n" not in line and "; " in line for line in got)
+
+
+def given(path, form):
+    """Other ways to write the path of a folder."""
+    parent, name = path.parent, path.name
+    return {"slash": f"{path}/", "double": f"{parent}//{name}", "url": f"file://{path}"}[form]
+
+
+@pytest.mark.parametrize("form", ["slash", "double", "url"])
+def test_problems_have_their_fields_however_the_path_is_written(copy, tmp_path, form):
+    (problem,) = validate_store(given(tmp_path / "none", form))
+    fix = "make one with `gail-cli extract-demos SOURCES... --store PATH`"
+    expected = {"where": f"store {tmp_path / 'none'}", "what": "there is no demo store here", "fix": fix}
+    assert vars(problem) == expected
+    (copy / "manifest" / "00000.json").write_text("{")
+    (problem,) = validate_store(given(copy, form))
+    assert problem.where == f"store {copy}, manifest/00000.json"
+    assert problem.what.startswith("the entry is damaged (")
+    assert problem.fix == "extract the store again"
+
+
+@pytest.mark.parametrize("form", ["slash", "double", "url"])
+def test_a_damaged_index_is_told_without_its_place(copy, form):
+    shutil.rmtree(copy / "index" / "part")
+    what = "the index is damaged (a file is missing: "
+    (problem,) = [p for p in validate_store(given(copy, form), sample=0) if p.what.startswith("the index")]
+    assert problem.where == f"store {given(copy, form)}, index"
+    assert problem.what.startswith(what)
+    assert problem.fix == "extract the store again with --overwrite"
 
 
 def test_a_flipped_bit_anywhere_in_a_part_is_told(copy):

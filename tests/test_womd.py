@@ -233,6 +233,6 @@ def test_read_gives_every_scene_and_stops_at_damage(tmp_path):
 
 def test_absent_protocol_buffers_are_told_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "waymo_open_dataset.protos", None)
-    monkeypatch.delitem(sys.modules, "pipeline.protos")
+    monkeypatch.delitem(sys.modules, "gail_cli.pipeline.readers.protos")
     with pytest.raises(ImportError, match="pip install --no-deps waymo-open-dataset-tf-2-12-0"):
-        importlib.import_module("pipeline.protos")
+        importlib.import_module("gail_cli.pipeline.readers.protos")

@@ -15,7 +15,7 @@ from gail_cli.gail.demos.prefetch import Prefetch, order
 from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.pipeline.experts.augment import perturbed, varied
-from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, lone_worlds
+from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, single_agent_worlds
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.config import Selection
@@ -178,7 +178,7 @@ class WorldStream:
             with suppress(NoAgentsError):
                 if rules.single_agent:
                     pairs = [(record, self._drivers(record, one, allowed)) for record, one, allowed in found]
-                    worlds = lone_worlds(pairs, selection, self._device)
+                    worlds = single_agent_worlds(pairs, selection, self._device)
                 else:
                     worlds = demo_worlds([record for record, _, _ in found], selection, self._device)
                 return warm(worlds, rules.sim, rules.observation)

@@ -33,7 +33,7 @@ _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 
 
 def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:
-    """A random variant of a scene with its demos in an action space; the scene itself if nobody would drive in it.
+    """A random variant of a scene with its demos in an action space; the scene itself if no agent would drive in it.
 
     Where it is stretched its demos' actions are those of before, until :func:`replayed` has found others.
     """

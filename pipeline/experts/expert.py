@@ -1,6 +1,6 @@
 """Expert actions, found in closed loop: which actions of the policy's own space keep the simulated agent on its log?
 
-Logged motion is no exact solution of any dynamics model on any grid, so actions inferred from the log alone drift off
+Logged motion is no exact solution of any dynamics model on any grid, so actions inferred only from the log drift off
 it (GPUDrive's own bring 12 to 52 % of the experts to their goals). Here each action is chosen from where the simulated
 agent *is*, with the simulator's own motion functions; the states so reached, not the logged ones, are the expert's.
 """
@@ -77,7 +77,7 @@ def replay_quality(
     Args:
         space: of the actions.
         log: [D, T, 5] the agents' logs; read at logged steps only.
-        mark: [D, T], with one logged step a demo at least.
+        mark: [D, T], with at least one logged step per demo.
         state: [D, T, 5].
         action: [D, T, K].
     """

@@ -1,6 +1,6 @@
-"""Demos laid out as the simulator would show them: who is where, when, while the experts drive by a run's rules.
+"""Demos laid out on a device as the simulator would show them: the trajectories of all agents under a run's rules.
 
-Sampler, evaluation, pictures and export all see experts through this.
+Sampler, evaluation, figures and export all get the experts from here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gail_cli.pipeline.records import ABSENT, Record
 from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.errors import UserError
 from gail_cli.sim.layout import ObservationConfig
-from gail_cli.sim.observation import Observer, TrackTensors
+from gail_cli.sim.observation import Observer, Trajectories
 from gail_cli.sim.scenario import DT
 from gail_cli.sim.worlds import SelectedAgents, Worlds, make_worlds, select_agents
 
 
 class NoAgentsError(UserError):
-    """There is no agent to control, in one sentence."""
+    """There is no agent to control."""
 
 
 def demo_agents(record: Record, selection: Selection) -> SelectedAgents:
@@ -42,19 +42,19 @@ def demo_worlds(records: Sequence[Record], selection: Selection, device: torch.d
     """
     selected = [demo_agents(record, selection) for record in records]
     if not any(chosen.controlled.any() for chosen in selected):
-        raise _nobody()
+        raise _no_agents()
     return make_worlds([r.scene for r in records], device, selected=selected)
 
 
-def lone_worlds(
+def single_agent_worlds(
     pairs: Sequence[tuple[Record, NDArray[np.integer]]], selection: Selection, device: torch.device | str
 ) -> Worlds:
-    """A world for each of some agents (rows of their scene's agents), in which everyone else follows the log.
+    """One world for each of some agents (rows of their scene's agents), in which all others follow their logs.
 
     Worlds of one record share its map. Agents without a demo, and those that the rule does not control, are left out.
 
     Raises:
-        NoAgentsError: when that leaves nobody.
+        NoAgentsError: when that leaves no agent.
     """
     scenes, selected = [], []
     for record, agents in pairs:
@@ -63,12 +63,12 @@ def lone_worlds(
             scenes.append(record.scene)
             selected.append(SelectedAgents(chosen.row, chosen.row == row, chosen.parked))
     if not scenes:
-        raise _nobody()
+        raise _no_agents()
     return make_worlds(scenes, device, selected=selected)
 
 
-def _nobody() -> NoAgentsError:
-    return NoAgentsError("no agent of these scenes has a demo and may be controlled; check sim.selection")
+def _no_agents() -> NoAgentsError:
+    return NoAgentsError("", "no agent of these scenes has a demo and may be controlled", "check sim.selection")
 
 
 def demo_rows(records: Sequence[Record], worlds: Worlds) -> list[tuple[int, int]]:
@@ -82,17 +82,17 @@ class Experts:
     """Demos on a device, ready to be drawn: M agents over T steps in W worlds, X transitions."""
 
     worlds: Worlds
-    own: TrackTensors
-    """What everyone does when the experts drive: controlled ones replayed, parked at rest, others logged (a step late
-    where the simulator has them so)."""
-    others: TrackTensors
-    """What everyone does in the eyes of others: ``own`` itself; of experts who each drive alone, everyone logged."""
+    own: Trajectories
+    """All agents while the experts drive: controlled ones replayed, parked ones at rest, others logged (one step late
+    where the simulator replays them so)."""
+    others: Trajectories
+    """All agents as others observe them: ``own`` itself; in single-agent worlds, all of them logged."""
     action: Tensor
     """[N, T, K] of the controlled agents."""
     end: Tensor
-    """[N] step at which the simulator would cut each agent off."""
+    """[N] step at which the simulator would truncate each agent's episode."""
     arrived: Tensor
-    """[N] whether each stops acting at its goal; nobody where ``sim.on_goal`` is ``ignore``."""
+    """[N] whether each stops acting at its goal; none does where ``sim.on_goal`` is ``ignore``."""
     transitions: Tensor
     """[X, 2] (controlled agent 0 .. N-1, step) of every action taken."""
 
@@ -103,28 +103,23 @@ class Experts:
 
     @property
     def present(self) -> Tensor:
-        """[M, T] who is in the world when, likewise."""
+        """[M, T] whether each agent is in its world, likewise."""
         return self.own.present
-
-    @property
-    def num_transitions(self) -> int:
-        """X."""
-        return len(self.transitions)
 
 
 def make_experts(
-    records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu", alone: bool = False
+    records: Sequence[Record], sim: SimConfig, device: torch.device | str = "cpu", single_agent: bool = False
 ) -> Experts:
-    """Lay the demos of some scenes out on a device, everyone as the simulator would show them under its rules.
+    """Lay the demos of some scenes out on a device, all agents as the simulator would show them under its rules.
 
-    What follows a collision (``sim.on_collision``) is not done to experts, who hardly ever touch anything. With
-    ``sim.end_with_log`` false, experts are seen by others as long as their demos go on; a policy's agents stay.
+    The consequences of a collision (``sim.on_collision``) are not applied to experts, who hardly ever touch anything.
+    With ``sim.end_with_log`` false, experts are seen by others as long as their demos go on; a policy's agents stay.
 
     Args:
         records: the scenes.
         sim: which agents are controlled, and the rules.
         device: where.
-        alone: each expert drives in a world of its own (:func:`lone_worlds`), among others who all follow their logs.
+        single_agent: each expert drives in a world of its own, as in :func:`single_agent_worlds`.
 
     Raises:
         NoAgentsError: when no agent of the scenes has a demo and passes the rule.
@@ -141,19 +136,19 @@ def make_experts(
     last = torch.where(mark, steps, 0).amax(dim=1).clamp(max=horizon)
     end = last if sim.end_with_log else torch.full_like(last, horizon)
     logged = _followers(worlds, sim)
-    replayed = TrackTensors(logged.state.clone(), logged.present.clone())
+    replayed = Trajectories(logged.state.clone(), logged.present.clone())
     replayed.state[drivers] = gather("state")
     replayed.present[drivers] = mark
     driven = worlds.tensors["slot"] >= 0
     arrived = _arrived(replayed, worlds, sim)[drivers]
     own = _after_arrivals(replayed, worlds, sim, driven)
-    others = _after_arrivals(logged, worlds, sim, torch.zeros_like(driven)) if alone else own
+    others = _after_arrivals(logged, worlds, sim, torch.zeros_like(driven)) if single_agent else own
     acts = mark & (steps < last[:, None]) & ~arrived
     return Experts(worlds, own, others, gather("action"), end, arrived.any(dim=1), acts.nonzero())
 
 
-def _followers(worlds: Worlds, sim: SimConfig) -> TrackTensors:
-    """Everyone as the simulator shows those who follow their logs."""
+def _followers(worlds: Worlds, sim: SimConfig) -> Trajectories:
+    """All agents as the simulator shows those that follow their logs."""
     steps = torch.arange(worlds.num_steps, device=worlds.device)
     state, present = worlds.log.clone(), worlds.valid.clone()
     parked, last_valid = worlds.tensors["parked"], worlds.tensors["last_valid"]
@@ -163,20 +158,20 @@ def _followers(worlds: Worlds, sim: SimConfig) -> TrackTensors:
     state[parked] = worlds.log[parked, :1]  # the simulator keeps them there, whatever their log's jitter
     state[parked, :, 3:] = 0.0
     present[parked] = steps <= last_valid[parked, None] if sim.end_with_log else True
-    return TrackTensors(state, present)
+    return Trajectories(state, present)
 
 
-def _after_arrivals(tracks: TrackTensors, worlds: Worlds, sim: SimConfig, driven: Tensor) -> TrackTensors:
-    """The tracks with what the simulator does to those at their goals, of whom some [M] are driven."""
+def _after_arrivals(trajectories: Trajectories, worlds: Worlds, sim: SimConfig, driven: Tensor) -> Trajectories:
+    """The trajectories with what the simulator does to agents at their goals; ``driven`` [M]: those controlled."""
     if sim.on_goal == "ignore":
-        return tracks
-    arrived = _arrived(tracks, worlds, sim)
+        return trajectories
+    arrived = _arrived(trajectories, worlds, sim)
     leaves = ~worlds.tensors["parked"] if sim.teleport else driven
     after = _a_step_late(arrived) & leaves[:, None]
     if sim.on_goal == "remove" or sim.teleport:
-        return TrackTensors(tracks.state, tracks.present & ~after)
-    at_rest = _at_rest(tracks.state, arrived)
-    return TrackTensors(torch.where(after[..., None], at_rest[:, None], tracks.state), tracks.present)
+        return Trajectories(trajectories.state, trajectories.present & ~after)
+    at_rest = _at_rest(trajectories.state, arrived)
+    return Trajectories(torch.where(after[..., None], at_rest[:, None], trajectories.state), trajectories.present)
 
 
 def _a_step_late(values: Tensor) -> Tensor:
@@ -191,13 +186,13 @@ def _at_rest(track: Tensor, arrived: Tensor) -> Tensor:
     return held
 
 
-def _arrived(tracks: TrackTensors, worlds: Worlds, sim: SimConfig) -> Tensor:
+def _arrived(trajectories: Trajectories, worlds: Worlds, sim: SimConfig) -> Tensor:
     """[M, T] whether each agent has been at its goal, which counts from the first step on, not at the start, and
     never where ``sim.on_goal`` is ``ignore``."""
     if sim.on_goal == "ignore":
-        return torch.zeros_like(tracks.present)
-    offset = tracks.state[..., :2] - worlds.tensors["goal"][:, None]
-    near = tracks.present & (offset.square().sum(dim=-1) < sim.goal_radius * sim.goal_radius)
+        return torch.zeros_like(trajectories.present)
+    offset = trajectories.state[..., :2] - worlds.tensors["goal"][:, None]
+    near = trajectories.present & (offset.square().sum(dim=-1) < sim.goal_radius * sim.goal_radius)
     near[:, 0] = False
     return near.cumsum(dim=1) > 0
 
@@ -209,8 +204,8 @@ class ExpertObserver:
         self.experts = experts
         self._observer = Observer(experts.worlds, observation)
         layers = [experts.own] if experts.others is experts.own else [experts.own, experts.others]
-        self._state = torch.cat([tracks.state for tracks in layers])
-        self._present = torch.cat([tracks.present for tracks in layers])
+        self._state = torch.cat([layer.state for layer in layers])
+        self._present = torch.cat([layer.present for layer in layers])
 
     def observe(self, agent: Tensor, step: Tensor) -> Tensor:
         """[B, D] what controlled agents [B] (0 .. N-1) see at these steps [B]."""

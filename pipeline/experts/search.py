@@ -24,12 +24,13 @@ from gail_cli.sim.dynamics import (
     delta_local_inverse,
     wrap,
 )
+from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import launch, wp
 from gail_cli.sim.scenario import DT
 
 MAX_LOOKAHEAD = 8
 _COARSE = (7, 13)
-"""Candidates of a continuous space, a component."""
+"""Candidates of a continuous space, per component."""
 _REFINEMENTS = 6
 """Levenberg-Marquardt steps from the best candidate to the best action without a grid; more find nothing better."""
 
@@ -82,7 +83,7 @@ class Found(NamedTuple):
 
 @wp.struct
 class _Task:
-    """What stays the same for all of B agents over T steps."""
+    """What is common to B agents over T steps."""
 
     steps: int
     dynamics: int
@@ -105,8 +106,8 @@ class _Task:
 
 
 @wp.struct
-class _View:
-    """The next targets as one agent sees them, in its own frame: x, y, heading, speed."""
+class _Window:
+    """The next targets of one agent in its own frame: x, y, heading, speed."""
 
     ahead: int
     target: _Targets
@@ -120,25 +121,25 @@ def _row(table: wp.array2d(dtype=wp.float32), i: int) -> State:
 
 
 @wp.func
-def _view(task: _Task, i: int, step: int, s: State) -> _View:
-    view = _View()
-    view.ahead = wp.min(task.lookahead, task.last[i] - step)
-    view.length = task.length[i]
+def _window(task: _Task, i: int, step: int, s: State) -> _Window:
+    window = _Window()
+    window.ahead = wp.min(task.lookahead, task.last[i] - step)
+    window.length = task.length[i]
     c = wp.cos(s[2])
     si = wp.sin(s[2])
     speed = wp.sqrt(s[3] * s[3] + s[4] * s[4])
-    view.start = wp.vec4(0.0, 0.0, 0.0, speed)
+    window.start = wp.vec4(0.0, 0.0, 0.0, speed)
     if task.dynamics == BICYCLE:  # its first step follows the velocity, which need not point where the agent does
-        view.start = wp.vec4((c * s[3] + si * s[4] - speed) * _DT, (c * s[4] - si * s[3]) * _DT, 0.0, speed)
-    for k in range(view.ahead):
+        velocity = in_frame(c, si, s[3], s[4])
+        window.start = wp.vec4((velocity[0] - speed) * _DT, velocity[1] * _DT, 0.0, speed)
+    for k in range(window.ahead):
         t = _row(task.target, i * task.steps + step + 1 + k)
-        gx = t[0] - s[0]
-        gy = t[1] - s[1]
-        view.target[k, 0] = c * gx + si * gy
-        view.target[k, 1] = c * gy - si * gx
-        view.target[k, 2] = wrap(t[2] - s[2])
-        view.target[k, 3] = wp.sqrt(t[3] * t[3] + t[4] * t[4])
-    return view
+        p = in_frame(c, si, t[0] - s[0], t[1] - s[1])
+        window.target[k, 0] = p[0]
+        window.target[k, 1] = p[1]
+        window.target[k, 2] = wrap(t[2] - s[2])
+        window.target[k, 3] = wp.sqrt(t[3] * t[3] + t[4] * t[4])
+    return window
 
 
 @wp.func
@@ -172,50 +173,50 @@ def _held(dynamics: int, p: wp.vec4, arc: wp.vec3) -> wp.vec4:
 
 @wp.func
 def _eased(p: wp.vec4, arc: wp.vec3) -> wp.vec3:
-    """A brake is held until the agent stands; held on, it would push it the other way."""
+    """The held acceleration, except that braking ends at standstill; held on, it would push the agent backwards."""
     return wp.vec3(wp.max(arc[0], -wp.abs(p[3]) / _DT), arc[1], arc[2])
 
 
 @wp.func
-def _error(task: _Task, view: _View, k: int, p: wp.vec4) -> wp.vec4:
+def _error(task: _Task, window: _Window, k: int, p: wp.vec4) -> wp.vec4:
     """Errors against the ``k``-th next target, each in metres."""
-    turn = p[2] - view.target[k, 2]
+    turn = p[2] - window.target[k, 2]
     turn -= _TURN * wp.floor(turn / _TURN + 0.5)
     return wp.vec4(
-        p[0] - view.target[k, 0],
-        p[1] - view.target[k, 1],
+        p[0] - window.target[k, 0],
+        p[1] - window.target[k, 1],
         task.heading_scale * turn,
-        task.speed_scale * (wp.abs(p[3]) - view.target[k, 3]) + task.reverse_scale * wp.min(p[3], 0.0),
+        task.speed_scale * (wp.abs(p[3]) - window.target[k, 3]) + task.reverse_scale * wp.min(p[3], 0.0),
     )
 
 
 @wp.func
-def _cost(task: _Task, view: _View, u: wp.vec2, arc: wp.vec3, bound: float) -> float:
+def _cost(task: _Task, window: _Window, u: wp.vec2, arc: wp.vec3, bound: float) -> float:
     """Squared errors summed while ``u`` is held; the sum is broken off where it is no less than ``bound``."""
-    p = view.start
+    p = window.start
     cost = task.steering_weight * u[1] * u[1]
-    for k in range(view.ahead):
+    for k in range(window.ahead):
         if cost < bound:
             p = _held(task.dynamics, p, arc)
             arc = _eased(p, arc)
-            e = _error(task, view, k, p)
+            e = _error(task, window, k, p)
             cost += wp.dot(e, e)
     return cost
 
 
 @wp.func
-def _cheapest(task: _Task, view: _View, previous: wp.vec2) -> wp.vec2:
+def _cheapest(task: _Task, window: _Window, previous: wp.vec2) -> wp.vec2:
     """The best of the grid and of the previous action, which comes first since a low bound saves work."""
     best = previous
-    bound = _cost(task, view, best, _arc(task.dynamics, best, view.length), wp.inf)
+    bound = _cost(task, window, best, _arc(task.dynamics, best, window.length), wp.inf)
     for b in range(task.grid_b.shape[0]):
-        arc = _arc(task.dynamics, wp.vec2(0.0, task.grid_b[b]), view.length)
+        arc = _arc(task.dynamics, wp.vec2(0.0, task.grid_b[b]), window.length)
         for a in range(task.grid_a.shape[0]):
             u = wp.vec2(task.grid_a[a], task.grid_b[b])
             arc[0] = task.grid_a[a]
             if task.dynamics == BICYCLE:
                 arc[0] = wp.clamp(arc[0], -_MAX_ACCEL, _MAX_ACCEL)
-            cost = _cost(task, view, u, arc, bound)
+            cost = _cost(task, window, u, arc, bound)
             if cost < bound:
                 bound = cost
                 best = u
@@ -223,31 +224,31 @@ def _cheapest(task: _Task, view: _View, previous: wp.vec2) -> wp.vec2:
 
 
 @wp.func
-def _newton(task: _Task, view: _View, u: wp.vec2, damping: float) -> wp.vec2:
+def _newton(task: _Task, window: _Window, u: wp.vec2, damping: float) -> wp.vec2:
     """One Levenberg-Marquardt step from ``u`` in the sum of squared errors, with derivatives by differences."""
     da = wp.where(u[0] > 0.0, -0.1, 0.1)  # inwards
     db = wp.where(u[1] > 0.0, -0.002, 0.002)
-    arc = _arc(task.dynamics, u, view.length)
-    arc_a = _arc(task.dynamics, u + wp.vec2(da, 0.0), view.length)
-    arc_b = _arc(task.dynamics, u + wp.vec2(0.0, db), view.length)
-    p = view.start
-    pa = view.start
-    pb = view.start
+    arc = _arc(task.dynamics, u, window.length)
+    arc_a = _arc(task.dynamics, u + wp.vec2(da, 0.0), window.length)
+    arc_b = _arc(task.dynamics, u + wp.vec2(0.0, db), window.length)
+    p = window.start
+    pa = window.start
+    pb = window.start
     haa = float(0.0)
     hab = float(0.0)
     hbb = task.steering_weight
     ga = float(0.0)
     gb = task.steering_weight * u[1]
-    for k in range(view.ahead):
+    for k in range(window.ahead):
         p = _held(task.dynamics, p, arc)
         pa = _held(task.dynamics, pa, arc_a)
         pb = _held(task.dynamics, pb, arc_b)
         arc = _eased(p, arc)
         arc_a = _eased(pa, arc_a)
         arc_b = _eased(pb, arc_b)
-        e = _error(task, view, k, p)
-        ja = (_error(task, view, k, pa) - e) / da
-        jb = (_error(task, view, k, pb) - e) / db
+        e = _error(task, window, k, p)
+        ja = (_error(task, window, k, pa) - e) / da
+        jb = (_error(task, window, k, pb) - e) / db
         haa += wp.dot(ja, ja)
         hab += wp.dot(ja, jb)
         hbb += wp.dot(jb, jb)
@@ -263,14 +264,14 @@ def _newton(task: _Task, view: _View, u: wp.vec2, damping: float) -> wp.vec2:
 
 
 @wp.func
-def _refined(task: _Task, view: _View, u: wp.vec2) -> wp.vec2:
+def _refined(task: _Task, window: _Window, u: wp.vec2) -> wp.vec2:
     """The best action without a grid, in the same range."""
     best = u
-    bound = _cost(task, view, best, _arc(task.dynamics, best, view.length), wp.inf)
+    bound = _cost(task, window, best, _arc(task.dynamics, best, window.length), wp.inf)
     damping = float(1e-3)
     for _ in range(task.refinements):
-        trial = _newton(task, view, best, damping)
-        cost = _cost(task, view, trial, _arc(task.dynamics, trial, view.length), bound)
+        trial = _newton(task, window, best, damping)
+        cost = _cost(task, window, trial, _arc(task.dynamics, trial, window.length), bound)
         if cost < bound:
             bound = cost
             best = trial
@@ -281,13 +282,13 @@ def _refined(task: _Task, view: _View, u: wp.vec2) -> wp.vec2:
 
 
 @wp.func
-def _apart(task: _Task, view: _View, u: wp.vec2, v: wp.vec2) -> float:
+def _apart(task: _Task, window: _Window, u: wp.vec2, v: wp.vec2) -> float:
     """Distance between where two actions lead when held, m."""
-    p = view.start
-    q = view.start
-    arc_u = _arc(task.dynamics, u, view.length)
-    arc_v = _arc(task.dynamics, v, view.length)
-    for _ in range(view.ahead):
+    p = window.start
+    q = window.start
+    arc_u = _arc(task.dynamics, u, window.length)
+    arc_v = _arc(task.dynamics, v, window.length)
+    for _ in range(window.ahead):
         p = _held(task.dynamics, p, arc_u)
         q = _held(task.dynamics, q, arc_v)
         arc_u = _eased(p, arc_u)
@@ -326,12 +327,12 @@ def _follow(
         if step < task.last[i]:
             goal = _row(task.target, i * task.steps + step + 1)
             if task.dynamics == CLASSIC or task.dynamics == BICYCLE:
-                view = _view(task, i, step, s)
-                chosen = _cheapest(task, view, wp.vec2(u[0], u[1]))
-                free = _refined(task, view, chosen)
+                window = _window(task, i, step, s)
+                chosen = _cheapest(task, window, wp.vec2(u[0], u[1]))
+                free = _refined(task, window, chosen)
                 if task.discrete == 0:
                     chosen = free
-                lost += _apart(task, view, chosen, free)
+                lost += _apart(task, window, chosen, free)
                 u = Action(chosen[0], chosen[1], 0.0, 0.0, 0.0)
             elif task.dynamics == DELTA_LOCAL:
                 u = delta_local_inverse(s, goal)

@@ -1,7 +1,7 @@
-"""Demos for other tools: observations made out and written with their actions, in other programs' formats.
+"""Demos for other tools: observations and actions, written in other programs' formats.
 
-``docs/export.md`` tells the formats. Scenes are streamed, a few at a time in memory; what is written lies under a name
-that begins with a dot until it is whole, so that an export is whole or absent.
+``docs/export.md`` describes the formats. Scenes are streamed, a few at a time in memory; what is written lies under a
+name that begins with a dot until it is whole, so that an export is whole or absent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gail_cli.pipeline.export.rows import SPLITS, SceneDemos, describe, scene_demos
+from gail_cli.pipeline.export.rows import SPLITS, SceneDemos, describe_export, scene_demos
 from gail_cli.pipeline.export.writers import ExportError, GpudriveWriter, Hdf5Writer, MinariWriter, Writer, ZarrWriter
 from gail_cli.pipeline.store.files import aside, sync, sync_tree
 from gail_cli.pipeline.store.store import DemoStore
@@ -59,7 +59,7 @@ def export(
         out: file or folder to make.
         format: one of :data:`FORMATS`.
         observation: layout of the observations.
-        sim: rules, which say who is controlled, who is seen when, and where an episode ends.
+        sim: rules, which say which agents are controlled, which are seen when, and where an episode ends.
         split: ``train``, ``validation``, ``test`` or ``all``.
         limit: write no more scenes than this.
         overwrite: replace an export of the same format that is there.
@@ -69,17 +69,19 @@ def export(
         What was written, and which scenes were left out and why, ready for JSON.
 
     Raises:
-        ExportError, StoreError: each one sentence.
+        ExportError, StoreError: when the store cannot be read, or the export not be made.
     """
     begun = time.perf_counter()
     observation, sim = observation or ObservationConfig(), sim or SimConfig()
     if format not in FORMATS:
-        raise ExportError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+        raise ExportError("", f"format {format!r} is unknown", f"use one of {', '.join(FORMATS)}")
     scenes = _scenes(store, split)[:limit]
     counts = {"scenes": 0, "demos": 0, "transitions": 0}
     left_out = []
-    with _told(out), _target(store, out, FORMATS[format], overwrite) as temporary:
-        writer = FORMATS[format].writer(temporary, Path(out).name, store.space, describe(store, observation, sim))
+    with _write_errors(out), _target(store, out, FORMATS[format], overwrite) as temporary:
+        writer = FORMATS[format].writer(
+            temporary, Path(out).name, store.space, describe_export(store, observation, sim)
+        )
         try:
             records = zip(scenes, store.read(scenes), strict=True)
             for done, demos in enumerate(scene_demos(records, store.space, observation, sim), start=1):
@@ -92,7 +94,7 @@ def export(
                 progress(done, len(scenes))
             if not counts["scenes"]:
                 reason = left_out[0]["reason"] if left_out else f"the split {split} has no scene"
-                raise ExportError(f"store {store.path}: nothing to export: {reason}")
+                raise ExportError(f"store {store.path}", f"nothing to export: {reason}")
         finally:
             writer.close()
     seconds = time.perf_counter() - begun
@@ -109,17 +111,17 @@ def export(
 
 
 @contextmanager
-def _told(out: str | Path) -> Iterator[None]:
-    """Tell in one sentence what keeps a file from being written."""
+def _write_errors(out: str | Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into an :class:`ExportError`."""
     try:
         yield
     except OSError as error:  # also h5py's own, of many lines
-        what = error.strerror or " ".join(str(error).split())
-        raise ExportError(f"export {out}: cannot be written ({what}); make room, or choose another place") from error
+        what = f"cannot be written ({error.strerror or ' '.join(str(error).split())})"
+        raise ExportError(f"export {out}", what, "make room, or choose another place") from error
 
 
-def summary(report: dict[str, Any]) -> str:
-    """The report of :func:`export` in a line, and one for each reason to leave scenes out."""
+def export_summary(report: dict[str, Any]) -> str:
+    """The report of :func:`export` in one line, and one line for each reason to leave scenes out."""
     rows, size = report["transitions"], report["bytes"]
     lines = [
         f"{report['out']}: {report['scenes']} scene(s), {report['demos']} demo(s), {rows:,} rows, "
@@ -131,7 +133,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def _added(writer: Writer, demos: SceneDemos) -> str:
-    """Write one scene; why not, where that cannot be."""
+    """Write one scene; returns why not, where that cannot be done, else an empty text."""
     if not demos.episodes:
         return "no agent has a demo and may be controlled"
     try:
@@ -144,7 +146,7 @@ def _added(writer: Writer, demos: SceneDemos) -> str:
 def _scenes(store: DemoStore, split: str) -> Sequence[int]:
     """Indices of the scenes of a split."""
     if split not in ("all", *SPLITS):
-        raise ExportError(f"split {split!r} is unknown; use one of all, {', '.join(SPLITS)}")
+        raise ExportError("", f"split {split!r} is unknown", f"use one of all, {', '.join(SPLITS)}")
     scenes: list[int] = store.scenes_of(split).tolist()
     return scenes
 
@@ -157,7 +159,7 @@ def _target(store: DemoStore, out: str | Path, format: Format, overwrite: bool) 
         ExportError: when ``out`` cannot be made, or holds anything that must not be replaced.
     """
     if "://" in str(out):
-        raise ExportError(f"export {out}: only local paths can be written; export to a folder and copy it")
+        raise ExportError(f"export {out}", "only local paths can be written", "export to a folder and copy it")
     path = Path(out).absolute()
     _refuse(path, store, format, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +177,14 @@ def _target(store: DemoStore, out: str | Path, format: Format, overwrite: bool) 
 
 def _refuse(path: Path, store: DemoStore, format: Format, overwrite: bool) -> None:
     if isinstance(store.path, Path) and path.resolve().is_relative_to(store.path.resolve()):
-        raise ExportError(f"export {path}: this place belongs to the store itself; choose another one")
+        raise ExportError(f"export {path}", "this place belongs to the store itself", "choose another one")
     if not path.exists() or (format.folder and path.is_dir() and not any(path.iterdir())):
         return
     if path.is_dir() != format.folder or not format.writer.made(path):
         kind = "folder" if path.is_dir() else "file"
-        raise ExportError(f"export {path}: a {kind} that is no such export is there; choose another place")
+        raise ExportError(f"export {path}", f"a {kind} that is no such export is there", "choose another place")
     if not overwrite:
-        raise ExportError(f"export {path}: it exists already; add --overwrite to replace it")
+        raise ExportError(f"export {path}", "it exists already", "add --overwrite to replace it")
 
 
 def _size(path: Path) -> int:

@@ -1,9 +1,9 @@
 """Scenes of the store as files that the real GPUDrive reads, kept in a folder and named by what is in them.
 
 A file holds one scene in the scene's own frame (near zero, where the float32 of GPUDrive's reader is fine), only the
-agents that exist, in the simulator's order, and the map as polylines strung together from the store's segments, so
-that GPUDrive with no simplification of its own makes the same segments again. Whoever is neither controlled nor
-parked is marked ``mark_as_expert`` and follows its log there.
+agents that exist, in the simulator's order, and the map as polylines joined from the store's segments, so
+that GPUDrive with no simplification of its own makes the same segments again. Agents that are neither controlled
+nor parked are marked ``mark_as_expert`` and follow their logs there.
 
 GPUDrive's reader has fixed sizes, and beyond them reads past its arrays or aborts the process; what does not fit is
 refused here, before it is written (sizes: ``src/init.hpp``, ``src/consts.hpp`` of GPUDrive 0.4).
@@ -28,10 +28,10 @@ from gail_cli.sim.scene import Role, Scene
 from gail_cli.sim.worlds import SelectedAgents
 
 EPISODE_STATES = 91
-"""States a track, and steps an episode."""
+"""States per track, and steps per episode."""
 MAX_ROADS = 956
 MAX_POINTS = 1746
-"""Of a polyline; a longer one is cut in two."""
+"""Most points of a polyline; a longer one is cut in two."""
 MAX_SEGMENTS = 10_000
 
 _VERSION = 1
@@ -40,7 +40,7 @@ _LINES = (RoadType.ROAD_EDGE, RoadType.ROAD_LINE, RoadType.LANE)
 _JOINT = 2e-3
 """Ends of consecutive segments that are nearer than this are one point, m; float32 parts them by a tenth of it."""
 _MARGIN = 1e-4
-"""By which the side of a box that gives its heading is longer than the others, so that no rounding chooses another."""
+"""How much longer the side of a box that gives its heading is than the others, so that rounding chooses no other, m."""
 
 
 def cache_folder() -> Path:
@@ -85,7 +85,8 @@ def gpudrive_scenario(scene: Scene, chosen: SelectedAgents) -> Scenario:
     """
     roads = _roads(scene)
     for reason in _unfit(scene, chosen, len(roads)):
-        raise SceneError(f"scene {scene.id!r}: GPUDrive cannot hold it: {reason}; leave it out or drive it embedded")
+        what = f"GPUDrive cannot hold it: {reason}"
+        raise SceneError(f"scene {scene.id!r}", what, "leave it out or drive it embedded")
     row, places = chosen.row, np.arange(len(chosen.row))
     role = scene.agent_role[row]
     log = scene.log[row]
@@ -132,7 +133,7 @@ def _unfit(scene: Scene, chosen: SelectedAgents, roads: int) -> Iterator[str]:
 
 
 def _digest(scene: Scene, chosen: SelectedAgents) -> str:
-    """Names the file by all that goes into it."""
+    """The name of the file: a digest of everything that goes into it."""
     digest = hashlib.sha256(f"{_VERSION} {scene.id}\0".encode())
     row = chosen.row
     agents = (scene.agent_type, scene.agent_role, scene.agent_size, scene.log, scene.valid)

@@ -1,4 +1,4 @@
-"""Demos one after the other, each with what a policy would have seen: what every export format is made of."""
+"""Demos one after the other, each with the observations that a policy would have had: the input of every writer."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from gail_cli.sim.worlds import SelectedAgents
 
 FORMAT = "gail-cli export"
 VERSION = (1, 0)
-"""(major, minor) of the layouts that ``docs/export.md`` tells."""
+"""(major, minor) of the layouts that ``docs/export.md`` describes."""
 STATE_FIELDS = ("x (m)", "y (m)", "heading (rad)", "vx (m/s)", "vy (m/s)")
 SPLITS = tuple(split.name.lower() for split in Split)
 """Names of :class:`~pipeline.records.Split`."""
 
-_SCENES_A_BLOCK = 16
+_SCENES_PER_BLOCK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class DemoEpisode:
 
     scene: Scene
     scene_index: int
-    """In the store."""
+    """The scene's index in the store."""
     split: str
     """One of :data:`SPLITS`."""
     agent: int
@@ -54,7 +54,7 @@ class DemoEpisode:
     action: NDArray[np.float32]
     """[T, K] values."""
     observe: Callable[[], NDArray[np.float32]]
-    """[T + 1, D] what the agent sees; made anew at each call."""
+    """[T + 1, D] the agent's observations; made anew at each call."""
 
     @property
     def num_actions(self) -> int:
@@ -68,7 +68,7 @@ class DemoEpisode:
 
     @property
     def agent_type(self) -> str:
-        """In words: vehicle, pedestrian, cyclist or other."""
+        """The type in words: vehicle, pedestrian, cyclist or other."""
         return AgentType(int(self.scene.agent_type[self.agent])).name.lower()
 
     @property
@@ -83,27 +83,27 @@ class SceneDemos:
     """The demos of one scene that a run with these rules would learn from."""
 
     index: int
-    """In the store."""
+    """The scene's index in the store."""
     split: str
     scene: Scene
     chosen: SelectedAgents
-    """Who exists, and who of them has a demo here."""
+    """The agents that exist, and which of them have a demo here."""
     episodes: tuple[DemoEpisode, ...]
 
 
 def scene_demos(
     records: Iterable[tuple[int, Record]], space: ActionSpace, observation: ObservationConfig, sim: SimConfig
 ) -> Iterator[SceneDemos]:
-    """The scenes in their order, some at a time in memory; without episodes where the rules let nobody be controlled.
+    """The scenes in their order, some at a time in memory; without episodes where the rules let no agent be controlled.
 
     Args:
         records: index in the store, and content of each scene.
         space: of the stored actions.
         observation: layout of the observations.
-        sim: rules, which say who is controlled, who is seen when, and where an episode ends.
+        sim: rules, which say which agents are controlled, which are seen when, and where an episode ends.
     """
     records = iter(records)
-    while block := list(islice(records, _SCENES_A_BLOCK)):
+    while block := list(islice(records, _SCENES_PER_BLOCK)):
         yield from _block(block, space, observation, sim)
 
 
@@ -146,11 +146,11 @@ def _episodes(
             mark=demos.mark[row, first : last + 1],
             stored_action=stored,
             action=space.decode(torch.from_numpy(np.ascontiguousarray(stored))).numpy(),
-            observe=_look(observer, agent, first, last),
+            observe=_observation(observer, agent, first, last),
         )
 
 
-def _look(observer: ExpertObserver, agent: int, first: int, last: int) -> Callable[[], NDArray[np.float32]]:
+def _observation(observer: ExpertObserver, agent: int, first: int, last: int) -> Callable[[], NDArray[np.float32]]:
     def observe() -> NDArray[np.float32]:
         step = torch.arange(first, last + 1)
         seen: NDArray[np.float32] = observer.observe(torch.full_like(step, agent), step).numpy()
@@ -159,8 +159,8 @@ def _look(observer: ExpertObserver, agent: int, first: int, last: int) -> Callab
     return observe
 
 
-def describe(store: DemoStore, observation: ObservationConfig, sim: SimConfig) -> dict[str, Any]:
-    """What the numbers of an export mean, ready for JSON."""
+def describe_export(store: DemoStore, observation: ObservationConfig, sim: SimConfig) -> dict[str, Any]:
+    """The meaning of the numbers of an export, ready for JSON."""
     return {
         "format": FORMAT,
         "version": list(VERSION),

@@ -1,4 +1,4 @@
-"""One writer a format: it takes scenes one after the other, and holds no more than one portion of them."""
+"""One writer per format: it takes scenes one after the other, and holds no more than one portion of them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _DATASET_ID = re.compile(r"[-_\w]+-v\d+", re.ASCII)
 
 
 class ExportError(UserError):
-    """What cannot be exported, in one sentence: what, where, what to do."""
+    """Something that cannot be exported, or an export that cannot be written."""
 
 
 class Writer(Protocol):
-    """Writes one export to a place where nothing is."""
+    """Writes one export to a path where nothing is yet."""
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         """Begin.
@@ -137,7 +137,7 @@ class Hdf5Writer:
 
 
 class ZarrWriter:
-    """Rows in a Zarr v3 group, written by whole shards alone."""
+    """Rows in a Zarr v3 group, written only in whole shards."""
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         self._group = zarr.open_group(path, mode="w", zarr_format=3)
@@ -242,15 +242,14 @@ class MinariWriter:
 
     def __init__(self, path: Path, name: str, space: ActionSpace, about: Mapping[str, Any]) -> None:
         if not _DATASET_ID.fullmatch(name):
-            raise ExportError(f"{name}: a Minari data set is named like waymo-expert-v0 (letters, digits, - and _, "
-                              "then -v and a number); choose such a name")  # fmt: skip
+            what = "a Minari data set is named like waymo-expert-v0 (letters, digits, - and _, then -v and a number)"
+            raise ExportError(name, what, "choose such a name")
         try:
             import minari
             from minari.dataset.minari_storage import MinariStorage
         except ImportError as error:
-            raise ExportError(
-                f"the package Minari is missing ({error}); install it with `pip install 'gail-cli[minari]'`"
-            ) from error
+            what, fix = f"the package Minari is missing ({error})", "install it with `pip install 'gail-cli[minari]'`"
+            raise ExportError("", what, fix) from error
         path.mkdir()
         self._space = space
         observation = Box(-np.inf, np.inf, (about["observation"]["size"],), np.float32)

@@ -1,4 +1,4 @@
-"""One task of an extraction: some scenes in, what becomes of them out; nothing that a file holds stops it."""
+"""One task of an extraction: scenes in, their outcome out; no content of a file stops it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import Scenario, SceneError
 from gail_cli.sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, Scene, scene_from_scenario
 
-_NOBODY = "no agent is there for a policy to control (moving vehicle, valid at the first step)"
+_NO_AGENT = "no agent is there for a policy to control (moving vehicle, valid at the first step)"
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """What decides a store's content."""
+    """The settings that determine a store's content."""
 
     space: ActionSpace
     steps: int = DEFAULT_STEPS
-    """States a scene: longer logs are cut, shorter ones end early."""
+    """States per scene: longer logs are cut, shorter ones end early."""
     agents: Literal["vehicles", "all"] = "vehicles"
     """Whose demos: those of vehicles, or those of pedestrians and cyclists too."""
     max_replay_error: float | None = None
@@ -39,7 +39,7 @@ class ExtractConfig:
 
 @dataclass
 class Outcome:
-    """What became of some scenes."""
+    """The outcome of some scenes."""
 
     records: list[Record] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -47,15 +47,15 @@ class Outcome:
     dropped: list[dict[str, str]] = field(default_factory=list)
     """``{"source", "reason"}``: left out by rule, nothing wrong with the file."""
     failed: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "reason"}``: could not be read, also not a second time."""
+    """``{"source", "reason"}``: could not be read, in two attempts."""
     mended: list[dict[str, str]] = field(default_factory=list)
-    """``{"source", "mend"}``."""
+    """``{"source", "mend"}``: what was repaired in a scene; the names are those of the report."""
     dropped_demos: list[dict[str, Any]] = field(default_factory=list)
     """``{"source", "agent", "ade_m", "reason"}``."""
 
 
 def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = False) -> Outcome:
-    """Read scenes and find their expert actions; what cannot be used is told.
+    """Read scenes and find their expert actions; the outcome lists what cannot be used, and why.
 
     Raises:
         ExtractionError: with ``fail_fast``, at the first scene that cannot be read.
@@ -66,7 +66,7 @@ def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = Fal
         if isinstance(scenario, Exception):
             outcome.failed.append({"source": str(ref), "reason": str(scenario)})
             continue
-        outcome.mended += [{"source": str(ref), "mend": mend} for mend in _mends(scenario, config)]
+        outcome.mended += [{"source": str(ref), "mend": repair} for repair in _repairs(scenario, config)]
         try:
             scenes.append((ref, scene_from_scenario(scenario, config.steps, config.simplify, config.compat)))
         except ValueError as error:
@@ -78,17 +78,17 @@ def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = Fal
         else:
             _take(outcome, ref, found, config)
     if fail_fast and outcome.failed:
-        raise ExtractionError(f"stopped at the first failure (--fail-fast): {outcome.failed[0]['reason']}")
+        raise ExtractionError("", f"stopped at the first failure (--fail-fast): {outcome.failed[0]['reason']}")
     return outcome
 
 
 def _read(refs: Sequence[SceneRef]) -> Iterator[tuple[SceneRef, Scenario | SceneError]]:
-    """Scenes, or why not; what fails is tried once more, since a network may have been at fault."""
+    """Scenes, or errors; what fails is read a second time, since the network may have been at fault."""
     for ref, found in read_scenes(refs):
         yield from read_scenes([ref]) if isinstance(found, Exception) else [(ref, found)]
 
 
-def _mends(scenario: Scenario, config: ExtractConfig) -> Iterator[str]:
+def _repairs(scenario: Scenario, config: ExtractConfig) -> Iterator[str]:
     yield from scenario.repairs
     if scenario.num_steps > config.steps:
         yield f"{scenario.num_steps} steps cut to the first {config.steps}"
@@ -100,7 +100,7 @@ def _demonstrate(scenes: Sequence[Scene], config: ExtractConfig) -> list[Record 
     """Records of scenes; if together they fail, each on its own."""
     try:
         return list(_records(scenes, config))
-    except Exception as error:  # whatever a scene provokes costs that scene, not the run
+    except Exception as error:  # an error of any kind costs one scene, not the run
         if len(scenes) == 1:
             return [error]
         return [record for scene in scenes for record in _demonstrate([scene], config)]
@@ -118,7 +118,7 @@ def _records(scenes: Sequence[Scene], config: ExtractConfig) -> Iterator[Record]
 
 
 def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig) -> None:
-    """Take a scene in, without the demos that are too far from their log."""
+    """Add a scene to the outcome, without the demos that are too far from their log."""
     assert record.vru is not None
     if config.max_replay_error is not None:
         far = f"its replay is more than {config.max_replay_error:g} m from its log on average (--max-replay-error)"
@@ -137,4 +137,4 @@ def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig
         outcome.records.append(record)
         outcome.sources.append(str(ref))
     else:
-        outcome.dropped.append({"source": str(ref), "reason": _NOBODY})
+        outcome.dropped.append({"source": str(ref), "reason": _NO_AGENT})

@@ -11,11 +11,11 @@ from typing import Any
 from gail_cli.sim.errors import UserError
 
 SCHEDULER_TIMEOUT = "10s"
-"""How long to wait for a scheduler's answer."""
+"""Time to wait for a scheduler's answer."""
 
 
 class ExtractionError(UserError):
-    """An extraction that cannot start or has nothing to write, in one sentence."""
+    """An extraction that cannot start or has nothing to write."""
 
 
 @contextmanager
@@ -32,9 +32,8 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
         try:
             client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
         except (OSError, ValueError, TimeoutError) as error:
-            raise ExtractionError(
-                f"scheduler {scheduler}: cannot be reached ({error}); start it or check it"
-            ) from error
+            what = f"cannot be reached ({error})"
+            raise ExtractionError(f"scheduler {scheduler}", what, "start it or check it") from error
         with client:
             yield client
         return
@@ -54,7 +53,7 @@ def dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, which a terminal sends to all; this one does afterwards."""
+    """Processes started here ignore Ctrl-C, which a terminal sends to all; this one gets it afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,6 @@
 """``extract-demos``: scenes in, a demo store out, as a Dask graph.
 
-The graph has two layers: tasks that read a few scenes and find their expert actions, and one task a part that writes
+The graph has two layers: tasks that read a few scenes and find their expert actions, and one task per part that writes
 what they return. One task writes a whole part and commits it, so no two writers ever share a chunk. With one worker
 the same tasks run one after the other in this process.
 """
@@ -26,7 +26,7 @@ from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
 from gail_cli.pipeline.store.store import check_ours, manifest, open_storage, part_name, read_root
 
 _PACKAGES = ("gail-cli", "zarr", "numcodecs", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
-"""Whose versions decide a store's bytes."""
+"""Packages whose versions determine a store's bytes."""
 PLANNERS = 32
 """Files that are listed at once."""
 SCENES_PER_TASK = 8
@@ -35,7 +35,7 @@ SCENES_PER_WORKER = 16
 
 
 def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcome]) -> int:
-    """Write and commit one part; how many scenes it has."""
+    """Write and commit one part; returns its number of scenes."""
     storage = open_storage(path)
     records = [record for outcome in outcomes for record in outcome.records]
     entry = writer.write_part(storage, name, records, config.space, config.steps)
@@ -82,7 +82,7 @@ def make_plan(
     refs: list[SceneRef] = []
     failed = []
     paths = resolve(sources)
-    with ThreadPoolExecutor(PLANNERS) as threads:  # over a network, which mostly lets wait
+    with ThreadPoolExecutor(PLANNERS) as threads:  # over a network, most of the time is spent waiting
         for first in range(0, len(paths), PLANNERS):
             batch = paths[first : first + PLANNERS]
             for path, (found, problems) in zip(batch, threads.map(list_scenes, batch), strict=True):
@@ -95,14 +95,14 @@ def make_plan(
                 break
     refs = refs[:limit]
     if not refs:
-        raise ExtractionError("; ".join(item["reason"] for item in failed) or "the sources hold no scene")
+        raise ExtractionError("", "; ".join(item["reason"] for item in failed) or "the sources hold no scene")
     parts = tuple(tuple(refs[i : i + scenes_per_part]) for i in range(0, len(refs), scenes_per_part))
     return Plan(parts, tuple(failed))
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How an extraction runs; nothing here changes what is written."""
+    """Settings of how an extraction runs; nothing here changes what is written."""
 
     workers: int | None = None
     """Processes; None chooses by cores and scenes."""
@@ -132,8 +132,8 @@ def extract(
     Args:
         sources: files, folders, globs, URLs.
         path: the store's folder or URL.
-        config: what decides the content.
-        options: how it is done.
+        config: the settings that determine the content.
+        options: settings that do not change the content.
         limit: read no more scenes than this.
         progress: called with scenes done and scenes in all.
         planning: called before with files listed and files in all.
@@ -142,7 +142,7 @@ def extract(
         The report, ready for JSON.
 
     Raises:
-        SourceError, ExtractionError, StoreError: each one sentence.
+        SourceError, ExtractionError, StoreError: when the store cannot be made.
     """
     options = options or ExtractOptions()
     storage = open_storage(path)
@@ -152,10 +152,10 @@ def extract(
             plan = make_plan(sources, config.scenes_per_part, limit, planning)
             return _extract(plan, storage, config, options, progress, begun)
     except StorageError as error:
-        raise ExtractionError(f"store {path}: {error}") from error
+        raise ExtractionError(f"store {path}", error.what, error.fix) from error
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
-        raise ExtractionError(f"store {path}: {what}; mend that, and the same command goes on") from error
+        raise ExtractionError(f"store {path}", what, "mend that, and the same command goes on") from error
 
 
 def _extract(
@@ -167,19 +167,19 @@ def _extract(
     begun: float,
 ) -> dict[str, Any]:
     if options.fail_fast and plan.failed:
-        raise ExtractionError(f"stopped at the first failure (--fail-fast): {plan.failed[0]['reason']}")
+        raise ExtractionError("", f"stopped at the first failure (--fail-fast): {plan.failed[0]['reason']}")
     if _prepare(storage, plan, config, options):
         return make_report(storage, plan.scenes, plan.failed, 0, time.perf_counter() - begun)
     try:
         done = _make_parts(storage, plan, config, options, progress)
         if len(manifest(storage)) < len(plan.parts):
             hint = "name a folder that all of them see under this path, or a bucket"
-            raise ExtractionError(f"store {storage.url}: what the workers wrote is not there; {hint}")
+            raise ExtractionError(f"store {storage.url}", "what the workers wrote is not there", hint)
         report = make_report(storage, plan.scenes, plan.failed, done, time.perf_counter() - begun)
         if not report["scenes"]["written"]:
             writer.clear_store(storage)
             reasons = [item["reason"] for item in (*report["failed"], *report["dropped"])]
-            raise ExtractionError(f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
+            raise ExtractionError("", f"none of the {plan.scenes} scene(s) can be used: {reasons[0]}")
     except BaseException:
         _give_back(storage)
         raise
@@ -197,7 +197,7 @@ def _make_parts(
     options: ExtractOptions,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Make the parts that are not there yet; how many scenes that was."""
+    """Make the parts that are not there yet; returns the number of their scenes."""
     committed = {entry["part"] for entry in manifest(storage)}
     named = [(part_name(k), refs) for k, refs in enumerate(plan.parts)]
     todo = [(name, refs) for name, refs in named if name not in committed]
@@ -222,7 +222,7 @@ def _default_workers(scenes: int) -> int:
 
 
 def _prepare(storage: Storage, plan: Plan, config: ExtractConfig, options: ExtractOptions) -> bool:
-    """Make sure that a store of this very plan lies there, unfinished; True when it is finished, and that is fine."""
+    """Make sure that an unfinished store of this plan is there; True when a finished one is there and accepted."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("space", "steps")}
     software = {name: version(name) for name in _PACKAGES}
     attributes = writer.store_attributes(config.space, config.steps, settings=settings, software=software)
@@ -238,7 +238,7 @@ def _prepare(storage: Storage, plan: Plan, config: ExtractConfig, options: Extra
             if found.get("complete") or not same or options.resume is False:
                 state = "exists already" if found.get("complete") or same else "was begun"
                 state += "" if same else " with other sources, settings or software"
-                raise ExtractionError(f"store {storage.url}: it {state}; add --overwrite to replace it")
+                raise ExtractionError(f"store {storage.url}", f"it {state}", "add --overwrite to replace it")
     writer.create_store(storage, attributes)
     return False
 
@@ -252,11 +252,11 @@ def _is_store(storage: Storage) -> bool:
     where = f"store {storage.url}"
     if isinstance(storage, LocalFolder):
         if storage.root.is_file():
-            raise ExtractionError(f"{where}: a file is there; choose another place")
+            raise ExtractionError(where, "a file is there", "choose another place")
         refuse_inside(storage)
     names = storage.names("")
     if names and "zarr.json" not in names:
-        raise ExtractionError(f"{where}: the folder holds other things than a demo store; choose another place")
+        raise ExtractionError(where, "the folder holds other things than a demo store", "choose another place")
     return bool(names)
 
 
@@ -268,7 +268,7 @@ def refuse_inside(storage: LocalFolder) -> None:
     """
     for parent in storage.root.parents:
         if (parent / "zarr.json").is_file():
-            raise ExtractionError(f"store {storage.url}: it would lie inside {parent}; choose another place")
+            raise ExtractionError(f"store {storage.url}", f"it would lie inside {parent}", "choose another place")
 
 
 def _put_aside(storage: Storage) -> None:
@@ -341,8 +341,9 @@ def _run_on(client: Any, job: _Job) -> Iterator[int]:
             try:
                 future.result()
             except KilledWorker as error:
-                raise ExtractionError("a worker died again and again, perhaps for want of memory; run the command "
-                                      "again with fewer --workers, and it goes on") from error  # fmt: skip
+                what = "a worker died again and again, perhaps for want of memory"
+                fix = "run the command again with fewer --workers, and it goes on"
+                raise ExtractionError("", what, fix) from error
         if future.key in sizes:  # what it built stays on the cluster
             yield sizes.pop(future.key)
         else:

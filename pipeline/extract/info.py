@@ -18,8 +18,8 @@ from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """Everything that ``gail-cli info`` tells, ready for JSON; one part is in memory at a time.
+def describe_store(path: str | Path) -> dict[str, Any]:
+    """Everything that ``gail-cli info`` shows, ready for JSON; one part is in memory at a time.
 
     Raises:
         StoreError: when there is no finished store, or a part is damaged.
@@ -97,8 +97,8 @@ def _named(counts: Counter[str], kind: str, names: type[IntEnum] | type[Role]) -
     return {name: n for name, n in found.items() if n}
 
 
-def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What :func:`describe` found, as lines of a table: (name, value)."""
+def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What :func:`describe_store` found, as lines of a table: (name, value)."""
 
     def listed(counts: dict[str, Any]) -> str:
         return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()) or "none"
@@ -126,8 +126,8 @@ def rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "expert replay", f"{replay['goal_rate']:.1%} reach their goal"
         yield "", f"{replay['ade_m']:.3f} m from the log on average, {replay['fde_m']:.3f} m at the end"
         yield "", f"{replay['heading_error_rad']:.4f} rad off the log's heading on average"
-    yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB a scene"
-    yield "", f"{d['bytes_per_transition']:.1f} bytes a transition"
+    yield "size", f"{d['bytes'] / 1e6:.2f} MB, {d['bytes_per_scene'] / 1e3:.1f} kB per scene"
+    yield "", f"{d['bytes_per_transition']:.1f} bytes per transition"
     yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items())
     yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
     yield "format", d["version"]

@@ -1,4 +1,4 @@
-"""``merge`` and ``split``: stores out of stores, scene by scene, without a second look at the sources."""
+"""``merge`` and ``split``: stores out of stores, scene by scene, without reading the sources again."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lamb
         The report, ready for JSON.
 
     Raises:
-        StoreError, ExtractionError: each one sentence.
+        StoreError, ExtractionError: when a store cannot be read, or the new one cannot be made.
     """
     opened = [DemoStore(store) for store in stores]
     first = opened[0]
     for store in opened[1:]:
-        for name, told in (("action_space", "action space"), ("steps", "number of steps")):
+        for name, words in (("action_space", "action space"), ("steps", "number of steps")):
             if store.attributes[name] != first.attributes[name]:
-                what = f"its {told} is not that of {first.path}"
-                raise ExtractionError(f"store {store.path}: {what}; extract both with the same options")
+                what = f"its {words} is not that of {first.path}"
+                raise ExtractionError(f"store {store.path}", what, "extract both with the same options")
     chosen = [(store, range(len(store))) for store in opened]
     return _copy(chosen, path, lambda record: record, _common([s.attributes["settings"] for s in opened]), progress)
 
@@ -68,7 +68,7 @@ def split(
         The reports by the names of the splits.
 
     Raises:
-        StoreError, ExtractionError: each one sentence.
+        StoreError, ExtractionError: when a store cannot be read, or the new one cannot be made.
     """
     store = DemoStore(path)
     splits = store.index.split
@@ -82,13 +82,13 @@ def split(
     reports, done = {}, 0
     for which, target in targets.items():
 
-        def told(now: int, _: int, before: int = done) -> None:
+        def report_progress(now: int, _: int, before: int = done) -> None:
             progress(before + now, len(store))
 
         def assigned(record: Record, which: Split = which) -> Record:
             return Record(record.scene, record.demos, record.vru, which)
 
-        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, settings, told)
+        reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, settings, report_progress)
         done += len(chosen[which])
     return reports
 
@@ -108,13 +108,13 @@ def _copy(
             with target.lock():
                 return _write(chosen, target, change, settings, progress)
     except StorageError as error:
-        raise ExtractionError(f"store {path}: {error}") from error
+        raise ExtractionError(f"store {path}", error.what, error.fix) from error
     except OSError as error:
-        raise ExtractionError(
-            f"store {path}: cannot be written ({error.strerror or error}); make room there"
-        ) from error
+        what = f"cannot be written ({error.strerror or error})"
+        raise ExtractionError(f"store {path}", what, "make room there") from error
     if "://" in path:
-        raise ExtractionError(f"store {path}: zip files are written to local folders alone; copy it there afterwards")
+        what = "zip files are written only to local folders"
+        raise ExtractionError(f"store {path}", what, "copy it there afterwards")
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
         report = _write(chosen, LocalFolder(Path(folder, "store")), change, settings, progress)
@@ -127,7 +127,7 @@ def _check_free(target: Storage) -> None:
         refuse_inside(target)
     free = not Path(target.url).exists() if not target.durable else not target.names("")
     if not free:
-        raise ExtractionError(f"store {target.url}: something is there already; choose another place")
+        raise ExtractionError(f"store {target.url}", "something is there already", "choose another place")
 
 
 def _write(
@@ -161,14 +161,14 @@ def _write(
 
 
 def _common(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of several stores in one: what differs is called mixed, the size of parts is that of the first."""
+    """Settings of several stores in one: those that differ become "mixed", the size of parts is that of the first."""
     first = many[0]
     common = {key: value if all(one.get(key) == value for one in many) else "mixed" for key, value in first.items()}
     return common | {key: first[key] for key in ("scenes_per_part",) if key in first}
 
 
 def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, list[Any]]:
-    """What was left out and mended of the sources of whole stores; where scenes are chosen, what was done to these."""
+    """What was left out and repaired in the sources of whole stores; where scenes are chosen, only in theirs."""
     lists: dict[str, list[Any]] = {kind: [] for kind in LISTS}
     for store, scenes in chosen:
         entries = manifest(store.storage)
@@ -182,7 +182,7 @@ def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, 
 
 
 def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:
-    """Scenes, with where each came from."""
+    """Scenes, with the source of each."""
     for store, scenes in chosen:
         sources = _sources(manifest(store.storage))
         for scene, record in zip(scenes, store.read(scenes), strict=True):
@@ -190,7 +190,7 @@ def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple
 
 
 def _sources(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where each scene of a store came from."""
+    """The source of each scene of a store."""
     return [source for entry in entries for source in entry["scenes"]["source"]]
 
 

@@ -19,7 +19,7 @@ _MEANS |= {name: f"{name}_share" for name in ("saturated", "zero")}
 
 
 def kept(report: dict[str, Any]) -> dict[str, Any]:
-    """What a store's root holds of the report: nothing that depends on time or place."""
+    """The part of the report that is kept in a store's root: nothing that depends on time or place."""
     return {"report": {name: report[name] for name in ("scenes", "demos", "transitions", "replay")}}
 
 
@@ -42,7 +42,7 @@ def _sums(quality: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
 def make_report(
     storage: Storage, read: int, unread: Sequence[dict[str, str]] = (), built: int = 0, seconds: float = 1.0
 ) -> dict[str, Any]:
-    """What the manifest tells, ready for JSON.
+    """The report, made from the manifest and ready for JSON.
 
     Args:
         storage: where the store is.
@@ -87,17 +87,17 @@ def _means(totals: dict[str, float]) -> dict[str, float]:
 
 
 def contents(report: dict[str, Any]) -> str:
-    """What a store holds, in a line."""
+    """The contents of a store, in one line."""
     scenes, demos = report["scenes"], report["demos"]
     vru = f", {demos['vru']} of pedestrians and cyclists" if demos["vru"] else ""
     return (
         f"{report['store']}: {scenes['written']} of {scenes['read']} scenes, {demos['moving']} demos of moving "
         f"vehicles, {demos['vehicles'] - demos['moving']} of others{vru}, {report['transitions']:,} transitions, "
-        f"{report['bytes_per_scene'] / 1e3:.1f} kB a scene"
+        f"{report['bytes_per_scene'] / 1e3:.1f} kB per scene"
     )
 
 
-def summary(report: dict[str, Any]) -> str:
+def extraction_summary(report: dict[str, Any]) -> str:
     """The report in a few lines."""
     replay = report["replay"]
     lines = [
@@ -110,12 +110,12 @@ def summary(report: dict[str, Any]) -> str:
     lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
     reasons = Counter(item["reason"] for item in report["dropped_demos"])
     lines += [f"{n} demo(s) left out: {reason}" for reason, n in reasons.most_common()]
-    if mended := len({item["source"] for item in report["mended"]}):
-        lines.append(f"{mended} scene(s) mended; --report FILE tells what was done to each")
+    if repaired := len({item["source"] for item in report["mended"]}):
+        lines.append(f"{repaired} scene(s) repaired; --report FILE lists the repairs")
     return "\n".join([*lines, *duplicates(report)])
 
 
 def duplicates(report: dict[str, Any]) -> list[str]:
-    """A line on scenes that are there more than once, if there are any."""
+    """One line about scenes that occur more than once, if there are any."""
     twice = report["duplicate_ids"]
     return [f"{len(twice)} scenario id(s) occur more than once: {twice[0]}"] if twice else []

@@ -1,7 +1,7 @@
 """GPUDrive's (and Nocturne's) scene files: one scene per ``.json`` or ``.json.gz``.
 
 The schema is the one that GPUDrive's C++ reader wants (commit b2e575f); what is written here can be read there. Older
-files lack keys and some hold headings in degrees: :func:`scenario_from_json` repairs what can be mended and says so in
+files lack keys and some hold headings in degrees: :func:`scenario_from_json` repairs what it can and records that in
 ``Scenario.repairs``.
 """
 
@@ -28,7 +28,7 @@ from gail_cli.sim.scenario import (
     Tracks,
     TrafficLights,
     repaired,
-    wrap,
+    wrap_angles,
 )
 
 INVALID = -10000.0
@@ -36,7 +36,7 @@ INVALID = -10000.0
 NAME_BYTES = 31
 """GPUDrive copies names into 32 bytes and needs the last one for the end mark."""
 DEFAULT_HEIGHT = 1.5
-"""Height in m of objects without one, as in GPUDrive's own mended files."""
+"""Height in m of objects without one, as in GPUDrive's own repaired files."""
 DEFAULT_CURRENT_INDEX = 10
 """WOMD's ``current_time_index``, which GPUDrive's converter leaves out."""
 
@@ -55,16 +55,16 @@ def read(path: str) -> Scenario:
     """Read one scene file (plain or gzipped, local or any fsspec URL).
 
     Raises:
-        SceneError: when the file is damaged, no JSON, or no scene that can be mended.
+        SceneError: when the file is damaged, no JSON, or no scene that can be repaired.
         OSError: when the file cannot be opened or read.
     """
     try:
         with open_binary(path) as file:
             data = json.loads(file.read())
     except GZIP_ERRORS as error:
-        raise SceneError(f"{path}: the gzip stream is damaged ({error}); fetch the file again") from error
+        raise SceneError(path, f"the gzip stream is damaged ({error})", "fetch the file again") from error
     except (ValueError, RecursionError) as error:
-        raise SceneError(f"{path}: no JSON, or damaged ({error}); fetch the file again") from error
+        raise SceneError(path, f"no JSON, or damaged ({error})", "fetch the file again") from error
     return scenario_from_json(data, path)
 
 
@@ -92,9 +92,9 @@ def scenario_from_json(data: Any, name: str = "") -> Scenario:
         repairs["'scenario_id' is absent and the file's name stands for it"] += 1
     tracks = _tracks(objects, where, repairs)
     steps = tracks.valid.shape[1]
-    timestamps = _numbers(data.get("timestamps_seconds", np.arange(steps) * DT), f"{where}: 'timestamps_seconds'")
+    timestamps = _numbers(data.get("timestamps_seconds", np.arange(steps) * DT), where, "'timestamps_seconds'")
     if timestamps.shape != (steps,):
-        raise SceneError(f"{where}: 'timestamps_seconds' does not hold {steps} numbers as the tracks do; {_ANEW}")
+        raise SceneError(where, f"'timestamps_seconds' does not hold {steps} numbers as the tracks do", _ANEW)
     sdc, to_predict, difficulty, interest = _roles(data, len(objects), where, repairs)
     current = {"current_time_index": min(DEFAULT_CURRENT_INDEX, steps - 1)} | data
     scenario = Scenario(
@@ -115,10 +115,10 @@ def scenario_from_json(data: Any, name: str = "") -> Scenario:
 
 
 def headings_in_degrees(heading: NDArray[np.float64], velocity: NDArray[np.float32], valid: NDArray[np.bool_]) -> bool:
-    """Whether headings [A, T] are in degrees, told by the direction of velocities [A, T, 2] faster than 2 m/s.
+    """Whether headings [A, T] are in degrees, judged by the direction of velocities [A, T, 2] faster than 2 m/s.
 
     The median angle between heading and velocity is 0.002-0.06 rad in the right unit and 0.3-2 in the wrong one. Where
-    too few moving steps, or traffic along the x axis, leave that open, the range tells: unwrapped headings of real
+    too few moving steps, or traffic along the x axis, leave that open, the range decides: unwrapped headings of real
     scenes reach 14 rad. A scene in which all headings lie within pi is in radians.
     """
     largest = np.abs(heading[valid]).max(initial=0)
@@ -127,8 +127,8 @@ def headings_in_degrees(heading: NDArray[np.float64], velocity: NDArray[np.float
     moving = valid & (np.hypot(velocity[..., 0], velocity[..., 1]) > 2)
     if moving.sum() >= 20:
         direction = np.arctan2(velocity[..., 1], velocity[..., 0])[moving]
-        rad = np.median(np.abs(wrap(heading[moving] - direction)))
-        deg = np.median(np.abs(wrap(np.deg2rad(heading[moving]) - direction)))
+        rad = np.median(np.abs(wrap_angles(heading[moving] - direction)))
+        deg = np.median(np.abs(wrap_angles(np.deg2rad(heading[moving]) - direction)))
         if min(rad, deg) < 0.2 < max(rad, deg):
             return bool(deg < rad)
     return bool(largest > 16)
@@ -136,16 +136,16 @@ def headings_in_degrees(heading: NDArray[np.float64], velocity: NDArray[np.float
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise SceneError(f"{where}: holds {type(value).__name__} where an object with keys is expected; {_ANEW}")
+        raise SceneError(where, f"holds {type(value).__name__} where an object with keys is expected", _ANEW)
     return value
 
 
 def _get(data: Any, key: Any, where: str, kind: type | tuple[type, ...] = object) -> Any:
     """``data[key]``, checked to be there and of this kind."""
     if key not in _mapping(data, where):
-        raise SceneError(f"{where}: the essential key {key!r} is absent; {_ANEW}")
+        raise SceneError(where, f"the essential key {key!r} is absent", _ANEW)
     if not isinstance(data[key], kind):
-        raise SceneError(f"{where}: key {key!r} holds {type(data[key]).__name__}, which is not expected; {_ANEW}")
+        raise SceneError(where, f"key {key!r} holds {type(data[key]).__name__}, which is not expected", _ANEW)
     return data[key]
 
 
@@ -153,19 +153,19 @@ def _integer(data: Any, key: Any, where: str) -> int:
     """``data[key]``, checked to be there and a whole number of 64 bits."""
     value = _get(data, key, where, int)
     if isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise SceneError(f"{where}: key {key!r} holds {value}, which is no 64-bit integer; {_ANEW}")
+        raise SceneError(where, f"key {key!r} holds {value}, which is no 64-bit integer", _ANEW)
     return int(value)
 
 
-def _numbers(value: Any, where: str) -> NDArray[np.float64]:
-    """An array of numbers; null becomes NaN."""
+def _numbers(value: Any, where: str, name: str) -> NDArray[np.float64]:
+    """An array of numbers, called ``name`` in errors; null becomes NaN."""
     try:
         return np.array(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SceneError(f"{where} does not hold plain numbers ({error}); {_ANEW}") from error
+        raise SceneError(where, f"{name} does not hold plain numbers ({error})", _ANEW) from error
 
 
-def _points(value: list[Any], where: str, repairs: Repairs) -> NDArray[np.float64]:
+def _points(value: list[Any], where: str, name: str, repairs: Repairs) -> NDArray[np.float64]:
     """[P, 3] of a list of {x, y, z}; [P, 2] values get z = 0."""
     try:
         try:
@@ -174,18 +174,18 @@ def _points(value: list[Any], where: str, repairs: Repairs) -> NDArray[np.float6
             rows = [(*_XY(point), point.get("z", 0.0)) for point in value]
             repairs["'z' is absent from a list of points and taken as 0"] += 1
     except (KeyError, TypeError, AttributeError) as error:
-        raise SceneError(f"{where} does not hold points with 'x' and 'y'; {_ANEW}") from error
-    return _numbers(rows, where).reshape(-1, 3)
+        raise SceneError(where, f"{name} does not hold points with 'x' and 'y'", _ANEW) from error
+    return _numbers(rows, where, name).reshape(-1, 3)
 
 
 def _tracks(objects: list[Any], where: str, repairs: Repairs) -> Tracks:
     """Objects as tracks, headings in radians; not yet free of sentinels."""
     rows = [_object(item, index, f"{where}, object {index}", repairs) for index, item in enumerate(objects)]
     if not rows:
-        raise SceneError(f"{where}: 'objects' is empty; leave the scene out")
+        raise SceneError(where, "'objects' is empty", "leave the scene out")
     lengths = [len(row["valid"]) for row in rows]
     if len(set(lengths)) > 1 or not lengths[0]:
-        raise SceneError(f"{where}: objects hold {min(lengths)} to {max(lengths)} steps; {_ANEW}")
+        raise SceneError(where, f"objects hold {min(lengths)} to {max(lengths)} steps", _ANEW)
     stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     heading, valid = stacked["heading"], stacked["valid"]
     with np.errstate(over="ignore"):  # to infinity, which `repaired` takes as invalid
@@ -211,28 +211,28 @@ def _object(item: Any, index: int, where: str, repairs: Repairs) -> dict[str, An
     steps = {key: _get(item, key, where, list) for key in _STEP_KEYS}
     if len({len(values) for values in steps.values()}) > 1:
         lengths = ", ".join(f"{key} {len(values)}" for key, values in steps.items())
-        raise SceneError(f"{where}: the lists of its steps are of unequal length ({lengths}); {_ANEW}")
+        raise SceneError(where, f"the lists of its steps are of unequal length ({lengths})", _ANEW)
     if "height" not in item:
         repairs[f"'height' of an object is absent and taken as {DEFAULT_HEIGHT} m"] += 1
     size = [_get(item, "length", where), _get(item, "width", where), item.get("height", DEFAULT_HEIGHT)]
     kind = _AGENT_TYPES.get(str(_get(item, "type", where)))
     if kind is None:
         repairs[f"an object is of the unknown type {item['type']!r} and taken as other"] += 1
-    heading = _numbers(steps["heading"], f"{where}: 'heading'")
+    heading = _numbers(steps["heading"], where, "'heading'")
     try:
-        velocity = _numbers(list(map(_XY, steps["velocity"])), f"{where}: 'velocity'").reshape(-1, 2)
+        velocity = _numbers(list(map(_XY, steps["velocity"])), where, "'velocity'").reshape(-1, 2)
     except (KeyError, TypeError) as error:
-        raise SceneError(f"{where}: 'velocity' does not hold points with 'x' and 'y'; {_ANEW}") from error
+        raise SceneError(where, "'velocity' does not hold points with 'x' and 'y'", _ANEW) from error
     if heading.ndim != 1:
-        raise SceneError(f"{where}: 'heading' is not a list of plain numbers; {_ANEW}")
+        raise SceneError(where, "'heading' is not a list of plain numbers", _ANEW)
     return {
         "id": _id(item, index, where, "an object", repairs),
         "type": np.int8(AgentType.OTHER if kind is None else kind),
-        "size": _numbers(size, f"{where}: its size").reshape(3),
-        "position": _points(steps["position"], f"{where}: 'position'", repairs),
+        "size": _numbers(size, where, "its size").reshape(3),
+        "position": _points(steps["position"], where, "'position'", repairs),
         "heading": heading,
         "velocity": velocity,
-        "valid": _numbers(steps["valid"], f"{where}: 'valid'") == 1,
+        "valid": _numbers(steps["valid"], where, "'valid'") == 1,
         "mark_as_expert": np.bool_(bool(item.get("mark_as_expert", False))),
     }
 
@@ -244,7 +244,7 @@ def _id(item: dict[str, Any], index: int, where: str, what: str, repairs: Repair
 
 
 def _road(item: Any, index: int, where: str, repairs: Repairs) -> Road:
-    points = _points(_get(item, "geometry", where, list), f"{where}: 'geometry'", repairs)
+    points = _points(_get(item, "geometry", where, list), where, "'geometry'", repairs)
     kind = _ROAD_TYPES.get(str(_get(item, "type", where)))
     if kind is None:
         repairs[f"a map feature is of the unknown type {item['type']!r}"] += 1

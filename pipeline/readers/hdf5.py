@@ -1,11 +1,11 @@
-"""Demonstrations in HDF5 as scenes: who drove where, without a map.
+"""Demonstrations in HDF5 as scenes: trajectories of agents, without a map.
 
 Read are this project's own export, and files laid out as robomimic's (``data/demo_0``, ...) or Minari's
 (``episode_0``, ...) that hold absolute states every 0.1 s. Demonstrations with one value of the attribute ``scene`` are
-agents of one scene; every other one is a scene by itself. ``docs/export.md`` tells what a file must and may hold.
+agents of one scene; every other one is a scene by itself. ``docs/export.md`` describes what a file must and may hold.
 
-Actions in the file are not taken over: they belong to whoever drove there, and in a store the expert's actions are
-those of the policy's own action space.
+Actions in the file are not taken over: they belong to the file's own action space, and in a store the expert's actions
+are those of the policy's own action space.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HDF5_START = b"\x89HDF\r\n\x1a\n"
 DEFAULT_SIZE = (4.5, 2.0, 1.5)
 """Length, width, height in m of agents of unknown size: a car."""
 MAX_STATES = 10_000
-"""Of one demonstration; more is no demonstration but a fault of the file."""
+"""Most states of one demonstration; more is taken as a fault of the file."""
 STATES = ("states", "infos/states")
 """Where the states of a demonstration may lie; the first that is there is read."""
 
@@ -99,7 +99,7 @@ def read(path: str, groups: Sequence[str]) -> Scenario:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """The file, whose faults are one sentence each."""
+    """The file; what h5py raises for damage becomes a :class:`~sim.scenario.SceneError`."""
     with open_binary(path) as raw:
         try:
             with h5py.File(raw, "r") as file:
@@ -108,7 +108,7 @@ def _opened(path: str) -> Iterator[Any]:
             raise
         except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... for what it finds damaged
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise SceneError(f"{path}: no HDF5 file, or damaged ({reason}); fetch the file again") from error
+            raise SceneError(path, f"no HDF5 file, or damaged ({reason})", "fetch the file again") from error
 
 
 def _group_names(file: Any, path: str) -> list[str]:
@@ -118,20 +118,20 @@ def _group_names(file: Any, path: str) -> list[str]:
     found = sorted((int(match[2]), match[0]) for match in map(_GROUP.fullmatch, parent) if match)
     names = [prefix + name for _, name in found if isinstance(parent.get(name), h5py.Group)]
     if not names:
-        raise SceneError(f"{path}: holds no demonstrations; they are groups data/demo_0, ... or episode_0, ...")
+        raise SceneError(path, "holds no demonstrations", "they are groups data/demo_0, ... or episode_0, ...")
     return names
 
 
 def _demo(file: Any, name: str, where: str, repairs: Repairs) -> dict[str, Any]:
-    """One agent: its states [T, 5] in the world's frame (float64), and what its attributes tell."""
+    """One agent: its states [T, 5] in the world's frame (float64), and what its attributes say."""
     group = file[name]
     _check_rate(file, name, where)
-    origin = _numbers(group.attrs.get("origin", (0.0, 0.0)), f"{where}: 'origin'")
-    first = _numbers(group.attrs.get("first_step", 0), f"{where}: 'first_step'")
+    origin = _numbers(group.attrs.get("origin", (0.0, 0.0)), where, "'origin'")
+    first = _numbers(group.attrs.get("first_step", 0), where, "'first_step'")
     if origin.shape != (2,):
-        raise SceneError(f"{where}: 'origin' is not two numbers x, y; mend the file")
+        raise SceneError(where, "'origin' is not two numbers x, y", "mend the file")
     if first.shape or not 0 <= first < MAX_STATES or first != int(first):
-        raise SceneError(f"{where}: 'first_step' is not a whole number from 0 to {MAX_STATES - 1}; mend the file")
+        raise SceneError(where, f"'first_step' is not a whole number from 0 to {MAX_STATES - 1}", "mend the file")
     state = _states(group, where, repairs)
     state[:, :2] += origin
     if "actions" in group:
@@ -149,15 +149,14 @@ def _states(group: Any, where: str, repairs: Repairs) -> NDArray[np.float64]:
     """[T, 5] x, y, heading, vx, vy as the file has them; with ``next_states``, the last of those is the last here."""
     place = next((key for key in STATES if isinstance(group.get(key), h5py.Dataset)), None)
     if place is None:
-        raise SceneError(
-            f"{where}: there is no dataset 'states' of absolute x, y, heading, vx, vy; add it, or leave it out"
-        )
+        what = "there is no dataset 'states' of absolute x, y, heading, vx, vy"
+        raise SceneError(where, what, "add it, or leave it out")
     dataset = group[place]
-    table = _table(dataset, f"{where}: '{place}'")
+    table = _table(dataset, where, f"'{place}'")
     following = group.get("next_states")
     if isinstance(following, h5py.Dataset) and following.shape == dataset.shape:
-        table = np.concatenate([table, _table(following, f"{where}: 'next_states'")[-1:]])
-    columns = _columns(dataset, table.shape[1], f"{where}: '{place}'")
+        table = np.concatenate([table, _table(following, where, "'next_states'")[-1:]])
+    columns = _columns(dataset, table.shape[1], where, f"'{place}'")
     state = np.zeros((len(table), 5))
     for k, field in enumerate(_FIELDS):
         if field in columns:
@@ -168,39 +167,39 @@ def _states(group: Any, where: str, repairs: Repairs) -> NDArray[np.float64]:
     return state
 
 
-def _table(dataset: Any, where: str) -> NDArray[np.float64]:
-    """All rows of a dataset of numbers [T, F]."""
+def _table(dataset: Any, where: str, name: str) -> NDArray[np.float64]:
+    """All rows of a dataset of numbers [T, F], called ``name`` in errors."""
     if dataset.ndim != 2 or dataset.dtype.kind not in "fiu" or not 3 <= dataset.shape[1] <= 1000:
-        raise SceneError(
-            f"{where} is {dataset.dtype} of shape {dataset.shape}, not numbers [T, at least 3]; mend the file"
-        )
+        what = f"{name} is {dataset.dtype} of shape {dataset.shape}, not numbers [T, at least 3]"
+        raise SceneError(where, what, "mend the file")
     if not 2 <= dataset.shape[0] <= MAX_STATES:
-        raise SceneError(f"{where} holds {dataset.shape[0]} state(s), not 2 to {MAX_STATES}; mend it or leave it out")
+        what = f"{name} holds {dataset.shape[0]} state(s), not 2 to {MAX_STATES}"
+        raise SceneError(where, what, "mend it or leave it out")
     table = np.asarray(dataset[()], np.float64)
     finite = np.isfinite(table).all(axis=1)
     if not finite.all():
-        raise SceneError(f"{where}: row {finite.argmin()} holds a number that is not finite; mend it or leave it out")
+        what = f"{name}: row {finite.argmin()} holds a number that is not finite"
+        raise SceneError(where, what, "mend it or leave it out")
     return table
 
 
-def _columns(dataset: Any, width: int, where: str) -> dict[str, int]:
+def _columns(dataset: Any, width: int, where: str, name: str) -> dict[str, int]:
     """Which column holds which field."""
     if "fields" in dataset.attrs:
-        names = _field_names(dataset.attrs["fields"])
+        fields = _field_names(dataset.attrs["fields"])
     else:
-        names = list(_FIELDS[: 3 if width == 3 else 5])
-    columns = {_ALIASES.get(name, name): k for k, name in reversed(list(enumerate(names)))}
+        fields = list(_FIELDS[: 3 if width == 3 else 5])
+    columns = {_ALIASES.get(field, field): k for k, field in reversed(list(enumerate(fields)))}
     missing = [field for field in _FIELDS[:3] if field not in columns]
     if missing or ("vx" in columns) != ("vy" in columns) or max(columns.values()) >= width:
-        raise SceneError(
-            f"{where} has {width} columns with the fields {', '.join(names)}; needed are x, y, heading, "
-            "and vx with vy or neither; name the columns in its attribute 'fields'"
-        )
+        what = f"{name} has {width} columns with the fields {', '.join(fields)}"
+        fix = "needed are x, y, heading, and vx with vy or neither; name the columns in its attribute 'fields'"
+        raise SceneError(where, what, fix)
     return columns
 
 
 def _field_names(value: Any) -> list[str]:
-    """Of a list of names, of JSON, or of a text with commas; units after a name ("x (m)") are left out."""
+    """The names in a list, in JSON, or in a text with commas; units after a name ("x (m)") are left out."""
     if isinstance(value, (str, bytes)):
         text = _text(value)
         try:
@@ -246,13 +245,13 @@ def _tracks(demos: list[dict[str, Any]], repairs: Repairs) -> Tracks:
 
 
 def _check_rate(file: Any, name: str, where: str) -> None:
-    """Whether states are 0.1 s apart, as far as the file tells."""
+    """Whether states are 0.1 s apart, as far as the file says."""
     for group in (file[name], file[name].parent):
-        given = _numbers(group.attrs.get("dt_s", DT), f"{where}: 'dt_s'")
+        given = _numbers(group.attrs.get("dt_s", DT), where, "'dt_s'")
         if given.shape:
-            raise SceneError(f"{where}: 'dt_s' is not one number; mend the file")
+            raise SceneError(where, "'dt_s' is not one number", "mend the file")
         if abs(given - DT) > 1e-6:
-            raise SceneError(f"{where}: states are {given:g} s apart by 'dt_s'; resample them to {DT} s")
+            raise SceneError(where, f"states are {given:g} s apart by 'dt_s'", f"resample them to {DT} s")
 
 
 def _agent_id(attributes: Any) -> int | None:
@@ -279,19 +278,19 @@ def _agent_size(attributes: Any, where: str, repairs: Repairs) -> NDArray[np.flo
     if "agent_size" not in attributes:
         repairs["'agent_size' is absent and taken as {} x {} x {} m".format(*DEFAULT_SIZE)] += 1
         return np.array(DEFAULT_SIZE)
-    size = _numbers(attributes["agent_size"], f"{where}: 'agent_size'")
+    size = _numbers(attributes["agent_size"], where, "'agent_size'")
     if size.shape not in ((2,), (3,)) or (size <= 0).any():
-        raise SceneError(f"{where}: 'agent_size' is not length, width and height in m; mend the file")
+        raise SceneError(where, "'agent_size' is not length, width and height in m", "mend the file")
     return np.append(size, DEFAULT_SIZE[len(size) :])
 
 
-def _numbers(value: Any, where: str) -> NDArray[np.float64]:
+def _numbers(value: Any, where: str, name: str) -> NDArray[np.float64]:
     try:
         numbers = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SceneError(f"{where} does not hold plain numbers; mend the file") from error
+        raise SceneError(where, f"{name} does not hold plain numbers", "mend the file") from error
     if not np.isfinite(numbers).all():
-        raise SceneError(f"{where} holds a number that is not finite; mend the file")
+        raise SceneError(where, f"{name} holds a number that is not finite", "mend the file")
     return numbers
 
 

@@ -15,8 +15,6 @@ from gail_cli.pipeline.readers import gpudrive_json, womd
 from gail_cli.pipeline.readers import hdf5 as demos_hdf5
 from gail_cli.pipeline.readers.tfrecord import (
     GZIP_ERRORS,
-    CorruptRecordError,
-    TFRecordError,
     index_records,
     open_binary,
     read_records_at,
@@ -34,7 +32,7 @@ _JSON_START = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*["}]')
 
 
 class SourceError(UserError):
-    """What the user named holds no scenes; the message is one sentence."""
+    """What the user named does not exist, cannot be reached or holds no scenes."""
 
 
 @dataclass(frozen=True, order=True)
@@ -73,11 +71,12 @@ def _files(source: str) -> list[str]:
         fs, path = fsspec.url_to_fs(source)
         names = [path] if fs.isfile(path) else _listed(fs, path)
     except Exception as error:  # file systems have errors of their own beside OSError
-        raise SourceError(f"{source} cannot be reached ({error}); check its name and your access to it") from error
+        what, fix = f"{source} cannot be reached ({error})", "check its name and your access to it"
+        raise SourceError("", what, fix) from error
     if names is None:
-        raise SourceError(f"{source} does not exist; name a file, a folder, a glob or an fsspec URL")
+        raise SourceError("", f"{source} does not exist", "name a file, a folder, a glob or an fsspec URL")
     if not names:
-        raise SourceError(f"{source} holds no scene file; scene files end in {KNOWN_ENDINGS}")
+        raise SourceError("", f"{source} holds no scene file", f"scene files end in {KNOWN_ENDINGS}")
     return names if isinstance(fs, LocalFileSystem) else [str(fs.unstrip_protocol(name)) for name in names]
 
 
@@ -107,20 +106,21 @@ def list_scenes(path: str) -> tuple[list[SceneRef], list[SceneError]]:
             return [SceneRef(path, groups=groups) for groups in demos_hdf5.list_demos(path)], []
         offsets, damage = index_records(path)
     except (OSError, *GZIP_ERRORS) as error:
-        return [], [SceneError(f"{path} cannot be read ({error}); check the file and your access to it")]
+        return [], [SceneError("", f"{path} cannot be read ({error})", "check the file and your access to it")]
     except SceneError as error:
         return [], [error]
     refs = [SceneRef(path, record, offset) for record, offset in enumerate(offsets)]
     if damage is None:
         return refs, []
-    return refs, [SceneError(f"{damage} (the {len(refs)} record(s) before it can be read)" if refs else str(damage))]
+    rest = f" (the {len(refs)} record(s) before it can be read)" if refs else ""
+    return refs, [SceneError(damage.where, damage.what, damage.fix + rest)]
 
 
 def read_scenes(refs: Sequence[SceneRef]) -> Iterator[tuple[SceneRef, Scenario | SceneError]]:
     """Read the scenes one after the other; consecutive ones of a file in one pass.
 
-    A scene that cannot be read is yielded as a :class:`~sim.scenario.SceneError` that tells why in one sentence, and
-    the others go on.
+    A scene that cannot be read is yielded as a :class:`~sim.scenario.SceneError` that tells why, and the others
+    go on.
     """
     for path, group in groupby(refs, key=lambda ref: ref.path):
         batch = list(group)
@@ -153,14 +153,15 @@ def _parse(data: bytes | Exception) -> Scenario:
 def _attempt(ref: SceneRef, make: Callable[[Any], Scenario], argument: Any) -> Scenario | SceneError:
     try:
         return make(argument)
-    except Exception as error:  # whatever a file's content provokes costs one scene, not the run
-        known = isinstance(error, (SceneError, TFRecordError, CorruptRecordError))
-        text = str(error) if known else f"{ref}: cannot be read ({type(error).__name__}: {error})"
-        return SceneError(text if ref.path in text else f"{ref}: {text}")
+    except UserError as error:
+        parts = (error.where,) if ref.path in str(error) else (str(ref), error.where)
+        return SceneError(": ".join(filter(None, parts)), error.what, error.fix)
+    except Exception as error:  # an error of any kind costs one scene, not the run
+        return SceneError(str(ref), f"cannot be read ({type(error).__name__}: {error})")
 
 
 def _kind(path: str) -> Literal["tfrecord", "json", "hdf5"]:
-    """Told by the ending, or by the first bytes where the ending tells nothing."""
+    """The format, by the ending, or by the first bytes where the ending is not known."""
     endings: dict[Literal["tfrecord", "json", "hdf5"], re.Pattern[str]]
     endings = {"tfrecord": _TFRECORD, "json": _JSON, "hdf5": _HDF5}
     for kind, ending in endings.items():

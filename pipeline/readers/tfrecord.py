@@ -19,6 +19,8 @@ from typing import BinaryIO, Literal, cast
 import fsspec
 import google_crc32c
 
+from gail_cli.sim.errors import UserError
+
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -30,11 +32,11 @@ GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 """What Python raises while it reads a damaged gzip stream."""
 
 
-class TFRecordError(ValueError):
+class TFRecordError(UserError):
     """The file is not (or no longer) a TFRecord; nothing after this point can be read."""
 
 
-class CorruptRecordError(ValueError):
+class CorruptRecordError(UserError):
     """One record's data fails its checksum; the records after it can still be read."""
 
 
@@ -46,9 +48,9 @@ def masked_crc32c(data: bytes) -> int:
 
 @contextmanager
 def open_binary(path: str, mode: Literal["rb", "wb"] = "rb", skips: bool = False) -> Iterator[BinaryIO]:
-    """Open a local path or an fsspec URL; gzip is told by the content when reading, by ``.gz`` when writing.
+    """Open a local path or an fsspec URL; gzip is recognised by the content when reading, by ``.gz`` when writing.
 
-    What is written to a ``.gz`` depends on the data alone (no time, no name).
+    What is written to a ``.gz`` depends only on the data (no time, no name).
 
     Args:
         path: what to open.
@@ -90,7 +92,7 @@ def read_records(path: str) -> Iterator[bytes | CorruptRecordError]:
 
 
 def index_records(path: str) -> tuple[list[int], TFRecordError | None]:
-    """Where each record starts, reading the framing alone (the data of a plain file is skipped by seeking).
+    """Where each record starts, reading only the framing (the data of a plain file is skipped by seeking).
 
     Returns:
         Byte offsets for :func:`read_records_at` (of the uncompressed stream where the file is gzipped), and the error
@@ -126,7 +128,8 @@ def read_records_at(path: str, offsets: Iterable[int]) -> Iterator[bytes | Corru
             try:
                 file.seek(offset)
                 record = _read_record(file, path, skip=False)
-                yield TFRecordError(f"{path} ends before byte {offset}; it has changed") if record is None else record
+                changed = TFRecordError("", f"{path} ends before byte {offset}", "it has changed")
+                yield changed if record is None else record
             except TFRecordError as error:
                 yield error
             except GZIP_ERRORS as error:
@@ -153,7 +156,7 @@ def _refuse_empty(file: BinaryIO, path: str) -> None:
     except GZIP_ERRORS as error:
         raise _gzip_error(path, 0, error) from error
     if empty:
-        raise TFRecordError(f"{path} is empty; fetch the file again")
+        raise TFRecordError("", f"{path} is empty", "fetch the file again")
 
 
 def _read_record(file: BinaryIO, path: str, *, skip: bool) -> bytes | CorruptRecordError | None:
@@ -165,10 +168,10 @@ def _read_record(file: BinaryIO, path: str, *, skip: bool) -> bytes | CorruptRec
         if not header:
             return None
         if len(header) < _HEADER.size:
-            raise TFRecordError(f"{where}: the file ends within a record header; fetch the file again")
+            raise TFRecordError(where, "the file ends within a record header", "fetch the file again")
         length = int.from_bytes(header[:8], "little")
         if not _is_header(header) or length > MAX_RECORD_BYTES:
-            raise TFRecordError(f"{where}: the record header fails its checksum; not a TFRecord, or damaged")
+            raise TFRecordError(where, "the record header fails its checksum", "not a TFRecord, or damaged")
         data = b"" if skip else file.read(length)
         if skip:
             file.seek(length, 1)
@@ -176,9 +179,9 @@ def _read_record(file: BinaryIO, path: str, *, skip: bool) -> bytes | CorruptRec
     except GZIP_ERRORS as error:
         raise _gzip_error(path, start, error) from error
     if len(footer) < _FOOTER.size:
-        raise TFRecordError(f"{where}: the file ends within the record; fetch the file again")
+        raise TFRecordError(where, "the file ends within the record", "fetch the file again")
     if not skip and _FOOTER.unpack(footer)[0] != masked_crc32c(data):
-        return CorruptRecordError(f"{where}: the data fails its checksum; fetch the file again")
+        return CorruptRecordError(where, "the data fails its checksum", "fetch the file again")
     return data
 
 
@@ -187,4 +190,5 @@ def _is_header(data: bytes) -> bool:
 
 
 def _gzip_error(path: str, start: int, error: Exception) -> TFRecordError:
-    return TFRecordError(f"{path}, record at byte {start}: the gzip stream is damaged ({error}); fetch the file again")
+    where = f"{path}, record at byte {start}"
+    return TFRecordError(where, f"the gzip stream is damaged ({error})", "fetch the file again")

@@ -53,7 +53,8 @@ def parse(data: bytes) -> Scenario:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise SceneError("the record is no Scenario message; give Motion Dataset files of type 'scenario'") from error
+        fix = "give Motion Dataset files of type 'scenario'"
+        raise SceneError("", "the record is no Scenario message", fix) from error
     return scenario_from_proto(proto)
 
 
@@ -70,9 +71,8 @@ def scenario_from_proto(proto: Any, name: str = "") -> Scenario:
     odd = [track.id for track in proto.tracks if len(track.states) != steps]
     if not steps or odd or len(proto.dynamic_map_states) > steps:
         what = f"track(s) {odd[:5]}" if odd else "dynamic_map_states" if steps else "timestamps_seconds"
-        raise SceneError(
-            f"scene {proto.scenario_id!r}: the length of {what} does not fit {steps} step(s); fetch the file again"
-        )
+        where = f"scene {proto.scenario_id!r}"
+        raise SceneError(where, f"the length of {what} does not fit {steps} step(s)", "fetch the file again")
     roles = proto.tracks_to_predict
     scenario = Scenario(
         id=proto.scenario_id,

@@ -26,7 +26,7 @@ from zarr.storage import MemoryStore
 _CHUNK_BYTES = 65536
 """Chunks have about this size before compression: small enough for one scene, large enough to compress."""
 _LEVEL = 8
-"""Of zstd behind a byte shuffle; docs/store-format.md tells what other choices measured."""
+"""Level of zstd behind a byte shuffle; docs/store-format.md has measurements of other choices."""
 _CRC = struct.Struct("<I")
 
 
@@ -52,7 +52,7 @@ class ArraySpec:
         return -(-rows // self.chunk_rows)
 
     def head(self, rows: int) -> int:
-        """Bytes at the beginning of the shard that tell where its chunks are."""
+        """Bytes at the beginning of the shard that hold where its chunks are."""
         return 16 * self.chunks(rows) + _CRC.size
 
     @property

@@ -20,7 +20,7 @@ class GrowingStore(DemoStore):
     """
 
     def refresh(self) -> int:
-        """Look for parts that were committed since; how many scenes joined. Costs a look into one folder.
+        """Look for parts that were committed since; returns how many scenes joined. Costs one listing of a folder.
 
         Raises:
             StoreError: when the store was replaced by another one.
@@ -28,7 +28,7 @@ class GrowingStore(DemoStore):
         before = len(self)
         if found := manifest(self.storage, known=frozenset(self.parts)):
             if read_root(self.storage).get("plan") != self.attributes.get("plan"):
-                raise StoreError(f"store {self.path}: another one took its place; begin a new run")
+                raise StoreError(f"store {self.path}", "another one took its place", "begin a new run")
             self._add(found)
         return len(self) - before
 
@@ -45,7 +45,7 @@ class GrowingStore(DemoStore):
         self._add(manifest(self.storage))
 
     def _add(self, found: Sequence[Mapping[str, Any]]) -> None:
-        """Take parts in; what was known before stays valid for those who read in another thread."""
+        """Add parts; what was known before stays valid for readers in another thread."""
         end = self._length
         for entry in found:
             begin, end = end, end + len(entry["scenes"]["id"])

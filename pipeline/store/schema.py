@@ -1,4 +1,4 @@
-"""What a demo store holds: the arrays of a part, and a scene as they hold it (told in full in docs/store-format.md)."""
+"""What a demo store holds: the arrays of a part, and a scene as they hold it (described in docs/store-format.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RAGGED: tuple[Kind, ...] = ("agent", "segment", "light", "demo", "vru")
 
 
 class StoreError(UserError):
-    """A store that cannot be used, in one sentence: what, where, what to do."""
+    """A store that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def starts_path(kind: Kind) -> str:
 PATHS: tuple[str, ...] = (*(column.path for column in SCHEMA), *map(starts_path, RAGGED))
 """All arrays of a part."""
 STARTS = ArraySpec(np.dtype(np.int64), ())
-"""Of the offsets."""
+"""The arrays of offsets."""
 
 
 def spec_of(column: Column, space: ActionSpace, steps: int) -> ArraySpec:

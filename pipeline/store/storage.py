@@ -23,21 +23,22 @@ from gail_cli.pipeline.store.files import aside, sweep, sync, sync_tree, write_f
 from gail_cli.sim.errors import UserError
 
 LOCK = ".lock"
-"""Where a writer tells others that it is there."""
+"""File by which a writer keeps others out."""
 HEARTBEAT = 20.0
 """A writer to a bucket renews its lock this often, s."""
 DEAD = 120.0
 """A writer to a bucket that has not done so for this long is dead, s."""
 
 _ATTEMPTS = 5
-"""To put a folder in its place."""
+"""Attempts to put a folder in its place."""
 
 Span = tuple[str, int, int]
 """Bytes of a file: its name, the first byte, and the one after the last."""
 
 
 class StorageError(UserError):
-    """Files that cannot be reached, written or locked, in one sentence without its place."""
+    """Files that cannot be reached, written or locked; ``where`` is empty, since the caller knows what the store is
+    called."""
 
 
 class Storage(Protocol):
@@ -68,7 +69,7 @@ class Storage(Protocol):
         """All files below a folder, by their names relative to it; none when it does not exist."""
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names of what lies directly in a folder, but for left-overs of killed writers."""
+        """Sorted names of what lies directly in a folder, without left-overs of killed writers."""
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -110,7 +111,7 @@ def storage_at(path: str | Path) -> Storage:
     """
     text = str(path).removeprefix("file://")
     if not text:
-        raise StorageError("it has no name; name a folder or a URL")
+        raise StorageError("", "it has no name", "name a folder or a URL")
     if "://" not in text and (not text.endswith(".zip") or Path(text).is_dir()):
         return LocalFolder(Path(text))
     return Remote(text)
@@ -216,9 +217,9 @@ class LocalFolder:
             file.parent.mkdir(parents=True, exist_ok=True)
             held.acquire()
         except Timeout:
-            raise StorageError("another process is writing to it; wait for it, or choose another place") from None
+            raise StorageError("", "another process is writing to it", "wait for it, or choose another place") from None
         except OSError as error:
-            raise StorageError(f"cannot be written ({error.strerror}); choose another place") from error
+            raise StorageError("", f"cannot be written ({error.strerror})", "choose another place") from error
         try:
             yield
         finally:
@@ -234,7 +235,7 @@ class Remote:
         self.durable = not url.endswith(".zip")
         self._open: tuple[int, Any, str] | None = None
         if self.durable:
-            _ = self._fs  # so that a URL of an unknown kind is told at once
+            _ = self._fs  # so that a URL of an unknown kind is reported at once
 
     @property
     def _fs(self) -> Any:
@@ -246,7 +247,7 @@ class Remote:
                 else:
                     fs, root = fsspec.url_to_fs(f"zip://::{self.url}")
             except (ImportError, ValueError) as error:
-                raise StorageError(f"its file system cannot be used ({error}); check the URL") from error
+                raise StorageError("", f"its file system cannot be used ({error})", "check the URL") from error
             self._open = os.getpid(), fs, root.rstrip("/")
         return self._open[1]
 
@@ -335,13 +336,13 @@ class Remote:
         """
         if not self.durable:
             hint = "extract to a folder, then pack it with `gail-cli merge FOLDER --store FILE.zip`"
-            raise StorageError(f"a zip file cannot grow part by part; {hint}")
+            raise StorageError("", "a zip file cannot grow part by part", hint)
         age = float("inf")
         with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
             age = time.time() - json.loads(self.read([LOCK])[0])["time"]
         if age < DEAD:
             what = f"another process is writing to it (last sign of life {age:.0f} s ago)"
-            raise StorageError(f"{what}; wait for it, or {DEAD:.0f} s if it was killed")
+            raise StorageError("", what, f"wait for it, or {DEAD:.0f} s if it was killed")
         done = threading.Event()
 
         def sign() -> None:
@@ -365,18 +366,18 @@ class Remote:
 
 @contextmanager
 def _reached(missing: bool = False) -> Iterator[None]:
-    """Tell in one sentence what a file system has to say; ``missing``: let a file that is not there through."""
+    """Turn errors of a file system into :class:`StorageError`; with ``missing``, not that a file is absent."""
     try:
         yield
     except FileNotFoundError as error:
         if missing:
             raise
-        raise StorageError(f"cannot be reached ({error}); check its name") from error
+        raise StorageError("", f"cannot be reached ({error})", "check its name") from error
     except StorageError:
         raise
     except Exception as error:  # file systems have errors of their own
         what = " ".join(str(error).split()) or type(error).__name__
-        raise StorageError(f"cannot be reached ({what}); check its name and your access to it") from error
+        raise StorageError("", f"cannot be reached ({what})", "check its name and your access to it") from error
 
 
 def _whole(found: Any) -> bytes:

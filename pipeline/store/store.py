@@ -1,11 +1,11 @@
 """A finished demo store, read: worlds and experts in one Zarr v3 group.
 
-Layout (``docs/store-format.md`` tells it in full)::
+Layout (described in ``docs/store-format.md``)::
 
     STORE/zarr.json            root attributes: format, version, action space, steps, settings, totals
     STORE/parts/00000/         a group of some scenes; ragged arrays one after the other, with offset arrays
-    STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and mended
-    STORE/index/               one row a scene: its id, its part, its place there, its split (written last)
+    STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and repaired
+    STORE/index/               one row per scene: its id, its part, its place there, its split (written last)
 
 Every chunk carries a CRC-32C, every manifest entry and the root a digest, and all are checked when they are read.
 """
@@ -52,7 +52,7 @@ INDEX: dict[str, ArraySpec] = {
     "demos": ArraySpec(np.dtype(np.int32), ()),
     "transitions": ArraySpec(np.dtype(np.int32), ()),
 }
-"""Arrays of the group ``index``, one row a scene."""
+"""Arrays of the group ``index``, one row per scene."""
 Agents = Literal["vehicles", "vru"]
 _PARTS_KNOWN = 256
 """Parts whose offsets are kept in memory, some 40 kB each."""
@@ -94,7 +94,7 @@ def open_storage(path: str | Path) -> Storage:
     try:
         return storage_at(path)
     except StorageError as error:
-        raise StoreError(f"store {path}: {error}") from error
+        raise StoreError(f"store {path}", error.what, error.fix) from error
 
 
 def check_ours(storage: Storage) -> dict[str, Any]:
@@ -108,16 +108,16 @@ def check_ours(storage: Storage) -> dict[str, Any]:
         (text,) = storage.read(["zarr.json"])
     except FileNotFoundError:
         hint = "make one with `gail-cli extract-demos SOURCES... --store PATH`"
-        raise StoreError(f"{where}: there is no demo store here; {hint}") from None
+        raise StoreError(where, "there is no demo store here", hint) from None
     except Exception as error:  # file systems have errors of their own
-        raise StoreError(f"{where}: cannot be reached ({error}); check its name and your access to it") from error
+        raise StoreError(where, f"cannot be reached ({error})", "check its name and your access to it") from error
     try:
         attributes = json.loads(text).get("attributes", {})
         found = attributes.get("format")
     except (ValueError, AttributeError) as error:
-        raise StoreError(f"{where}: zarr.json cannot be read ({error}); remove the store and {_AGAIN}") from error
+        raise StoreError(where, f"zarr.json cannot be read ({error})", f"remove the store and {_AGAIN}") from error
     if found != FORMAT:
-        raise StoreError(f"{where}: this Zarr group is not a {FORMAT}; check the path")
+        raise StoreError(where, f"this Zarr group is not a {FORMAT}", "check the path")
     return cast(dict[str, Any], attributes)
 
 
@@ -130,18 +130,18 @@ def read_root(storage: Storage) -> dict[str, Any]:
     where, attributes = f"store {storage.url}", check_ours(storage)
     version = attributes.get("version")
     if not (isinstance(version, list) and len(version) == 2 and all(isinstance(n, int) for n in version)):
-        raise StoreError(f"{where}: zarr.json is damaged (version {version!r}); {_AGAIN}")
+        raise StoreError(where, f"zarr.json is damaged (version {version!r})", _AGAIN)
     if version[0] != VERSION[0]:
-        what, hint = ("newer", "upgrade gail-cli") if version[0] > VERSION[0] else ("older", f"{_AGAIN} (--overwrite)")
-        raise StoreError(f"{where}: format {version[0]}.{version[1]} is {what} than this program's; {hint}")
+        age, hint = ("newer", "upgrade gail-cli") if version[0] > VERSION[0] else ("older", f"{_AGAIN} (--overwrite)")
+        raise StoreError(where, f"format {version[0]}.{version[1]} is {age} than this program's", hint)
     try:
         return unsealed(attributes)
     except DamagedError as error:
-        raise StoreError(f"{where}: zarr.json is damaged ({error}); {_AGAIN}") from error
+        raise StoreError(where, f"zarr.json is damaged ({error})", _AGAIN) from error
 
 
 def manifest(storage: Storage, known: Container[str] = ()) -> list[dict[str, Any]]:
-    """Entries of the committed parts, in order, but for those already known by name.
+    """Entries of the committed parts, in order, except those already known by name.
 
     Raises:
         StoreError: when an entry is damaged.
@@ -156,7 +156,7 @@ def manifest(storage: Storage, known: Container[str] = ()) -> list[dict[str, Any
                 raise DamagedError("not as it was written")
             entries.append(unsealed(data))
         except ValueError as error:
-            raise StoreError(f"store {storage.url}, {name}: the entry is damaged ({error}); {_AGAIN}") from error
+            raise StoreError(f"store {storage.url}, {name}", f"the entry is damaged ({error})", _AGAIN) from error
     return entries
 
 
@@ -178,7 +178,7 @@ def store_totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """One row a scene."""
+    """One row per scene."""
 
     id: NDArray[np.uint8]
     """[S, 64] UTF-8, zero-padded."""
@@ -229,14 +229,16 @@ class DemoStore:
             self.steps: int = self.attributes["steps"]
         except StoreError:
             raise
+        except StorageError as error:
+            raise StoreError(f"store {path}", error.what, error.fix) from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise StoreError(f"store {path}: zarr.json is damaged ({error!r}); {_AGAIN}") from error
+            raise StoreError(f"store {path}", f"zarr.json is damaged ({error!r})", _AGAIN) from error
         self._part = lru_cache(maxsize=_PARTS_KNOWN)(self._find_part)
 
     def _take_stock(self) -> None:
         """Find out what there is."""
         if not self.attributes["complete"]:
-            raise StoreError(f"store {self.path}: its extraction did not finish; run the same command again")
+            raise StoreError(f"store {self.path}", "its extraction did not finish", "run the same command again")
         self.totals: dict[str, int] = self.attributes["totals"]
         self.parts = [part_name(k) for k in range(self.attributes["parts"])]
         self._length = int(self.totals["scenes"])
@@ -254,12 +256,12 @@ class DemoStore:
 
     @property
     def space(self) -> ActionSpace:
-        """Of the actions in records' ``demos``."""
+        """The action space of records' ``demos``."""
         return VRU_SPACE if self.agents == "vru" else self._own
 
     @property
     def own_space(self) -> ActionSpace:
-        """Of the vehicles' actions, which the store was made with."""
+        """The action space of vehicles, with which the store was made."""
         return self._own
 
     @cached_property
@@ -274,7 +276,7 @@ class DemoStore:
             files = dict(zip(INDEX, self.storage.read(names), strict=False))
             return Index(**{name: _all_rows(form, len(self), files.get(name, b"")) for name, form in INDEX.items()})
         except Exception as error:
-            raise StoreError(f"store {self.path}: the index is damaged ({_reason(error)}); {_AGAIN}") from error
+            raise StoreError(f"store {self.path}", f"the index is damaged ({_reason(error)})", _AGAIN) from error
 
     @cached_property
     def _part_bounds(self) -> NDArray[np.int64]:
@@ -298,7 +300,7 @@ class DemoStore:
     def read(self, scenes: Sequence[int] | None = None) -> Iterator[Record]:
         """Scenes by their index (all when None).
 
-        A run of scenes that follow each other in a part is read at once, with one request an array.
+        A run of scenes that follow each other in a part is read at once, with one request per array.
 
         Raises:
             StoreError: when a chunk is damaged or missing.
@@ -315,7 +317,7 @@ class DemoStore:
         ids = self.scene_ids()
         if scene_id not in ids:
             known = ", ".join([*ids[:3], *(["..."] if len(ids) > 3 else [])])
-            raise StoreError(f"store {self.path}: there is no scene {scene_id!r}; it has {known}")
+            raise StoreError(f"store {self.path}", f"there is no scene {scene_id!r}", f"it has {known}")
         return ids.index(scene_id)
 
     def _runs(self, scenes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -350,7 +352,7 @@ class DemoStore:
             arrays = self._read_arrays(number, first, last)
         except Exception as error:  # file systems have errors of their own
             where = f"store {self.path}, part {part_name(number)}"
-            raise StoreError(f"{where}: damaged ({_reason(error)}); {_AGAIN}") from error
+            raise StoreError(where, f"damaged ({_reason(error)})", _AGAIN) from error
         records = [record_at(arrays, k) for k in range(last - first)]
         if self.agents == "vru":
             return [Record(r.scene, cast(Any, r.vru), None, r.split) for r in records]

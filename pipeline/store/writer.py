@@ -42,8 +42,8 @@ def create_store(storage: Storage, attributes: Mapping[str, Any]) -> None:
         for group in ("parts", "index"):
             storage.write(f"{group}/zarr.json", _group({}))
     except Exception as error:  # file systems have errors of their own
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"store {storage.url}: cannot be written ({reason}); choose another place") from error
+        what = f"cannot be written ({getattr(error, 'strerror', None) or error})"
+        raise StoreError(f"store {storage.url}", what, "choose another place") from error
 
 
 def write_part(

@@ -59,7 +59,7 @@ def states(part: Part, group: DemoGroup) -> Iterator[Finding]:
 
 
 def actions(part: Part, group: DemoGroup) -> Iterator[Finding]:
-    """Actions are of the action space, and zero where nobody acts."""
+    """Actions are of the action space, and zero where no agent acts."""
     path, space = f"{group.path}/action", group.space
     action, acts = part.arrays[path], has_action(part.arrays[f"{group.path}/mark"])
     if space.discrete:

@@ -1,4 +1,4 @@
-"""The checks of one part of a demo store: one small function a check, and the order in which they run."""
+"""The checks of one part of a demo store: one small function per check, and the order in which they run."""
 
 from __future__ import annotations
 

@@ -50,12 +50,12 @@ class Part:
         return self.store.storage.tree(f"parts/{self.name}")
 
     def rows(self, kind: Kind) -> int:
-        """How many rows of a kind the manifest promises."""
+        """Number of rows of a kind, by the manifest."""
         return len(self.scene_ids) if kind == "scene" else int(self.entry[f"{kind}s"])
 
     @property
     def scene_ids(self) -> list[str]:
-        """Ids of its scenes that the manifest promises."""
+        """Ids of its scenes, by the manifest."""
         return list(self.entry["scenes"]["id"])
 
     @cached_property

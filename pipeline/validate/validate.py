@@ -1,6 +1,6 @@
 """``validate``: is a demo store sound, and does it fit a training run?
 
-One small function a check. Checks of the whole store come first, then those of each part; one part is in memory at a
+One small function per check. Checks of the whole store come first, then those of each part; one part is in memory at a
 time. A check is left out only where one that it builds on has found something.
 """
 
@@ -20,20 +20,21 @@ from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate.part_checks import check_part
 from gail_cli.pipeline.validate.part_view import Finding, Part
 from gail_cli.sim.actions import GRIDS, Dynamics
+from gail_cli.sim.errors import UserError
 from gail_cli.sim.scenario import DT
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
+class Problem(UserError):
+    """One thing that is wrong with a store, found and listed rather than raised; equal if all fields are.
 
-    where: str
-    what: str
-    fix: str
+    ``vars(problem)`` are its fields, for JSON.
+    """
 
-    def __str__(self) -> str:
-        """One line."""
-        return f"{self.where}: {self.what}; {self.fix}".replace("\n", " ")
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Expectation:
     split: str = "all"
     """Scenes that there must be some of: train, validation, test or all."""
     agents: Agents = "vehicles"
-    """Whose demos."""
+    """The agents whose demos are wanted."""
     learnable: bool = False
     """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
 
@@ -73,8 +74,7 @@ def validate_store(
         store = DemoStore(path)
         entries = {entry["part"]: entry for entry in manifest(store.storage)}
     except StoreError as error:
-        place, what, fix = _told(error, where)
-        return [Problem(place, what, fix)]
+        return [Problem(error.where, error.what, error.fix)]
     found = [finding for check in _STORE_CHECKS for finding in check(store, entries)]
     expectation = expectation or Expectation()
     problems = fit(DemoStore(path, expectation.agents), expectation)
@@ -103,15 +103,8 @@ def _sample(store: DemoStore, entries: dict[str, Any], sample: int, seed: int) -
 # --- the store as a whole ------------------------------------------------------------------------------------------
 
 
-def _told(error: StoreError, where: str) -> tuple[str, str, str]:
-    """Place, what and fix of an error, whose sentence begins with ``where``."""
-    rest, _, fix = str(error).removeprefix(where).rpartition("; ")
-    place, _, what = rest.partition(": ")
-    return where + place, what, fix
-
-
 def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
-    """Other readers of Zarr need what this program does without."""
+    """Other readers of Zarr need these groups, which this program does not read."""
     for name in ("zarr.json", "parts/zarr.json"):
         try:
             data = json.loads(store.storage.read([name])[0])
@@ -143,14 +136,14 @@ def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     counted |= {f"{kind}s": sum(e[f"{kind}s"] for e in entries.values()) for kind in RAGGED}
     for name, n in counted.items():
         if store.totals.get(name) != n:
-            yield Finding("", f"its attributes tell of {store.totals.get(name)} {name}, its parts of {n}")
+            yield Finding("", f"its attributes count {store.totals.get(name)} {name}, its parts {n}")
 
 
 def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     try:
         index = store.index
     except StoreError as error:
-        yield Finding("index", _told(error, f"store {store.path}")[1])
+        yield Finding("index", error.what)
         return
     if files_digest(store.storage.tree("index")) != store.attributes["index"]:
         yield Finding("index", "its files are not those that were written (the digest differs)")
