@@ -503,10 +503,11 @@ def evaluate(
     """
     if (info or sources) and submitted is None:
         raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
-    from gail_cli.gail.evaluation.evaluate import draw_scene, splits_of
     from gail_cli.gail.evaluation.evaluate import evaluate as run_evaluation
+    from gail_cli.gail.evaluation.evaluate import splits_of
     from gail_cli.gail.evaluation.tables import print_evaluation
-    from gail_cli.gail.figures.curves import evaluation_figure
+    from gail_cli.gail.figures.evaluation_figure import evaluation_figure
+    from gail_cli.gail.figures.scene_figure import draw_scene
     from gail_cli.gail.learning.backends import with_backend
     from gail_cli.gail.learning.run import load_cloned, load_run
     from gail_cli.pipeline.store.store import DemoStore
@@ -598,7 +599,7 @@ def simulate(
     log went, a star a collision, a triangle an agent off the road.
     """
     from gail_cli.gail.config.schema import TrainConfig
-    from gail_cli.gail.figures.episode import counts, drive_scene, marks, told, with_rules
+    from gail_cli.gail.figures.episode import count_text, drive_scene, event_counts, list_events, with_rules
     from gail_cli.gail.figures.render import render
     from gail_cli.gail.learning.run import load_run
     from gail_cli.pipeline.store.store import DemoStore
@@ -616,9 +617,9 @@ def simulate(
     episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
     with progress_bar("drawing", "frames") as progress:
         render(episode, file, fps, dpi, progress)
-    happened = counts(marks(episode))
+    happened = event_counts(list_events(episode))
     agents = len(episode.controlled)
-    what = ", ".join(told(kind, count, agents) for kind, count in happened.items())
+    what = ", ".join(count_text(kind, count, agents) for kind, count in happened.items())
     click.echo(f"{file}: scene {episode.scene.id}, {episode.title.lower()}: {what}")
 
 

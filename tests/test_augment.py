@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gail_cli.gail.demos.sampler import DemoSampler
-from gail_cli.gail.evaluation.evaluate import drive, expert_driver
+from gail_cli.gail.evaluation.drivers import drive, expert_driver
 from gail_cli.pipeline.experts.augment import (
     Augmentation,
     mirrored,
