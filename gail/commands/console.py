@@ -1,13 +1,15 @@
-"""What the command line shows while it works, and how it is interrupted."""
+"""What the command line shows and writes, and how it is interrupted."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +17,8 @@ import click
 if TYPE_CHECKING:
     from gail_cli.gail.learning.trainer import RunProgress
 
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted."""
 _MOST_LINES = 50
 """Problems or failures printed one by one; the report file has them all."""
 
@@ -42,6 +46,12 @@ def print_lines(lines: Sequence[str]) -> None:
         click.echo(line, err=True)
     if len(lines) > _MOST_LINES:
         click.echo(f"... and {len(lines) - _MOST_LINES} more; --report FILE lists all", err=True)
+
+
+def write_report(file: Path | None, report: dict[str, Any]) -> None:
+    """Write what a command did to a JSON file, if there is to be one."""
+    if file is not None:
+        file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 ProgressUpdate = Callable[..., None]
