@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class _Commands(click.Group):
-    """Commands whose foreseen errors end in one sentence on stderr; what nobody foresaw keeps its traceback."""
+    """Commands whose foreseen errors end in one sentence on stderr; any other error keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

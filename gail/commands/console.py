@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""
 _MOST_LINES = 50
-"""Problems or failures printed one by one; the report file has them all."""
+"""Most problems or failures that are printed one by one; the report file has them all."""
 
 
 @contextmanager
@@ -55,12 +55,12 @@ def write_report(file: Path | None, report: dict[str, Any]) -> None:
 
 
 ProgressUpdate = Callable[..., None]
-"""Told of what is done and of how much there is, and, where there are several phases, which one and its unit."""
+"""Called with what is done and how much there is, and, where there are several phases, with the phase and its unit."""
 
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[ProgressUpdate]:
-    """A bar on stderr with done, rate and time left; a line each tenth where stderr is no terminal."""
+    """A bar on stderr with done, rate and time left; a line per tenth where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -87,14 +87,16 @@ def progress_bar(what: str, unit: str) -> Iterator[ProgressUpdate]:
 
 
 def _plain_progress(what: str, unit: str) -> ProgressUpdate:
-    told: dict[str, int] = {}
+    printed: dict[str, int] = {}
     first: dict[str, tuple[int, float]] = {}
 
     def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
-        before, begun = first.setdefault(what, (done, time.monotonic()))  # what an earlier run did tells no speed
+        before, begun = first.setdefault(
+            what, (done, time.monotonic())
+        )  # what an earlier run did says nothing about the speed
         tenth = 10 * done // max(total, 1)
-        if tenth > told.get(what, -1):
-            told[what] = tenth
+        if tenth > printed.get(what, -1):
+            printed[what] = tenth
             left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
             when = f", about {left:.0f} s left" if before < done < total else ""
             click.echo(f"{what}: {done} of {total} {unit}{when}", err=True)
@@ -104,7 +106,7 @@ def _plain_progress(what: str, unit: str) -> ProgressUpdate:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question that SIGINT and SIGTERM answer with yes; a second signal interrupts at once."""
+    """A function that says whether SIGINT or SIGTERM came; a second signal interrupts at once."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:

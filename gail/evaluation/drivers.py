@@ -35,7 +35,7 @@ class Drive:
     driven: Tensor
     """[N, T] bool: the agent was in its world."""
     events: Tensor
-    """[N, 4] bool: what ever happened to it."""
+    """[N, 4] bool: what happened to it at any step, columns as in :class:`~gail_cli.sim.kernels.Event`."""
     everyone: Tensor
     """[M, T, 5] x, y, heading, vx, vy of all agents."""
     present: Tensor

@@ -163,7 +163,7 @@ def evaluate(
         drawn |= {} if cloned is None else {CLONED_DRIVER: policy_driver(cloned, False)}
         drives = {}
         for name in mains if anchors else [POLICY]:
-            torch.manual_seed(seed + first)  # so that nobody's draws depend on who drove before
+            torch.manual_seed(seed + first)  # so that a driver's draws do not depend on those before it
             main = None if name == "random" or (not deterministic and name in drawn) else mains[name]
             drives[name] = _drive_all(env, main, drawn.get(name), rollouts)
         parts.append(score_scenes(drives, experts.worlds, rollouts))

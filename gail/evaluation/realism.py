@@ -107,7 +107,7 @@ def likelihoods(
         drives: of each drive of the same agents.
         scene: [N] scene of each agent, 0 .. S-1.
         scenes: S.
-        rollouts: K: fewer drives than this are of a driver that always drives alike, and stand for K of them.
+        rollouts: K; fewer drives than this are those of a driver that always drives alike, and stand for K of them.
     """
     copies = rollouts / len(drives)
     found: dict[str, NDArray[np.float64]] = {}

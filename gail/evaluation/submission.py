@@ -52,8 +52,8 @@ def submission(
 ) -> Any:
     """A ``SimAgentsChallengeSubmission`` of a policy's drives with drawn actions.
 
-    The policy drives whom it drives in its run, in the embedded simulator; everyone else who is there at step 10 goes
-    on at constant velocity. Nobody leaves, nobody comes.
+    The policy drives the agents that it drives in its run, in the embedded simulator; all others that are there at
+    step 10 go on at constant velocity. No agent leaves or joins.
 
     Args:
         policy: who drives.
@@ -137,7 +137,7 @@ def _simulated(
 
 
 def _selected(scene: Scene, config: TrainConfig) -> SelectedAgents:
-    """Who is in the policy's world, and whom of them it drives."""
+    """The agents in the policy's world, and which of them it drives."""
     chosen = select_agents(scene, config.sim.selection)
     kind = np.isin(scene.agent_type[chosen.row], _DRIVEN[config.data.agents])
     return SelectedAgents(chosen.row, chosen.controlled & kind, chosen.parked)
