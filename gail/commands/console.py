@@ -91,9 +91,7 @@ def _plain_progress(what: str, unit: str) -> ProgressUpdate:
     first: dict[str, tuple[int, float]] = {}
 
     def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
-        before, begun = first.setdefault(
-            what, (done, time.monotonic())
-        )  # what an earlier run did says nothing about the speed
+        before, begun = first.setdefault(what, (done, time.monotonic()))  # the rate leaves out what an earlier run did
         tenth = 10 * done // max(total, 1)
         if tenth > printed.get(what, -1):
             printed[what] = tenth

@@ -113,9 +113,7 @@ def _version(package: str) -> str:
         version = metadata.version(package) if package else ""
     except metadata.PackageNotFoundError:
         return ""
-    if (
-        package == "torch" and "torch" in sys.modules
-    ):  # it knows its build, which the metadata of some wheels leaves out
+    if package == "torch" and "torch" in sys.modules:  # knows its build, which the metadata of some wheels leaves out
         return str(getattr(sys.modules["torch"], "__version__", version))
     return version
 

@@ -188,7 +188,6 @@ def pooled(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 _SETTINGS = ("backend", "box_scale", "goal_radius_m", "deterministic", "rollouts", "seed")
-
 """What an evaluation was done with, by its names in the report."""
 
 
