@@ -1,6 +1,6 @@
-"""The command line: thin commands over ``pipeline`` and ``gail``.
+"""The command line: what commands and options there are; what they do is in ``gail/commands``.
 
-Modules that import torch are imported inside the commands, so that ``gail-cli --help`` answers at once.
+Those modules are imported inside the commands, so that ``gail-cli --help`` answers at once.
 
 Exit codes: 0 done; 1 it could not be done, wholly or in part, or problems were found; 2 wrong usage; 130 interrupted.
 """
@@ -8,32 +8,22 @@ Exit codes: 0 done; 1 it could not be done, wholly or in part, or problems were 
 from __future__ import annotations
 
 import errno
-import json
 import os
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import click
 
 from gail_cli.gail.commands import options
-from gail_cli.gail.commands.console import print_lines, progress_bar, stop_on_signal, terminable, training_progress
-from gail_cli.gail.config.aliases import FLAGS, settings_of
+from gail_cli.gail.commands.console import INTERRUPTED, terminable
 from gail_cli.sim.errors import UserError
-
-if TYPE_CHECKING:
-    from gail_cli.gail.config.schema import TrainConfig
-    from gail_cli.gail.networks.policy import Policy
-    from gail_cli.pipeline.store.store import DemoStore
 
 # Where cores are shared, threads that wait for each other by spinning can make torch ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-INTERRUPTED = 130
-
 
 class _Commands(click.Group):
-    """Commands whose foreseen errors end in one sentence on stderr; what nobody foresaw keeps its traceback."""
+    """Commands whose foreseen errors end in one sentence on stderr; any other error keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -71,24 +61,6 @@ def main() -> None:
     cli(prog_name="gail-cli")
 
 
-# --- what several commands share -----------------------------------------------------------------------------------
-
-
-def _scene_index(store: DemoStore, scene: str | None) -> int:
-    """Index of a scene that is named by its id or its index; the first when None."""
-    if not len(store):
-        raise click.ClickException(f"store {store.path}: it has no scene; extract some")
-    if scene is None:
-        return 0
-    named = scene.isdecimal() and int(scene) < len(store) and scene not in store.scene_ids()
-    return int(scene) if named else store.find(scene)
-
-
-def _write_report(file: Path | None, report: dict[str, Any]) -> None:
-    if file is not None:
-        file.write_text(json.dumps(report, indent=1) + "\n")
-
-
 # --- extract-demos -------------------------------------------------------------------------------------------------
 
 
@@ -103,69 +75,34 @@ def _write_report(file: Path | None, report: dict[str, Any]) -> None:
 )
 @click.option("--actions", type=click.Choice(["discrete", "continuous"]), default="discrete", help="Kind of actions.")
 @click.option("--grid", default="fine", help="Values of discrete actions: fine, or gpudrive for GPUDrive's defaults.")
-@click.option("--steps", type=click.IntRange(min=2), default=91, help="States a scene; longer logs are cut.")
+@click.option("--steps", type=click.IntRange(min=2), default=91, help="States per scene; longer logs are cut.")
 @click.option("--agents", type=click.Choice(["vehicles", "all"]), default="vehicles",
               help="Whose demos: all adds pedestrians and cyclists, driven by delta_local.")  # fmt: skip
 @click.option("--max-replay-error", type=float, callback=options.distance, metavar="M",
               help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
 @click.option("--split", "fractions", callback=options.fractions, default="1,0,0", metavar="T,V,T",
-              help="Shares of train, validation and test scenes, told by a hash of their ids.")  # fmt: skip
+              help="Shares of train, validation and test scenes, assigned by a hash of their ids.")  # fmt: skip
 @click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
 @click.option("--scenes-per-part", type=click.IntRange(min=1), default=256, help="Scenes that are written together.")
-@click.option("--limit", type=click.IntRange(min=1), help="Read no more scenes than this.")
+@click.option("--limit", type=click.IntRange(min=1), help="Read at most this many scenes.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: by cores and scenes]")
-@click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler instead of processes of our own.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler instead of local processes.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
 @click.option("--resume/--no-resume", default=None,
               help="Take a finished store of the same plan as done / refuse whatever is there. "
                    "[default: go on with an unfinished one]")  # fmt: skip
 @click.option("--fail-fast", is_flag=True, help="Stop at the first scene that cannot be read.")
 @options.report_option
-def extract_demos(
-    sources: tuple[str, ...],
-    store: str,
-    dynamics: str,
-    actions: str,
-    grid: str,
-    fractions: tuple[float, float, float],
-    limit: int | None,
-    report: Path | None,
-    **given: Any,
-) -> None:
+def extract_demos(**given: Any) -> None:
     """Turn logged scenes into a store of worlds and expert demonstrations.
 
     SOURCES are files, folders, globs or URLs: TFRecords of Waymo scenarios, GPUDrive's JSON (each also as .gz), or HDF5
     files of states and actions. The store is a folder or a URL (s3://, gs://). An interrupted extraction goes on where
     it stopped when the same command is run again.
     """
-    from gail_cli.pipeline.extract.build import ExtractConfig
-    from gail_cli.pipeline.extract.extract import ExtractOptions, extract
-    from gail_cli.pipeline.extract.report import extraction_summary
-    from gail_cli.sim.actions import ActionSpace
+    from gail_cli.gail.commands.extract import extract_demos
 
-    if given["workers"] and given["scheduler"]:
-        raise click.UsageError("--workers and --scheduler exclude each other: the scheduler has workers of its own.")
-    if given["overwrite"] and given["resume"] is not None:
-        raise click.UsageError("--overwrite and --resume exclude each other: say what to do with the store there.")
-    try:
-        space = ActionSpace.create(dynamics, actions, grid)
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error
-    content = {key: given.pop(key) for key in ("steps", "agents", "max_replay_error", "compat", "scenes_per_part")}
-    config, manner = ExtractConfig(space, split=fractions, **content), ExtractOptions(**given)
-    try:
-        with progress_bar("extracting", "scenes") as progress:
-            planning = partial(progress, what="planning", unit="files")
-            result = extract(sources, store, config, manner, limit=limit, progress=progress, planning=planning)
-    except KeyboardInterrupt:
-        same = "the same command without --overwrite" if manner.overwrite else "the same command"
-        click.echo(f"Interrupted: what is done is kept, and running {same} goes on from there.", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    _write_report(report, result)
-    click.echo(extraction_summary(result))
-    print_lines([f"Error: {item['reason']}" for item in result["failed"]])
-    if result["failed"]:
-        raise SystemExit(1)
+    extract_demos(**given)
 
 
 # --- merge, split ----------------------------------------------------------------------------------------------------
@@ -176,12 +113,9 @@ def extract_demos(
 @click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
 def merge(stores: tuple[str, ...], store: str) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
-    from gail_cli.pipeline.extract.merge_split import merge as run_merge
-    from gail_cli.pipeline.extract.report import contents, duplicates
+    from gail_cli.gail.commands.merge_split import merge
 
-    with progress_bar("merging", "scenes") as progress:
-        report = run_merge(stores, store, progress=progress)
-    click.echo("\n".join([contents(report), *duplicates(report)]))
+    merge(stores, store)
 
 
 @cli.command()
@@ -190,13 +124,10 @@ def merge(stores: tuple[str, ...], store: str) -> None:
 @click.option("--fractions", callback=options.fractions, metavar="T,V,T",
               help="Assign scenes anew by these shares. [default: as extracted]")  # fmt: skip
 def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:
-    """Cut a store into one a split: train, validation and test."""
-    from gail_cli.pipeline.extract.merge_split import split as run_split
-    from gail_cli.pipeline.extract.report import contents
+    """Cut a store into one per split: train, validation and test."""
+    from gail_cli.gail.commands.merge_split import split
 
-    with progress_bar("splitting", "scenes") as progress:
-        for report in run_split(store, out, fractions, progress=progress).values():
-            click.echo(contents(report))
+    split(store, out, fractions)
 
 
 # --- export --------------------------------------------------------------------------------------------------------
@@ -213,39 +144,17 @@ def split(store: str, out: str, fractions: tuple[float, float, float] | None) ->
 @click.option("--agents", type=click.Choice(["vehicles", "vru"]), default="vehicles",
               help="Whose demos: vehicles', or those of pedestrians and cyclists.")  # fmt: skip
 @click.option("--split", type=click.Choice(["all", "train", "validation", "test"]), default="all", help="Which scenes.")
-@click.option("--limit", type=click.IntRange(min=1), help="Write no more scenes than this.")
+@click.option("--limit", type=click.IntRange(min=1), help="Write at most this many scenes.")
 @click.option("--overwrite", is_flag=True, help="Replace an export that is there already.")
 @options.report_option
-def export(
-    store: str,
-    kind: str,
-    out: str,
-    layout: Literal["entity", "gpudrive"],
-    agents: Literal["vehicles", "vru"],
-    split: str,
-    limit: int | None,
-    overwrite: bool,
-    report: Path | None,
-) -> None:
-    """Write a store's demos for other tools: observations made out, actions and states beside them.
+def export(**given: Any) -> None:
+    """Write a store's demos for other tools: observations computed, with actions and states.
 
-    Memory stays bounded; what is written takes its name when it is whole.
+    Memory stays bounded; the output takes its name when it is complete.
     """
-    from gail_cli.pipeline.export.export import export as run_export
-    from gail_cli.pipeline.export.export import export_summary
-    from gail_cli.pipeline.store.store import DemoStore
-    from gail_cli.sim.config import Selection, SimConfig
-    from gail_cli.sim.layout import ObservationConfig
+    from gail_cli.gail.commands.export import export
 
-    sim = SimConfig(selection=Selection(remove_non_vehicles=agents == "vehicles"))
-    observation = ObservationConfig.gpudrive() if layout == "gpudrive" else ObservationConfig()
-    with progress_bar("exporting", "scenes") as progress:
-        result = run_export(
-            DemoStore(store, agents), out, kind, observation, sim, split, limit=limit, overwrite=overwrite,
-            progress=progress,
-        )  # fmt: skip
-    _write_report(report, result)
-    click.echo(export_summary(result))
+    export(**given)
 
 
 # --- validate ------------------------------------------------------------------------------------------------------
@@ -253,34 +162,19 @@ def export(
 
 @cli.command()
 @options.store_argument
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="Check the fit with this training run.")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Check that the store fits the training run of this configuration.",
+)
 @click.option("--sample", type=click.IntRange(min=0), default=64, help="Scenes that are replayed.")
 @click.option("--seed", type=options.seed, default=0, help="Chooses the scenes that are replayed.")
 @options.report_option
-@click.pass_context
-def validate(ctx: click.Context, store: str, config: str | None, sample: int, seed: int, report: Path | None) -> None:
+def validate(**given: Any) -> None:
     """Check a store: exit code 0 when it is sound, 1 when it has problems (a line each)."""
-    from gail_cli.pipeline.validate.validate import validate_store
+    from gail_cli.gail.commands.validate import validate
 
-    expectation = loaded = None
-    if config:
-        from gail_cli.gail.config.load import load_config
-        from gail_cli.gail.learning.run import expectation as expectation_of
-
-        loaded = load_config(config)
-        expectation = expectation_of(loaded)
-    with progress_bar("validating", "parts") as progress:
-        problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
-    if loaded and not problems:
-        from gail_cli.gail.learning.backends import store_problem
-        from gail_cli.pipeline.store.store import DemoStore
-
-        found = store_problem(loaded, DemoStore(store, loaded.data.agents))
-        problems = [found] if found else []
-    _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
-    print_lines([str(problem) for problem in problems])
-    click.echo(f"{store}: {len(problems)} problem(s)" if problems else f"{store}: sound")
-    ctx.exit(1 if problems else 0)
+    validate(**given)
 
 
 # --- info ----------------------------------------------------------------------------------------------------------
@@ -290,22 +184,10 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
 @options.store_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: str, as_json: bool) -> None:
-    """Tell what is in a store."""
-    from gail_cli.pipeline.extract.info import describe_store, table_rows
+    """Print what is in a store."""
+    from gail_cli.gail.commands.info import info
 
-    description = describe_store(store)
-    if as_json:
-        click.echo(json.dumps(description, indent=1))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=description["store"], show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in table_rows(description):
-        table.add_row(name, value)
-    Console().print(table)
+    info(store, as_json)
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------
@@ -313,30 +195,15 @@ def info(store: str, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(as_json: bool) -> None:
     """Check what gail-cli runs on: exit code 0 when everything needed works.
 
-    Simulators, devices and packages are used, not only looked for. What is missing and not needed is no failure.
+    Simulators and devices are used, packages imported, not only looked for. What is missing and not needed is no
+    failure.
     """
-    from gail_cli.gail.commands.doctor import examine
+    from gail_cli.gail.commands.doctor import doctor
 
-    findings = list(examine())
-    failed = any(finding.fails for finding in findings)
-    if as_json:
-        click.echo(json.dumps({"sound": not failed, "findings": [vars(finding) for finding in findings]}, indent=1))
-        ctx.exit(1 if failed else 0)
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "version", "state", ""):
-        table.add_column(name, overflow="fold")
-    for finding in findings:
-        state = "missing (optional)" if finding.state == "missing" else finding.state
-        table.add_row(finding.name, finding.version, state, finding.remark)
-    Console().print(table, markup=False)
-    ctx.exit(1 if failed else 0)
+    doctor(as_json)
 
 
 # --- make-scenarios ------------------------------------------------------------------------------------------------
@@ -365,64 +232,23 @@ def make_scenarios(folder: str, scenes: int, seed: int) -> None:
               help="How often each --store is drawn from compared with the others, in their order.")  # fmt: skip
 @click.option("--run", "folder", required=True, type=click.Path(file_okay=False), help="Folder of the run to make.")
 @click.option("--algorithm", type=click.Choice(["bc+gail", "gail", "bc", "ppo"]),
-              help="Cloning and GAIL beside it, one of them, or the environment's reward alone.")  # fmt: skip
+              help="Cloning and GAIL together, one of them, or PPO with only the environment's reward.")  # fmt: skip
 @click.option("--total-timesteps", type=click.IntRange(min=0), help="Steps of controlled agents.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
-@click.option("--seed", type=options.seed, help="Of everything random.")
+@click.option("--seed", type=options.seed, help="Seed of everything random.")
 @click.option("--backend", type=options.backend, help="Simulator to drive in; gpudrive sets sim.compat=gpudrive too.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the run.")
 @options.reference_flags
-def train(
-    config: str | None,
-    stores: tuple[str, ...],
-    weights: tuple[float, ...],
-    folder: str,
-    settings: tuple[str, ...],
-    resume: bool,
-    **given: Any,
-) -> None:
+def train(**given: Any) -> None:
     """Train a policy: by default behaviour cloning, then GAIL with PPO.
 
     CONFIG is a YAML file; what it leaves out has its default. The run's folder gets the whole configuration, metrics
     (metrics.jsonl and TensorBoard), the checkpoint and a picture of the curves. Ctrl-C ends the run with a checkpoint.
     """
-    from gail_cli.gail.config.load import load_config
+    from gail_cli.gail.commands.train import train
 
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if chosen.get("single_agent") is False and "max_single_agent_envs" in chosen:
-        raise click.UsageError("--max-single-agent-envs is about --single-agent; leave out one of the two.")
-    if "algorithm" in chosen and "use_gail" in chosen:
-        raise click.UsageError("--algorithm and --use-gail both choose the algorithm; leave out one of the two.")
-    each = [settings_of(name, value) if name in FLAGS else {name: value} for name, value in chosen.items()]
-    flags = [f"{key}={value}" for part in each for key, value in part.items()]
-    if weights:
-        flags.append(f"data.store_weights={list(weights)}")
-    if given["backend"] == "gpudrive":
-        settings = ("sim.compat=gpudrive", *settings)
-    if resume and config is None and (Path(folder) / "config.yaml").exists():
-        config = str(Path(folder) / "config.yaml")
-    loaded = load_config(config, [*settings, *flags])  # before what takes seconds to import
-    from gail_cli.gail.figures.curves import curves_figure
-    from gail_cli.gail.learning.run import chosen_stores
-    from gail_cli.gail.learning.trainer import Trainer
-
-    try:
-        with training_progress() as report, stop_on_signal() as stop:
-            named = chosen_stores(loaded, stores, folder if resume else None)
-            trainer = Trainer(loaded, named, folder, resume, report)
-            for name, (was, now) in trainer.changed.items():
-                click.echo(f"From here on {name}={now} (before: {was}).", err=True)
-            trainer.run(stop)
-    except KeyboardInterrupt:
-        click.echo("Interrupted within a rollout: its steps do not count.", err=True)
-        raise SystemExit(INTERRUPTED) from None
-    curves_figure(folder).savefig(Path(folder) / "curves.png")
-    progress = trainer.progress
-    click.echo(f"{folder}: {progress.timesteps:,} steps in {progress.seconds:.0f} s; see {folder}/curves.png")
-    if stop():
-        click.echo("Interrupted: the same command with --resume goes on from here.", err=True)
-        raise SystemExit(INTERRUPTED)
+    train(**given)
 
 
 # --- schema --------------------------------------------------------------------------------------------------------
@@ -432,15 +258,10 @@ def train(
 @click.option("--out", "file", type=click.Path(path_type=Path), callback=options.writable,
               help="JSON file to write. [default: print it]")  # fmt: skip
 def schema(file: Path | None) -> None:
-    """Tell what a configuration may say, as a JSON schema: editors complete, explain and check a YAML file by it."""
-    from gail_cli.gail.config.document import json_schema
+    """Print the JSON schema of configurations: editors complete, explain and check a YAML file with it."""
+    from gail_cli.gail.commands.schema import schema
 
-    text = json.dumps(json_schema(), indent=1)
-    if file is None:
-        click.echo(text)
-        return
-    file.write_text(text + "\n")
-    click.echo(f"schema: {file}")
+    schema(file)
 
 
 # --- evaluate ------------------------------------------------------------------------------------------------------
@@ -449,9 +270,8 @@ def schema(file: Path | None) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @options.store_option
-@click.option(
-    "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's]"
-)
+@click.option("--box-scale", type=click.FloatRange(min=0, min_open=True),
+              help="Factor on the size of collision boxes. [default: the run's]")  # fmt: skip
 @click.option(
     "--backend", type=options.backend, help="Simulator to drive in; gpudrive brings its rules. [default: the run's]"
 )
@@ -460,9 +280,9 @@ def schema(file: Path | None) -> None:
 @click.option("--bc", type=click.Path(exists=True, file_okay=False), metavar="RUN",
               help="Take the cloned policy, an anchor, from this run. [default: the run's own]")  # fmt: skip
 @click.option("--rollouts", type=click.IntRange(min=1), default=8,
-              help="Drives with drawn actions: for realism, distributions and errors at best.")  # fmt: skip
+              help="Number of drives with drawn actions: for realism, distributions and smallest errors.")  # fmt: skip
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=options.seed, default=0, help="Of random and drawn actions, and of resampled scenes.")
+@click.option("--seed", type=options.seed, default=0, help="Seed of random and drawn actions, and of resampled scenes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
 @click.option(
     "--picture", type=click.Path(path_type=Path), callback=options.picture, help="Draw one scene to this PNG file."
@@ -479,84 +299,16 @@ def schema(file: Path | None) -> None:
               help="Files that the store was made of, for the submission's heights; may be repeated. [default: all 0]"
               )  # fmt: skip
 @options.report_option
-def evaluate(
-    run: str,
-    store: str,
-    box_scale: float | None,
-    backend: Literal["embedded", "gpudrive"] | None,
-    splits: tuple[str, ...],
-    bc: str | None,
-    rollouts: int,
-    sampled: bool,
-    seed: int,
-    device: str,
-    picture: Path | None,
-    scene: str | None,
-    figure: Path | None,
-    submitted: Path | None,
-    info: dict[str, str],
-    sources: tuple[str, ...],
-    report: Path | None,
-) -> None:
-    """Drive a run's policy through the scenes of a store, beside its anchors.
+def evaluate(**given: Any) -> None:
+    """Drive a run's policy and its anchors through the scenes of a store.
 
     The anchors are the policy as it was after behaviour cloning, the experts' own actions replayed, constant velocity,
     and random actions. Shares are of controlled agents; ADE and FDE are distances from the log; intervals come from
-    resampled scenes. The report has every metric that docs/evaluation.md tells of.
+    resampled scenes. The report has every metric that docs/evaluation.md explains.
     """
-    if (info or sources) and submitted is None:
-        raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
-    from gail_cli.gail.evaluation.evaluate import draw_scene, splits_of
-    from gail_cli.gail.evaluation.evaluate import evaluate as run_evaluation
-    from gail_cli.gail.evaluation.tables import print_evaluation
-    from gail_cli.gail.figures.curves import evaluation_figure
-    from gail_cli.gail.learning.backends import with_backend
-    from gail_cli.gail.learning.run import load_cloned, load_run
-    from gail_cli.pipeline.store.store import DemoStore
+    from gail_cli.gail.commands.evaluate import evaluate
 
-    config, policy = load_run(run, device)
-    config = with_backend(config, backend) if backend else config
-    cloned = load_cloned(bc or run, device)
-    opened = DemoStore(store, config.data.agents)
-    chosen = splits_of(opened, splits)
-    drawn = opened.find(scene) if scene else next(iter(chosen.values()))[0]
-    if submitted is not None:
-        every = [index for scenes in chosen.values() for index in scenes]
-        _write_submission(submitted, config, policy, opened, every, seed, info, sources)
-    results = {}
-    for split, scenes in chosen.items():
-        with progress_bar("evaluating", "scenes") as progress:
-            results[split] = run_evaluation(
-                policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale, deterministic=not sampled,
-                rollouts=rollouts, seed=seed, progress=progress,
-            )  # fmt: skip
-    _write_report(report, {"run": run, "store": store, "splits": results})
-    for split, result in results.items():
-        print_evaluation(result, "" if split == "all" else split)
-    if cloned is None:
-        click.echo(f"run {bc or run} keeps no policy from behaviour cloning, so that anchor is left out (--bc RUN)")
-    if picture is not None:
-        draw_scene(policy, config, opened, drawn).savefig(picture)
-        click.echo(f"picture: {picture}")
-    if figure is not None:
-        evaluation_figure(results).savefig(figure)
-        click.echo(f"figure: {figure}")
-
-
-def _write_submission(
-    file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scenes: list[int], seed: int,
-    info: dict[str, str], sources: tuple[str, ...],
-) -> None:  # fmt: skip
-    from gail_cli.gail.evaluation.submission import read_heights, submission
-
-    ids = store.scene_ids()
-    heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
-    with progress_bar("submission", "scenes") as progress:
-        message = submission(
-            policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
-        )
-    file.write_bytes(message.SerializeToString())
-    click.echo(f"submission: {file}" + ("" if sources else ", all heights 0 (--submission-source tells them)"))
+    evaluate(**given)
 
 
 # --- simulate ------------------------------------------------------------------------------------------------------
@@ -575,54 +327,21 @@ def _write_submission(
 )  # fmt: skip
 @click.option("--run", type=click.Path(exists=True, file_okay=False), help="A trained run: its policy and its rules.")
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--seed", type=options.seed, default=0, help="Of random and of drawn actions.")
-@click.option(
-    "--box-scale", type=click.FloatRange(min=0, min_open=True), help="Of collision boxes. [default: the run's, or 0.7]"
-)
+@click.option("--seed", type=options.seed, default=0, help="Seed of random and of drawn actions.")
+@click.option("--box-scale", type=click.FloatRange(min=0, min_open=True),
+              help="Factor on the size of collision boxes. [default: the run's, or 0.7]")  # fmt: skip
 @click.option("--everyone", is_flag=True, help="Pedestrians, cyclists, and agents that come later, too.")
-@click.option("--fps", type=click.IntRange(1, 50), default=10, help="Frames a second of a film; 10 is real time.")
-@click.option("--dpi", type=click.IntRange(20, 600), help="Dots an inch. [default: png 200, mp4 160, gif 100]")
-def simulate(
-    store: str,
-    file: Path,
-    scene: str | None,
-    driver: str | None,
-    run: str | None,
-    sampled: bool,
-    seed: int,
-    box_scale: float | None,
-    everyone: bool,
-    fps: int,
-    dpi: int | None,
-) -> None:
+@click.option("--fps", type=click.IntRange(1, 50), default=10, help="Frames per second of a film; 10 is real time.")
+@click.option("--dpi", type=click.IntRange(20, 600), help="Dots per inch. [default: png 200, mp4 160, gif 100]")
+def simulate(**given: Any) -> None:
     """Drive one scene of a store, and draw it from above.
 
     Controlled agents have colours, and goals of their colour; grey ones follow their log. A dotted line is where the
     log went, a star a collision, a triangle an agent off the road.
     """
-    from gail_cli.gail.config.schema import TrainConfig
-    from gail_cli.gail.figures.episode import counts, drive_scene, marks, told, with_rules
-    from gail_cli.gail.figures.render import render
-    from gail_cli.gail.learning.run import load_run
-    from gail_cli.pipeline.store.store import DemoStore
+    from gail_cli.gail.commands.simulate import simulate
 
-    driver = driver or ("policy" if run else "expert")
-    if sampled and driver != "policy":
-        raise click.UsageError("--sampled is about a policy's actions; leave it out, or name a --run.")
-    if driver == "policy" and run is None:
-        raise click.UsageError("--policy policy needs the run that it comes from: --run FOLDER.")
-    config, policy = load_run(run, "cpu") if run else (TrainConfig(), None)
-    config = with_rules(config, box_scale, everyone)
-    opened = DemoStore(store, config.data.agents)
-    index = _scene_index(opened, scene)
-    (record,) = opened.read([index])
-    episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
-    with progress_bar("drawing", "frames") as progress:
-        render(episode, file, fps, dpi, progress)
-    happened = counts(marks(episode))
-    agents = len(episode.controlled)
-    what = ", ".join(told(kind, count, agents) for kind, count in happened.items())
-    click.echo(f"{file}: scene {episode.scene.id}, {episode.title.lower()}: {what}")
+    simulate(**given)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from gail_cli.gail.evaluation.evaluate import pooled
-from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summary
+from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise
 from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.storage import LocalFolder
@@ -208,7 +208,7 @@ def differences(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
     for name, own in scores.items():
         if name != against:
             both = {POLICY: own.sums[POLICY], against: scores[against].sums[POLICY]}
-            found = summary(SceneScores(own.scenes, both, {}))["differences"][against]
+            found = summarise(SceneScores(own.scenes, both, {}))["differences"][against]
             values, intervals = ({key: found[key][what] for key in shown} for what in ("mean", "interval"))
             lines.append(f"| {name} | " + " | ".join(_cell(values, intervals, key) for key in shown) + " |")
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from scenes import scenes_equal
 
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
-from gail_cli.gail.evaluation.evaluate import drive, expert_driver
+from gail_cli.gail.evaluation.drivers import drive, expert_driver
 from gail_cli.pipeline.experts.augment import (
     mirrored,
     mirrored_actions,

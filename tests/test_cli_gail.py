@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from gail_cli import cli
+from gail_cli.gail.commands.console import stop_on_signal
 from gail_cli.gail.config.load import config_to_dict
 from gail_cli.gail.learning.ppo import cloning_loss
 from gail_cli.gail.learning.run import CHECKPOINT, CLONED
@@ -245,7 +246,7 @@ def test_ctrl_c_may_come_while_a_line_is_written(monkeypatch, capfd):
             return len(data)
 
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted())))
-    with cli.stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         print("a line of progress", file=sys.stderr, flush=True)
         assert stop()
     monkeypatch.undo()
@@ -297,7 +298,7 @@ def test_ctrl_c_before_anything_is_reported(config, make_store, tmp_path, monkey
 
 
 def test_ctrl_c_twice_stops_at_once_with_a_checkpoint(config, make_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "stop_on_signal", never_asked(cli.stop_on_signal))
+    monkeypatch.setattr("gail_cli.gail.commands.train.stop_on_signal", never_asked(stop_on_signal))
     interrupting(monkeypatch, calls={2, 3})
     result = run("train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run")
     assert result.exit_code != 0

@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from gail_cli import cli
-from gail_cli.gail.commands import doctor, package_checks
-from gail_cli.gail.commands.doctor import CHECKS, Check, drive_gpudrive, finding
+from gail_cli.gail.commands import doctor
+from gail_cli.gail.commands.doctor import CHECKS, Check, drive_gpudrive, run_check
 from gail_cli.sim.env import Env
 from gail_cli.sim.gpudrive import MODULE, GPUDriveEnv
 
@@ -38,7 +38,7 @@ def fails():
 
 
 def is_missing():
-    raise package_checks.Missing("pip install it")
+    raise doctor.Missing("pip install it")
 
 
 def cannot_be_imported():
@@ -94,29 +94,31 @@ def test_what_is_needed_and_does_not_work_fails(monkeypatch, broken):
 
 
 def test_what_is_optional_and_absent_is_missing():
-    told = finding(Check("it", "it", cannot_be_imported, "pip install it", needed=False))
+    told = run_check(Check("it", "it", cannot_be_imported, "pip install it", needed=False))
     assert (told.state, told.remark, told.version, told.fails) == ("missing", "pip install it", "", False)
 
 
 def test_a_simulator_that_drives_wrong_is_found_out(monkeypatch):
     step = Env.step
     monkeypatch.setattr(Env, "step", lambda self, actions: step(self, actions + 10))
-    told = finding(check("embedded simulator"))
+    told = run_check(check("embedded simulator"))
     assert told.fails
     assert "the way of a car in 0.1 s is [0." in told.remark
 
 
-def test_a_checksum_that_is_wrong_is_found_out(monkeypatch):
-    import google_crc32c
-
-    monkeypatch.setattr(google_crc32c, "value", lambda data: 0)
-    assert finding(check("CRC-32C")).remark.startswith("ValueError: a checksum is 0, not 3808858755; install")
+def test_a_package_that_cannot_be_imported_is_found_out(monkeypatch):
+    for module in ("distributed", "s3fs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    needed, optional = run_check(check("Dask")), run_check(check("s3"))
+    assert (needed.state, needed.fails) == ("broken", True)
+    assert needed.remark.startswith("ModuleNotFoundError: import of distributed halted")
+    assert (optional.state, optional.remark) == ("missing", "for s3:// sources: pip install 'gail-cli[cloud]'")
 
 
 def test_a_cache_that_cannot_be_written_is_found_out(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GAIL_CLI_CACHE", str(tmp_path / "file" / "below"))
-    told = finding(check("scene cache"))
+    told = run_check(check("scene cache"))
     assert (told.state, told.fails) == ("broken", False)
     assert told.remark.endswith("set GAIL_CLI_CACHE to a folder that can be written")
 
@@ -134,7 +136,7 @@ def standin(monkeypatch):
 
 def test_without_gpudrive_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    told = finding(check("GPUDrive"))
+    told = run_check(check("GPUDrive"))
     assert told.state == "missing"
     assert "https://github.com/Emerge-Lab/gpudrive" in told.remark
 
@@ -166,7 +168,7 @@ def test_gpudrive_is_tried_in_a_process_of_its_own(standin, monkeypatch, ends, s
         return ends
 
     monkeypatch.setattr(doctor.subprocess, "run", spawn)
-    told = finding(check("GPUDrive"))
+    told = run_check(check("GPUDrive"))
     assert told.state == state
     assert remark in told.remark
     assert not told.fails
@@ -174,6 +176,6 @@ def test_gpudrive_is_tried_in_a_process_of_its_own(standin, monkeypatch, ends, s
 
 def test_an_old_build_of_gpudrive_is_broken(standin):
     standin.SimManager = type("Old", (), {})
-    told = finding(check("GPUDrive"))
+    told = run_check(check("GPUDrive"))
     assert (told.state, told.fails) == ("broken", False)
     assert "is of another version" in told.remark

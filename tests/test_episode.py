@@ -8,7 +8,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.evaluation.evaluate import evaluate
-from gail_cli.gail.figures.episode import Mark, contact, counts, drive_scene, marks, told
+from gail_cli.gail.figures.episode import (
+    EpisodeEvent,
+    contact,
+    count_text,
+    drive_scene,
+    event_counts,
+    list_events,
+)
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
@@ -80,7 +87,7 @@ def test_counts_are_those_of_evaluation(make_store, small):
         }.items():
             shown = drive_scene(stored, config, store.space, who, policy=policy, seed=4)
             assert shown.steps == 21  # as configured
-            share = {kind: count / len(shown.controlled) for kind, count in counts(marks(shown)).items()}
+            share = {kind: count / len(shown.controlled) for kind, count in event_counts(list_events(shown)).items()}
             expected = {kind: measured[name][kind.replace("-", "_")] for kind in ("goal", "collision", "off-road")}
             assert share == pytest.approx(expected), (index, who)
 
@@ -131,7 +138,7 @@ def test_pedestrians_are_there_when_asked_for():
 def test_a_collision_is_marked_where_the_boxes_overlap():
     """1 m a step from x = 0.5 towards a parked car whose box begins at x = 8: at step 6 its front is at 8.5."""
     shown = episode(car(0.5, speed=10), car(10.0, 0.5), who="constant-velocity")
-    (collision,) = [mark for mark in marks(shown) if mark.kind == "collision"]
+    (collision,) = [event for event in list_events(shown) if event.kind == "collision"]
     assert (collision.agent, collision.step) == (0, 6)
     assert collision.place == pytest.approx((8.25, 0.25), abs=0.06)
 
@@ -139,14 +146,14 @@ def test_a_collision_is_marked_where_the_boxes_overlap():
 def test_smaller_boxes_collide_later():
     """Boxes x 0.5: the car's front, 1 m ahead of its middle, must come to x = 10, where those of 8 m begin."""
     shown = episode(car(0.5, speed=10), car(12.0, size=(8, 2, 3)), who="constant-velocity", box_scale=0.5)
-    (collision,) = [mark for mark in marks(shown) if mark.kind == "collision"]
+    (collision,) = [event for event in list_events(shown) if event.kind == "collision"]
     assert collision.step == 9
     assert collision.place == pytest.approx((10.25, 0.0), abs=0.06)
 
 
 def test_what_overlaps_only_at_the_start_does_not_collide():
     """As in evaluation: nothing happens before the first step."""
-    assert counts(marks(episode(car(0, speed=100), car(1, 0))))["collision"] == 0
+    assert event_counts(list_events(episode(car(0, speed=100), car(1, 0))))["collision"] == 0
 
 
 def test_an_agent_that_acts_no_more_collides_no_more():
@@ -154,7 +161,7 @@ def test_an_agent_that_acts_no_more_collides_no_more():
     config = TrainConfig(sim=SimConfig(on_goal="stop", box_scale=1.0))
     made = record(car(0, speed=10), car(-22.5, speed=30), segments=[])
     shown = drive_scene(made, config, CLASSIC, "constant-velocity")
-    happened = [(mark.kind, mark.agent, mark.step) for mark in marks(shown)]
+    happened = [(event.kind, event.agent, event.step) for event in list_events(shown)]
     assert happened == [("goal", 0, 9), ("goal", 1, 10), ("collision", 1, 10)]
     assert shown.state[0, 10, 0] == shown.state[0, 9, 0]
 
@@ -169,21 +176,21 @@ def test_the_goal_and_the_edge_of_the_road_are_marked():
     """The goal, 10 m ahead, at the first step nearer than 2 m; the edge when the front, 2 m ahead, meets it."""
     edge = [(RoadType.ROAD_EDGE, 5.5, 0, 10, 0.1, np.pi / 2)]
     shown = episode(car(0, 0, speed=10), segments=edge)
-    assert marks(shown) == [Mark("off-road", 0, 4, (4.0, 0.0)), Mark("goal", 0, 9, (10.0, 0.0))]
-    assert counts(marks(shown)) == {"goal": 1, "collision": 0, "off-road": 1}
+    assert list_events(shown) == [EpisodeEvent("off-road", 0, 4, (4.0, 0.0)), EpisodeEvent("goal", 0, 9, (10.0, 0.0))]
+    assert event_counts(list_events(shown)) == {"goal": 1, "collision": 0, "off-road": 1}
 
 
 def test_what_flickers_in_one_place_is_one_mark():
-    """Contacts that begin at x = 1, 3, 7 and 9: those within 4 m of an earlier mark are not told again."""
+    """Contacts that begin at x = 1, 3, 7 and 9: those within 4 m of an earlier event are not told again."""
     shown = episode(car(0, 0, speed=10), segments=[])
     events = np.zeros_like(shown.events)
     events[0, [1, 3, 4, 7, 9], Event.OFF_ROAD] = True
-    assert [mark.place[0] for mark in marks(replace(shown, events=events))] == [1.0, 7.0]
+    assert [event.place[0] for event in list_events(replace(shown, events=events))] == [1.0, 7.0]
     events[0, [0, 10], Event.GOAL] = True
-    assert [mark.step for mark in marks(replace(shown, events=events)) if mark.kind == "goal"] == [0]
+    assert [event.step for event in list_events(replace(shown, events=events)) if event.kind == "goal"] == [0]
 
 
 def test_counts_in_words():
-    assert told("goal", 3, 5) == "3 of 5 at the goal"
-    assert [told("collision", n, 5) for n in (0, 1, 2)] == ["0 collisions", "1 collision", "2 collisions"]
-    assert told("off-road", 2, 5) == "2 off-road"
+    assert count_text("goal", 3, 5) == "3 of 5 at the goal"
+    assert [count_text("collision", n, 5) for n in (0, 1, 2)] == ["0 collisions", "1 collision", "2 collisions"]
+    assert count_text("off-road", 2, 5) == "2 off-road"

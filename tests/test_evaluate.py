@@ -2,25 +2,20 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from gail_cli.gail.evaluation.evaluate import (
-    CLONED_DRIVER,
-    drive,
-    drive_features,
-    drivers,
-    evaluate,
-    log_features,
-    make_env,
-    pooled,
-    splits_of,
-)
+from gail_cli.gail import evaluation
+from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, drive, drivers, make_env
+from gail_cli.gail.evaluation.evaluate import drive_features, evaluate, log_features, pooled, splits_of
 from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
-from gail_cli.gail.figures.curves import evaluation_figure
+from gail_cli.gail.figures.evaluation_figure import evaluation_figure
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.replay import NoAgentsError
@@ -194,3 +189,12 @@ def test_pictures(evaluated, tmp_path):
     *_, result = evaluated
     evaluation_figure({"train": result, "validation": result}).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
+def test_evaluation_does_not_need_matplotlib():
+    """Neither does an episode, which is driven before it is drawn."""
+    files = Path(evaluation.__file__).parent.glob("[!_]*.py")
+    modules = ["figures.episode", *(f"evaluation.{file.stem}" for file in files)]
+    code = f"import sys\nfor name in {modules}: __import__('gail_cli.gail.' + name)\nprint('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

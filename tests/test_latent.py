@@ -8,7 +8,8 @@ from runs import after, assert_equal, checkpoint, metrics, trained
 
 from gail_cli.gail.config.load import config_from_dict
 from gail_cli.gail.config.schema import PolicyConfig
-from gail_cli.gail.evaluation.evaluate import evaluate, policy_driver
+from gail_cli.gail.evaluation.drivers import policy_driver
+from gail_cli.gail.evaluation.evaluate import evaluate
 from gail_cli.gail.learning.latent import Codes, information
 from gail_cli.gail.learning.run import RunError, load_cloned, load_run
 from gail_cli.gail.learning.trainer import Trainer

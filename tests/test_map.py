@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from gail_cli.gail.figures.map import ASPHALT, PAPER, STOP_SIGN, Viewport, draw_map, polylines, stripes
+from gail_cli.gail.figures.map import ASPHALT, PAPER, STOP_SIGN, Viewport, draw_map
+from gail_cli.gail.figures.shapes import polylines, stripes
 from gail_cli.sim.scenario import RoadType
 from tests.episodes import pixel
 from tests.scenes import car, scene

@@ -55,17 +55,17 @@ def test_a_gif_has_a_frame_a_step_in_real_time(tmp_path, fps, lengths):
 def test_a_gif_shows_the_frames(tmp_path):
     """Colours almost exactly, of what is large as the paper or small as the middle of a stop sign."""
     render(crash(), tmp_path / "a.gif", dpi=60)
-    sheet = EpisodeFigure(crash(), 60)
+    figure = EpisodeFigure(crash(), 60)
     with Image.open(tmp_path / "a.gif") as gif:
         for step in (0, 6, 10):
             gif.seek(step)
-            shown, frame = np.asarray(gif.convert("RGB"), np.float64), sheet.frame(step)
+            shown, frame = np.asarray(gif.convert("RGB"), np.float64), figure.frame(step)
             assert np.abs(shown - frame).mean() < 1
             for colour in (PAPER, ASPHALT):
                 flat = (frame == np.round(255 * np.array(to_rgb(colour)))).all(axis=-1)
                 assert flat.any()
                 assert np.abs(shown[flat] - frame[flat]).max() <= 4
-            assert pixel(sheet.axes, shown, -5, 5) == pytest.approx(to_rgb(STOP_SIGN["mfc"]), abs=0.02)
+            assert pixel(figure.axes, shown, -5, 5) == pytest.approx(to_rgb(STOP_SIGN["mfc"]), abs=0.02)
 
 
 def test_an_mp4_has_a_frame_a_step_in_real_time(tmp_path):
@@ -75,13 +75,13 @@ def test_an_mp4_has_a_frame_a_step_in_real_time(tmp_path):
     assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "a.mp4") == (STEPS, pytest.approx(STEPS / 10))
     reader = imageio_ffmpeg.read_frames(tmp_path / "a.mp4")
     about = next(reader)
-    sheet = EpisodeFigure(crash(), dpi)
-    drawn = sheet.frame(0)
+    figure = EpisodeFigure(crash(), dpi)
+    drawn = figure.frame(0)
     assert about["size"] == (drawn.shape[1] - 1, drawn.shape[0] - 1)
     assert about["fps"] == 10
     film = [np.frombuffer(data, np.uint8).reshape(*about["size"][::-1], 3) for data in reader]
     for step in (0, 10):
-        assert np.abs(film[step] - sheet.frame(step)[:-1, :-1].astype(float)).mean() < 3
+        assert np.abs(film[step] - figure.frame(step)[:-1, :-1].astype(float)).mean() < 3
     assert np.abs(film[0] - film[10].astype(float)).mean() > 0.5
 
 

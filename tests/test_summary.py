@@ -13,7 +13,7 @@ from gail_cli.gail.evaluation.summary import (
     LOG,
     SceneScores,
     concatenated,
-    summary,
+    summarise,
     sums_of_agents,
     sums_of_scenes,
     wasserstein,
@@ -92,7 +92,7 @@ def scores(seed=0, scenes=12, drivers=("policy", "random"), better=0.5):
 def test_means_are_over_agents_and_intervals_over_scenes():
     """Against a loop over the same resamples."""
     given_scores = scores()
-    found = summary(given_scores, resamples=200, seed=5)
+    found = summarise(given_scores, resamples=200, seed=5)
     sums = given_scores.sums["policy"]["goal"]
     assert found["results"]["policy"]["goal"] == pytest.approx(sums[:, 0].sum() / sums[:, 1].sum())
     rng = np.random.default_rng(5)
@@ -104,7 +104,7 @@ def test_means_are_over_agents_and_intervals_over_scenes():
 
 def test_differences_are_paired():
     """The policy is better by 0.5 in every scene: certain, although scenes differ more than that."""
-    found = summary(scores())
+    found = summarise(scores())
     low, high = found["intervals"]["policy"]["goal"]
     assert high - low > 0.3
     for name, difference in (("goal", 0.5), ("ade", -0.5)):
@@ -118,14 +118,14 @@ def test_distributions_are_pooled_over_scenes():
     given_scores = scores()
     name, (low, high, bins) = next(iter(DISTRIBUTIONS.items()))
     ours, log = (given_scores.histograms[driver][name].sum(axis=0) for driver in ("policy", LOG))
-    found = summary(given_scores)
+    found = summarise(given_scores)
     expected = wasserstein(ours, log, (high - low) / bins)
     assert found["results"]["policy"][f"distance_{name}"] == pytest.approx(expected)
     assert "log" not in found["results"]
 
 
 def test_one_scene_has_no_interval():
-    found = summary(scores(scenes=1))
+    found = summarise(scores(scenes=1))
     assert found["intervals"]["policy"]["goal"] is None
     assert found["differences"]["random"]["goal"]["interval"] is None
 
@@ -135,9 +135,9 @@ def test_folds_are_pooled_and_scores_survive_json():
     texts = [json.dumps(fold.to_json()) for fold in folds]
     together = concatenated([SceneScores.from_json(json.loads(text)) for text in texts])
     assert together.scenes == folds[0].scenes + folds[1].scenes
-    assert summary(together) == summary(concatenated(folds))
+    assert summarise(together) == summarise(concatenated(folds))
     sums = np.concatenate([fold.sums["policy"]["ade"] for fold in folds]).sum(axis=0)
-    assert summary(together)["results"]["policy"]["ade"] == pytest.approx(sums[0] / sums[1])
+    assert summarise(together)["results"]["policy"]["ade"] == pytest.approx(sums[0] / sums[1])
 
 
 def test_only_drivers_of_all_parts_are_pooled():

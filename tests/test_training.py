@@ -12,7 +12,9 @@ import yaml
 from runs import after, assert_equal, checkpoint, metrics, trained
 
 from gail_cli.gail.config.load import config_from_dict
-from gail_cli.gail.evaluation.evaluate import draw_scene, drive, drivers, evaluate, make_env
+from gail_cli.gail.evaluation.drivers import drive, drivers, make_env
+from gail_cli.gail.evaluation.evaluate import evaluate
+from gail_cli.gail.figures.scene_figure import draw_scene
 from gail_cli.gail.learning.ppo import update
 from gail_cli.gail.learning.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run
 from gail_cli.gail.learning.trainer import RewardScale, Trainer

@@ -1,13 +1,15 @@
-"""What the command line shows while it works, and how it is interrupted."""
+"""What the command line shows and writes, and how it is interrupted."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +17,10 @@ import click
 if TYPE_CHECKING:
     from gail_cli.gail.learning.trainer import RunProgress
 
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted."""
 _MOST_LINES = 50
-"""Problems or failures printed one by one; the report file has them all."""
+"""Most problems or failures that are printed one by one; the report file has them all."""
 
 
 @contextmanager
@@ -44,13 +48,19 @@ def print_lines(lines: Sequence[str]) -> None:
         click.echo(f"... and {len(lines) - _MOST_LINES} more; --report FILE lists all", err=True)
 
 
+def write_report(file: Path | None, report: dict[str, Any]) -> None:
+    """Write what a command did to a JSON file, if there is to be one."""
+    if file is not None:
+        file.write_text(json.dumps(report, indent=1) + "\n")
+
+
 ProgressUpdate = Callable[..., None]
-"""Told of what is done and of how much there is, and, where there are several phases, which one and its unit."""
+"""Called with what is done and how much there is, and, where there are several phases, with the phase and its unit."""
 
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[ProgressUpdate]:
-    """A bar on stderr with done, rate and time left; a line each tenth where stderr is no terminal."""
+    """A bar on stderr with done, rate and time left; a line per tenth where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -77,14 +87,14 @@ def progress_bar(what: str, unit: str) -> Iterator[ProgressUpdate]:
 
 
 def _plain_progress(what: str, unit: str) -> ProgressUpdate:
-    told: dict[str, int] = {}
+    printed: dict[str, int] = {}
     first: dict[str, tuple[int, float]] = {}
 
     def update(done: int, total: int, what: str = what, unit: str = unit) -> None:
-        before, begun = first.setdefault(what, (done, time.monotonic()))  # what an earlier run did tells no speed
+        before, begun = first.setdefault(what, (done, time.monotonic()))  # the rate leaves out what an earlier run did
         tenth = 10 * done // max(total, 1)
-        if tenth > told.get(what, -1):
-            told[what] = tenth
+        if tenth > printed.get(what, -1):
+            printed[what] = tenth
             left = (time.monotonic() - begun) / max(done - before, 1) * (total - done)
             when = f", about {left:.0f} s left" if before < done < total else ""
             click.echo(f"{what}: {done} of {total} {unit}{when}", err=True)
@@ -94,7 +104,7 @@ def _plain_progress(what: str, unit: str) -> ProgressUpdate:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question that SIGINT and SIGTERM answer with yes; a second signal interrupts at once."""
+    """A function that says whether SIGINT or SIGTERM came; a second signal interrupts at once."""
     asked = False
 
     def ask(number: int, frame: Any) -> None:

@@ -1,28 +1,32 @@
-"""``gail-cli doctor``: what is installed, and whether it works here; every check uses the thing, not only its name.
+"""``gail-cli doctor``: what is installed, and whether it works here.
 
-Nothing that can be missing or broken is imported before its own check.
+Simulators, devices and folders are used; packages are imported. Nothing that can be missing or broken is imported
+before its own check.
 """
 
+import json
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import numpy as np
-
-from gail_cli.gail.commands import package_checks as packages
-from gail_cli.gail.commands.package_checks import Missing, agree
 
 _GPUDRIVE_SECONDS = 180
 """After which GPUDrive counts as hung; its thread pool can lose a wake-up and wait for ever."""
 _SPEED = 5.0
-"""Of the car of the tiny scene, m/s."""
+"""Speed of the car of the tiny scene, m/s."""
+
+
+class Missing(Exception):
+    """Something optional is not there; the message is how to get it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Check:
 
     name: str
     package: str
-    """Distribution whose version is told; may be empty."""
+    """Distribution whose version is shown; may be empty."""
     run: Callable[[], str]
     """Uses it, and gives what is worth saying; raises :class:`Missing`, or anything when it does not work."""
     remedy: str
@@ -55,26 +59,51 @@ class CheckResult:
         return self.needed and self.state == "broken"
 
 
-def examine() -> Iterator[CheckResult]:
-    """The findings of all checks, one after the other."""
+def doctor(as_json: bool) -> None:
+    """Run all checks and print a table of their results, or JSON; exit code 1 when something needed does not work."""
+    results = list(run_checks())
+    failed = any(result.fails for result in results)
+    if as_json:
+        click.echo(json.dumps({"sound": not failed, "findings": [vars(result) for result in results]}, indent=1))
+    else:
+        _print_table(results)
+    if failed:
+        raise SystemExit(1)
+
+
+def _print_table(results: Sequence[CheckResult]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "version", "state", ""):
+        table.add_column(name, overflow="fold")
+    for result in results:
+        state = "missing (optional)" if result.state == "missing" else result.state
+        table.add_row(result.name, result.version, state, result.remark)
+    Console().print(table, markup=False)
+
+
+def run_checks() -> Iterator[CheckResult]:
+    """The results of all checks, one after the other."""
     for check in CHECKS:
-        yield finding(check)
+        yield run_check(check)
 
 
-def finding(check: Check) -> CheckResult:
-    """What a check finds; never raises."""
+def run_check(check: Check) -> CheckResult:
+    """The result of a check; never raises."""
 
-    def told(state: Literal["ok", "missing", "broken"], remark: str) -> CheckResult:
+    def result(state: Literal["ok", "missing", "broken"], remark: str) -> CheckResult:
         return CheckResult(check.name, _version(check.package), state, " ".join(remark.split()), check.needed)
 
     try:
-        return told("ok", check.run())
+        return result("ok", check.run())
     except Missing as missing:
-        return told("missing", str(missing))
+        return result("missing", str(missing))
     except Exception as error:  # whatever a damaged installation raises
         if isinstance(error, ModuleNotFoundError) and not check.needed:
-            return told("missing", check.remedy)
-        return told("broken", f"{type(error).__name__}: {error}; {check.remedy}")
+            return result("missing", check.remedy)
+        return result("broken", f"{type(error).__name__}: {error}; {check.remedy}")
 
 
 def _version(package: str) -> str:
@@ -84,7 +113,7 @@ def _version(package: str) -> str:
         version = metadata.version(package) if package else ""
     except metadata.PackageNotFoundError:
         return ""
-    if package == "torch" and "torch" in sys.modules:  # tells its build, which the metadata of some wheels leaves out
+    if package == "torch" and "torch" in sys.modules:  # knows its build, which the metadata of some wheels leaves out
         return str(getattr(sys.modules["torch"], "__version__", version))
     return version
 
@@ -94,6 +123,12 @@ def _version(package: str) -> str:
 
 def _python() -> str:
     return sys.executable
+
+
+def agree(found: Any, expected: Any, what: str) -> None:
+    """Raise ValueError unless two numbers or arrays are the same to 1e-3."""
+    if not np.allclose(found, expected, atol=1e-3):
+        raise ValueError(f"{what} is {found}, not {expected}")
 
 
 def _torch() -> str:
@@ -188,7 +223,7 @@ def _gpudrive() -> str:
         raise Missing(HOW_TO_GET)
     load_binding()
     # in a process of its own: what it does not like aborts the process, and it may wait for ever
-    program = "from gail.doctor import drive_gpudrive; drive_gpudrive()"
+    program = f"from {__name__} import drive_gpudrive; drive_gpudrive()"
     try:
         run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=_GPUDRIVE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -248,6 +283,30 @@ def _scene_cache() -> str:
     return _writable(cache_folder())
 
 
+# --- packages ------------------------------------------------------------------------------------------------------
+
+
+def _imports(*modules: str) -> Callable[[], str]:
+    """A check that modules can be imported."""
+
+    def check() -> str:
+        for module in modules:
+            import_module(module)
+        return ""
+
+    return check
+
+
+def _ffmpeg() -> str:
+    """The version of the program that writes films."""
+    import imageio_ffmpeg  # type: ignore[import-untyped]
+
+    try:
+        return f"version {imageio_ffmpeg.get_ffmpeg_version()}"
+    except RuntimeError as error:
+        raise Missing("for .mp4 films: pip install imageio-ffmpeg, or install ffmpeg") from error
+
+
 _AGAIN = "install gail-cli again (`pip install -c constraints.txt -e .`)"
 CHECKS: tuple[Check, ...] = (
     Check("Python", "python", _python, "make an environment with Python 3.11 or newer"),
@@ -258,22 +317,26 @@ CHECKS: tuple[Check, ...] = (
     Check("embedded simulator", "gail-cli", _simulator, _AGAIN),
     Check("GPUDrive", "gpudrive", _gpudrive, "build it anew, or drive embedded", needed=False),
     Check("scene cache", "", _scene_cache, "set GAIL_CLI_CACHE to a folder that can be written", needed=False),
-    Check("TorchRL", "torchrl", packages.torchrl, _AGAIN),
-    Check("Gymnasium", "gymnasium", packages.space, _AGAIN),
-    Check("configuration", "pydantic", packages.configuration, _AGAIN),
-    Check("Zarr", "zarr", packages.zarr_store, _AGAIN),
-    Check("Dask", "dask", packages.cluster, _AGAIN),
-    Check("HDF5", "h5py", packages.hdf5, _AGAIN),
-    Check("fsspec", "fsspec", packages.files, _AGAIN),
-    Check("CRC-32C", "google-crc32c", packages.crc32c, _AGAIN),
-    Check("Matplotlib", "matplotlib", packages.picture, _AGAIN),
-    Check("TensorBoard", "tensorboard", packages.tensorboard, _AGAIN),
+    Check("TorchRL", "torchrl", _imports("torchrl.envs", "tensordict"), _AGAIN),
+    Check("Gymnasium", "gymnasium", _imports("gymnasium"), _AGAIN),
+    Check("configuration", "pydantic", _imports("pydantic", "yaml"), _AGAIN),
+    Check("Zarr", "zarr", _imports("zarr", "numcodecs"), _AGAIN),
+    Check("Dask", "dask", _imports("dask", "distributed"), _AGAIN),
+    Check("HDF5", "h5py", _imports("h5py"), _AGAIN),
+    Check("fsspec", "fsspec", _imports("fsspec"), _AGAIN),
+    Check("CRC-32C", "google-crc32c", _imports("google_crc32c"), _AGAIN),
+    Check("Matplotlib", "matplotlib", _imports("matplotlib.figure"), _AGAIN),
+    Check("TensorBoard", "tensorboard", _imports("torch.utils.tensorboard"), _AGAIN),
     Check(
-        "Waymo's protos", "waymo-open-dataset-tf-2-12-0", packages.waymo, "install protobuf 5.26 or newer", needed=False
+        "Waymo's protos",
+        "waymo-open-dataset-tf-2-12-0",
+        _imports("waymo_open_dataset.protos.scenario_pb2"),
+        "for TFRecords: pip install --no-deps waymo-open-dataset-tf-2-12-0, and protobuf 5.26 or newer",
+        needed=False,
     ),
-    Check("s3", "s3fs", packages.filesystem("s3"), "pip install 'gail-cli[cloud]'", needed=False),
-    Check("gs", "gcsfs", packages.filesystem("gs"), "pip install 'gail-cli[cloud]'", needed=False),
-    Check("Weights & Biases", "wandb", packages.tracker, "pip install 'gail-cli[wandb]'", needed=False),
-    Check("ffmpeg", "imageio-ffmpeg", packages.ffmpeg, "pip install imageio-ffmpeg", needed=False),
+    Check("s3", "s3fs", _imports("s3fs"), "for s3:// sources: pip install 'gail-cli[cloud]'", needed=False),
+    Check("gs", "gcsfs", _imports("gcsfs"), "for gs:// sources: pip install 'gail-cli[cloud]'", needed=False),
+    Check("Weights & Biases", "wandb", _imports("wandb"), "pip install 'gail-cli[wandb]'", needed=False),
+    Check("ffmpeg", "imageio-ffmpeg", _ffmpeg, "pip install imageio-ffmpeg", needed=False),
 )
 """All checks, in the order of the table."""

@@ -21,7 +21,7 @@ def features(worlds: Worlds, track: Tensor, present: Tensor, counted: Tensor) ->
     """The features of one drive, or of the log.
 
     Motion comes from positions and headings by central differences, velocities are not read: so the log's noise in
-    them is no difference, and all dynamics models are measured alike.
+    them makes no difference, and all dynamics models are measured alike.
 
     Args:
         worlds: where the agents are.
@@ -47,7 +47,7 @@ def features(worlds: Worlds, track: Tensor, present: Tensor, counted: Tensor) ->
 
 
 def central_difference(x: Tensor, valid: Tensor, circular: bool = False) -> Tensor:
-    """Change a second of [A, T, D], (x[t + 1] - x[t - 1]) / 0.2 s.
+    """Change per second of [A, T, D], (x[t + 1] - x[t - 1]) / 0.2 s.
 
     Args:
         x: [A, T, D].

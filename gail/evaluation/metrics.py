@@ -14,16 +14,16 @@ from gail_cli.gail.evaluation.features import Features
 from gail_cli.sim.kernels import Event
 
 MAX_ACCELERATION = 8.0
-"""Along and across, m/s^2: about what dry asphalt holds (friction coefficient 0.8)."""
+"""Largest acceleration along and across, m/s^2: about what dry asphalt holds (friction coefficient 0.8)."""
 MAX_CURVATURE = 0.3
-"""Of a path, 1/m: a car turns within 3.3 m at best (the limit of Waymax, Gulino et al. 2023)."""
+"""Largest curvature of a path, 1/m: a car turns within 3.3 m at best (the limit of Waymax, Gulino et al. 2023)."""
 _TURN_IN_PLACE = 0.1
 """Turning that is taken for noise in headings at any speed, rad/s."""
 
 
 @dataclass(frozen=True)
 class AgentMetrics:
-    """One value a controlled agent, [N] each."""
+    """One value per controlled agent, [N] each."""
 
     goal: NDArray[np.bool_]
     """Came within the goal radius of where its log ends, at some step."""
@@ -51,7 +51,7 @@ def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[T
     Args:
         position: [N, T, 2] driven.
         log: [N, T, 2] logged.
-        valid: [N, T] bool, where both are to be compared; at least once an agent.
+        valid: [N, T] bool, where both are to be compared; at least once per agent.
     """
     distance = (position - log).norm(dim=-1)
     ade = (distance * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
@@ -69,7 +69,7 @@ def agent_metrics(
         position: [N, T, 2] driven.
         log: [N, T, 2] logged.
         valid: [N, T] bool, logged steps that the agent also drove; the first step is left out.
-        events: [N, 4] bool, what ever happened to each agent while it drove.
+        events: [N, 4] bool, what happened to each agent at any step while it drove.
         full_collision: [N] bool, whether a box of true size ever touched another.
         full_off_road: [N] bool, whether a corner of it was ever beyond the road's edge.
     """

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from gail_cli.gail.evaluation.features import Features, leaves_road, touches
 
-Floats = NDArray[np.floating]
 PSEUDOCOUNT = 0.1
 """Added to each bin, so that nothing is impossible."""
 
@@ -46,14 +45,14 @@ COMPONENTS = (
 """The challenge's components. No simulated agent passes a light here that its log did not: that likelihood is 1."""
 
 
-def bin_of(x: Floats, low: float, high: float, bins: int) -> NDArray[np.int64]:
+def bin_of(x: NDArray[np.floating], low: float, high: float, bins: int) -> NDArray[np.int64]:
     """The bin of each value; what lies outside is in the first or the last one, NaN in the first."""
     place = np.floor((np.nan_to_num(x, nan=low, posinf=high, neginf=low) - low) / (high - low) * bins)
     return np.asarray(np.clip(place, 0, bins - 1), np.int64)
 
 
 def histogram_log_likelihood(
-    log: Floats, drawn: Floats, bins: tuple[float, float, int], copies: float = 1.0
+    log: NDArray[np.floating], drawn: NDArray[np.floating], bins: tuple[float, float, int], copies: float = 1.0
 ) -> NDArray[np.float64]:
     """Log-probability [N, T] of logged values under a histogram of each agent's own drawn ones, all steps together.
 
@@ -80,7 +79,9 @@ def event_log_likelihood(log: NDArray[np.bool_], drawn: NDArray[np.bool_], copie
     return np.asarray(np.log(np.where(log, happened, 1 - happened)))
 
 
-def scene_likelihood(log_likelihood: Floats, scene: NDArray[np.int64], scenes: int) -> NDArray[np.float64]:
+def scene_likelihood(
+    log_likelihood: NDArray[np.floating], scene: NDArray[np.int64], scenes: int
+) -> NDArray[np.float64]:
     """exp(mean) [S] of log-likelihoods [N] or [N, T] over all agents and steps of each scene; NaN where there is none.
 
     Args:
@@ -106,7 +107,7 @@ def likelihoods(
         drives: of each drive of the same agents.
         scene: [N] scene of each agent, 0 .. S-1.
         scenes: S.
-        rollouts: K: fewer drives than this are of a driver that always drives alike, and stand for K of them.
+        rollouts: K; fewer drives than this are those of a driver that always drives alike, and stand for K of them.
     """
     copies = rollouts / len(drives)
     found: dict[str, NDArray[np.float64]] = {}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.gail.config.schema import TrainConfig
-from gail_cli.gail.evaluation.evaluate import drive, policy_driver
+from gail_cli.gail.evaluation.drivers import drive, policy_driver
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
@@ -30,7 +30,8 @@ from gail_cli.sim.worlds import SelectedAgents, make_worlds, select_agents
 START, STEPS, ROLLOUTS = 10, 80, 32
 """The last logged step, how many are simulated after it, and how often (Montali et al. 2023)."""
 _SCENES_AT_ONCE = 8
-_NOT_TOLD = ("scenario_rollouts", "submission_type")
+_FILLED = ("scenario_rollouts", "submission_type")
+"""Fields of a submission that are filled here, and not by its description."""
 _DRIVEN = {"vehicles": (AgentType.VEHICLE,), "vru": (AgentType.PEDESTRIAN, AgentType.CYCLIST)}
 
 Heights = Mapping[str, Mapping[int, float]]
@@ -51,8 +52,8 @@ def submission(
 ) -> Any:
     """A ``SimAgentsChallengeSubmission`` of a policy's drives with drawn actions.
 
-    The policy drives whom it drives in its run, in the embedded simulator; everyone else who is there at step 10 goes
-    on at constant velocity. Nobody leaves, nobody comes.
+    The policy drives the agents that it drives in its run, in the embedded simulator; all others that are there at
+    step 10 go on at constant velocity. No agent leaves or joins.
 
     Args:
         policy: who drives.
@@ -61,24 +62,24 @@ def submission(
         scenes: indices; all when None.
         heights: where z is from, which a store does not keep; 0 when None.
         info: fields of the submission by name, as text (see :func:`fill`).
-        rollouts: joint scenes a scene.
-        seed: of the drawn actions.
+        rollouts: R, joint scenes per scene.
+        seed: for drawing actions.
         progress: called with scenes done and scenes in all.
 
     Raises:
-        RunError: when the store's scenes are too short or its actions others, a field is unknown or no such value, or
-            a scene or an object has no height though heights are given.
+        RunError: when the store's scenes are too short or its actions are not the policy's, a field is unknown or its
+            value not possible, or a scene or an object has no height though heights are given.
     """
     if store.steps < START + STEPS + 1:
-        raise RunError(f"store {store.path}: its scenes have {store.steps} steps, but a submission needs 91")
+        raise RunError(f"store {store.path}", f"its scenes have {store.steps} steps, but a submission needs 91")
     if policy.space != store.space:
-        raise RunError(f"store {store.path}: its actions are not those of the run; extract with the same settings")
+        raise RunError(f"store {store.path}", "its actions are not those of the run", "extract with the same settings")
     result = fill(schema.SimAgentsChallengeSubmission(), info or {})
     chosen = list(range(len(store)) if scenes is None else scenes)
     for first in range(0, len(chosen), _SCENES_AT_ONCE):
         records = list(store.read(chosen[first : first + _SCENES_AT_ONCE]))
         cuts = [from_step(record.scene, START, STEPS + 1) for record in records]
-        drives = _drives(policy, config, cuts, rollouts, (seed, first))
+        drives = _simulated(policy, config, cuts, rollouts, (seed, first))
         for scene, driven in zip(cuts, drives, strict=True):
             z = np.zeros(scene.num_agents) if heights is None else _heights_of(scene, heights)
             result.scenario_rollouts.append(_rollouts(scene, driven, z))
@@ -111,7 +112,7 @@ def constant_velocity(scene: Scene, rows: NDArray[np.bool_]) -> Scene:
     return replace(scene, log=log, valid=valid)
 
 
-def _drives(
+def _simulated(
     policy: Policy, config: TrainConfig, scenes: Sequence[Scene], rollouts: int, seed: tuple[int, int]
 ) -> list[NDArray[np.float32]]:
     """[R, A, T, 5] of all agents of each scene, in R drives."""
@@ -136,7 +137,7 @@ def _drives(
 
 
 def _selected(scene: Scene, config: TrainConfig) -> SelectedAgents:
-    """Who is in the policy's world, and whom of them it drives."""
+    """The agents in the policy's world, and which of them it drives."""
     chosen = select_agents(scene, config.sim.selection)
     kind = np.isin(scene.agent_type[chosen.row], _DRIVEN[config.data.agents])
     return SelectedAgents(chosen.row, chosen.controlled & kind, chosen.parked)
@@ -183,7 +184,7 @@ def _heights_of(scene: Scene, heights: Heights) -> NDArray[np.float64]:
         return np.array([heights[scene.id][number] for number in scene.agent_id.tolist()])
     except KeyError:
         raise RunError(
-            f"scene {scene.id!r}: the sources do not tell its heights; give the files that its store was made of"
+            f"scene {scene.id!r}", "the sources do not tell its heights", "give the files that its store was made of"
         ) from None
 
 
@@ -193,15 +194,15 @@ def fill(message: Any, info: Mapping[str, str]) -> Any:
     Raises:
         RunError: for an unknown field, naming the nearest, or a value that is not true or false where it must be.
     """
-    fields = {f.name: f for f in message.DESCRIPTOR.fields if f.name not in _NOT_TOLD}
+    fields = {f.name: f for f in message.DESCRIPTOR.fields if f.name not in _FILLED}
     message.submission_type = message.SIM_AGENTS_SUBMISSION
     for name, text in info.items():
         if name not in fields:
             near = get_close_matches(name, fields, 1) or [", ".join(fields)]
-            raise RunError(f"a submission has no field {name!r}; did you mean {near[0]}?")
+            raise RunError("", f"a submission has no field {name!r}", f"did you mean {near[0]}?")
         if fields[name].type == fields[name].TYPE_BOOL:
             if text not in ("true", "false"):
-                raise RunError(f"{name} is {text!r}; it must be true or false")
+                raise RunError("", f"{name} is {text!r}", "it must be true or false")
             setattr(message, name, text == "true")
         elif isinstance(getattr(message, name), str):
             setattr(message, name, text)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.gail.evaluation.bootstrap import RESAMPLES, Floats, interval, resampled_sums
+from gail_cli.gail.evaluation.bootstrap import RESAMPLES, interval, resampled_sums
 
 POLICY, LOG = "policy", "log"
 DISTRIBUTIONS: dict[str, tuple[float, float, int]] = {
@@ -28,9 +28,9 @@ class SceneScores:
 
     scenes: list[str]
     """[S] ids."""
-    sums: dict[str, dict[str, Floats]]
+    sums: dict[str, dict[str, NDArray[np.float64]]]
     """By driver and metric, [S, 2]: the sum over what is averaged (agents, or the scene itself), and how many it is."""
-    histograms: dict[str, dict[str, Floats]]
+    histograms: dict[str, dict[str, NDArray[np.float64]]]
     """By driver (and :data:`LOG`) and feature, [S, B]: steps by :data:`DISTRIBUTIONS`."""
 
     def to_json(self) -> dict[str, Any]:
@@ -55,16 +55,16 @@ class SceneScores:
 def concatenated(parts: Sequence[SceneScores]) -> SceneScores:
     """Scores of all scenes of several parts, or of several evaluations (the folds of a cross-validation, say)."""
 
-    def together(name: str) -> dict[str, dict[str, Floats]]:
-        tables: list[dict[str, dict[str, Floats]]] = [getattr(part, name) for part in parts]
+    def together(name: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+        tables: list[dict[str, dict[str, NDArray[np.float64]]]] = [getattr(part, name) for part in parts]
         drivers = [driver for driver in tables[0] if all(driver in table for table in tables)]
         return {d: {k: np.concatenate([table[d][k] for table in tables]) for k in tables[0][d]} for d in drivers}
 
     return SceneScores([scene for part in parts for scene in part.scenes], together("sums"), together("histograms"))
 
 
-def sums_of_agents(values: NDArray[Any], scene: NDArray[np.int64], scenes: int) -> Floats:
-    """[S, 2] of one value an agent [N]; NaN does not count.
+def sums_of_agents(values: NDArray[Any], scene: NDArray[np.int64], scenes: int) -> NDArray[np.float64]:
+    """[S, 2] of one value per agent [N]; NaN does not count.
 
     Args:
         values: [N].
@@ -76,28 +76,28 @@ def sums_of_agents(values: NDArray[Any], scene: NDArray[np.int64], scenes: int) 
     return np.stack([sums, np.bincount(scene, there, scenes)], axis=1)
 
 
-def sums_of_scenes(values: Floats) -> Floats:
-    """[S, 2] of one value a scene [S]; NaN does not count."""
+def sums_of_scenes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[S, 2] of one value per scene [S]; NaN does not count."""
     there = ~np.isnan(values)
     return np.stack([np.where(there, values, 0.0), there], axis=1)
 
 
-def wasserstein(p: Floats, q: Floats, width: float) -> Floats:
+def wasserstein(p: NDArray[np.float64], q: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """Wasserstein-1 distance [...] between histograms [..., B] of equal bins: the area between their CDFs."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ours, theirs = (np.cumsum(x, axis=-1) / x.sum(axis=-1, keepdims=True) for x in (p, q))
     return np.asarray(np.abs(ours - theirs).sum(axis=-1) * width)
 
 
-def summary(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Means over all agents (or scenes) with 95 % intervals, and what sets the policy apart from each anchor.
+def summarise(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """Means over all agents (or scenes) with 95 % intervals, and differences between the policy and each anchor.
 
-    Scenes are resampled, not agents: agents of one scene share its traffic, and are no independent samples.
+    Scenes are resampled, not agents: agents of one scene share its traffic, and are not independent samples.
 
     Args:
-        scores: of all scenes.
-        resamples: of the scenes.
-        seed: of these.
+        scores: what each scene contributes.
+        resamples: number of resamples of the scenes.
+        seed: for drawing them.
 
     Returns:
         ``results`` {driver: {metric: mean}}, ``intervals`` {driver: {metric: [low, high]}}, and ``differences``
@@ -131,20 +131,20 @@ def summary(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) -> d
     return {"results": results, "intervals": intervals, "differences": differences}
 
 
-def _number(x: Floats) -> float | None:
+def _number(x: NDArray[np.float64]) -> float | None:
     return float(x[0]) if np.isfinite(x[0]) else None
 
 
-def _estimates(scores: SceneScores, flat: Floats) -> dict[str, dict[str, Floats]]:
-    """Each metric [R] of each driver from R rows of sums, in the order of :func:`summary`."""
-    found: dict[str, dict[str, Floats]] = {driver: {} for driver in scores.sums}
+def _estimates(scores: SceneScores, flat: NDArray[np.float64]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Each metric [R] of each driver from R rows of sums, in the order of :func:`summarise`."""
+    found: dict[str, dict[str, NDArray[np.float64]]] = {driver: {} for driver in scores.sums}
     place = 0
     for driver, columns in scores.sums.items():
         for name in columns:
             with np.errstate(invalid="ignore", divide="ignore"):
                 found[driver][name] = flat[:, place] / flat[:, place + 1]
             place += 2
-    histograms: dict[str, dict[str, Floats]] = {}
+    histograms: dict[str, dict[str, NDArray[np.float64]]] = {}
     for driver, columns in scores.histograms.items():
         histograms[driver] = {}
         for name, table in columns.items():

@@ -29,7 +29,7 @@ LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference i
 
 
 def print_evaluation(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
-    """Print what :func:`gail.evaluation.evaluate.evaluate` returned.
+    """Print what :func:`gail_cli.gail.evaluation.evaluate.evaluate` returned.
 
     Args:
         result: of the evaluation.
@@ -51,7 +51,7 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
 
 
 def _by_driver(result: dict[str, Any], title: str, names: Sequence[str]) -> Table:
-    """A row a driver, a column a metric."""
+    """A row per driver, a column per metric."""
     table = _empty(title)
     for name in names:
         plain = name.removeprefix("full_")
@@ -62,8 +62,8 @@ def _by_driver(result: dict[str, Any], title: str, names: Sequence[str]) -> Tabl
 
 
 def _realism(result: dict[str, Any]) -> Table:
-    """A row a component, a column a driver."""
-    table = _empty(f"WOSAC-style realism: likelihood of the log under {result['rollouts']} drives a driver")
+    """A row per component, a column per driver."""
+    table = _empty(f"WOSAC-style realism: likelihood of the log under {result['rollouts']} drives per driver")
     table.add_column("weight", justify="right", no_wrap=True)
     for driver in result["results"]:
         table.add_column(driver.replace(" ", "\n"), justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""One scene as somebody drove it, and what happened."""
+"""One scene as it was driven, and what happened in it; nothing here draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
-from gail_cli.gail.evaluation.evaluate import (
+from gail_cli.gail.evaluation.drivers import (
     Driver,
     constant_velocity_driver,
     drive,
@@ -21,7 +21,7 @@ from gail_cli.gail.evaluation.evaluate import (
     policy_driver,
     random_driver,
 )
-from gail_cli.gail.figures.map import Floats, Ints, placed
+from gail_cli.gail.figures.shapes import placed
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.expert import replay_experts
@@ -50,16 +50,16 @@ class Episode:
     scene: Scene
     title: str
     """Who drove."""
-    state: Floats
+    state: NDArray[np.float32]
     """[M, T, 5] x, y, heading, vx, vy; without meaning where an agent is not present."""
     present: NDArray[np.bool_]
     """[M, T]."""
-    row: Ints
-    """[M] of the scene's agents."""
-    controlled: Ints
-    """[N] of the agents 0 .. M-1."""
+    row: NDArray[np.int64]
+    """[M] row of each in the scene's agents."""
+    controlled: NDArray[np.int64]
+    """[N] which of the agents 0 .. M-1."""
     events: NDArray[np.bool_]
-    """[N, T, 4] what happens to controlled agents that act, columns as in :class:`~sim.kernels.Event`."""
+    """[N, T, 4] what happens to controlled agents that act, columns as in :class:`~gail_cli.sim.kernels.Event`."""
     goal_radius: float
     """m."""
     box_scale: float
@@ -71,12 +71,12 @@ class Episode:
         return int(self.present.shape[1])
 
     @cached_property
-    def size(self) -> Floats:
+    def size(self) -> NDArray[np.float32]:
         """[M, 3] length, width, height, m."""
         return self.scene.agent_size[self.row]
 
     @cached_property
-    def goal(self) -> Floats:
+    def goal(self) -> NDArray[np.float32]:
         """[N, 2] of the controlled agents."""
         return self.scene.goal[self.row[self.controlled]]
 
@@ -103,7 +103,7 @@ def with_rules(config: TrainConfig, box_scale: float | None, everyone: bool) -> 
     try:
         return replace(config, sim=replace(sim, selection=selection, box_scale=scale))
     except ValueError as error:
-        raise RunError(explained(error, SimConfig)) from error
+        raise RunError("", explained(error, SimConfig)) from error
 
 
 def drive_scene(
@@ -133,16 +133,16 @@ def drive_scene(
         RunError: when the action space is not the policy's, or has no actions of that kind.
     """
     if policy is not None and policy.space != space:
-        raise RunError("the store's actions are not those of the run; extract with the same settings")
+        raise RunError("", "the store's actions are not those of the run", "extract with the same settings")
     if space.dynamics == Dynamics.STATE and who in ("constant-velocity", "random"):
-        raise RunError(f"{who}: the store's actions are states, none of which is meant by that; choose expert or log")
+        raise RunError(who, "the store's actions are states, none of which is meant by that", "choose expert or log")
     if who == "log":
         record, space = _logged(record)
     device = torch.device("cpu") if policy is None else next(policy.parameters()).device
     experts = make_experts([record], config.sim, device)
     env = Env(experts.worlds, space, config.sim, config.observation)
     torch.manual_seed(seed)
-    return _watch(env, _driver(who, experts, policy, deterministic, seed), TITLES[who])
+    return _drive_episode(env, _driver(who, experts, policy, deterministic, seed), TITLES[who])
 
 
 def _driver(who: str, experts: Experts, policy: Policy | None, deterministic: bool, seed: int) -> Driver:
@@ -163,20 +163,20 @@ def _logged(record: Record) -> tuple[Record, ActionSpace]:
     return replace(record, demos=demos), space
 
 
-def _watch(env: Env, driver: Driver, title: str) -> Episode:
-    """Let a driver drive the one world of an environment, and note what everyone did."""
-    seen: list[list[NDArray[Any]]] = []
+def _drive_episode(env: Env, driver: Driver, title: str) -> Episode:
+    """Let a driver drive the only world of an environment, and record what everyone did."""
+    recorded: list[list[NDArray[Any]]] = []
 
-    def note() -> None:
-        seen.append([tensor.cpu().numpy().copy() for tensor in (*env.everyone(), env.events(), env.alive())])
+    def record() -> None:
+        recorded.append([tensor.cpu().numpy().copy() for tensor in (*env.everyone(), env.events(), env.alive())])
 
-    def noting(env: Backend, observation: torch.Tensor, step: int) -> torch.Tensor:
-        note()
+    def recording(env: Backend, observation: torch.Tensor, step: int) -> torch.Tensor:
+        record()
         return driver(env, observation, step)
 
-    drive(env, noting)
-    note()
-    state, present, events, acts = (np.stack(column, axis=1) for column in zip(*seen, strict=True))
+    drive(env, recording)
+    record()
+    state, present, events, acts = (np.stack(column, axis=1) for column in zip(*recorded, strict=True))
     events[:, 1:] &= acts[:, :-1, None]
     events[:, 0] = False
     (scene,), (chosen,) = env.worlds.scenes, env.worlds.selected
@@ -188,11 +188,11 @@ def _watch(env: Env, driver: Driver, title: str) -> Episode:
 
 
 @dataclass(frozen=True)
-class Mark:
+class EpisodeEvent:
     """Something that happened to a controlled agent."""
 
     kind: str
-    """One of :data:`KINDS`."""
+    """One of :data:`EVENT_KINDS`."""
     agent: int
     """0 .. N-1."""
     step: int
@@ -200,42 +200,42 @@ class Mark:
     """x, y: the goal, the middle of what two boxes share, or the agent's own middle (off-road)."""
 
 
-KINDS: dict[str, tuple[Event, ...]] = {
+EVENT_KINDS: dict[str, tuple[Event, ...]] = {
     "goal": (Event.GOAL,),
     "collision": (Event.VEHICLE, Event.NON_VEHICLE),
     "off-road": (Event.OFF_ROAD,),
 }
 _SAME_PLACE = 4.0
-"""What begins nearer than this to an earlier mark of its agent and kind is no mark of its own, m."""
+"""What begins nearer than this to an earlier event of the same agent and kind is not listed again, m."""
 
 
-def marks(episode: Episode) -> list[Mark]:
+def list_events(episode: Episode) -> list[EpisodeEvent]:
     """What happened, by time: each beginning of a contact, and each goal once."""
-    found: list[Mark] = []
-    for kind, columns in KINDS.items():
+    found: list[EpisodeEvent] = []
+    for kind, columns in EVENT_KINDS.items():
         now = np.asarray(episode.events[:, :, columns].any(axis=2), np.bool_)
         begins = now & np.diff(now, axis=1, prepend=False)
         for agent, step in np.argwhere(begins).tolist():
-            mark = Mark(kind, agent, step, _place(episode, kind, agent, step))
-            earlier = [m.place for m in found if (m.kind, m.agent) == (kind, agent)]
-            if all(np.hypot(x - mark.place[0], y - mark.place[1]) > _SAME_PLACE for x, y in earlier):
-                found.append(mark)
-    return sorted(found, key=lambda mark: mark.step)
+            event = EpisodeEvent(kind, agent, step, _event_place(episode, kind, agent, step))
+            earlier = [e.place for e in found if (e.kind, e.agent) == (kind, agent)]
+            if all(np.hypot(x - event.place[0], y - event.place[1]) > _SAME_PLACE for x, y in earlier):
+                found.append(event)
+    return sorted(found, key=lambda event: event.step)
 
 
-def counts(happened: Sequence[Mark]) -> dict[str, int]:
+def event_counts(events: Sequence[EpisodeEvent]) -> dict[str, int]:
     """To how many agents each kind of event happened."""
-    return {kind: len({mark.agent for mark in happened if mark.kind == kind}) for kind in KINDS}
+    return {kind: len({event.agent for event in events if event.kind == kind}) for kind in EVENT_KINDS}
 
 
-def told(kind: str, count: int, agents: int) -> str:
-    """A count in words."""
+def count_text(kind: str, count: int, agents: int) -> str:
+    """How many of the controlled agents an event of this kind happened to, in words."""
     if kind == "goal":
         return f"{count} of {agents} at the goal"
     return f"{count} {kind}{'s' if kind == 'collision' and count != 1 else ''}"
 
 
-def _place(episode: Episode, kind: str, agent: int, step: int) -> tuple[float, float]:
+def _event_place(episode: Episode, kind: str, agent: int, step: int) -> tuple[float, float]:
     row = int(episode.controlled[agent])
     if kind == "goal":
         x, y = episode.goal[agent]
@@ -244,8 +244,8 @@ def _place(episode: Episode, kind: str, agent: int, step: int) -> tuple[float, f
     return float(x), float(y)
 
 
-def contact(episode: Episode, row: int, step: int) -> Floats:
-    """[2] the middle of what an agent's box shares with the one it overlaps most; its own middle when it is alone."""
+def contact(episode: Episode, row: int, step: int) -> NDArray[np.float32]:
+    """[2] the middle of what an agent's box shares with the one it overlaps most; its own middle if there is none."""
     others = np.flatnonzero(episode.present[:, step] & (np.arange(len(episode.row)) != row))
     size = episode.size * np.float32(episode.box_scale)
     line = np.linspace(-0.5, 0.5, 41)

@@ -38,8 +38,8 @@ def render(
     Args:
         episode: what is shown.
         file: where to.
-        fps: frames a second; 10 is real time.
-        dpi: dots an inch of a map of up to 10 by 7.5 inches; by the kind of file when None.
+        fps: frames per second; 10 is real time.
+        dpi: dots per inch of a map of up to 10 by 7.5 inches; by the kind of file when None.
         progress: called with frames done and frames in all.
 
     Raises:
@@ -47,32 +47,33 @@ def render(
     """
     films = {".gif": _write_gif, ".mp4": _write_mp4}
     ending = file.suffix.lower()
-    sheet, temporary = EpisodeFigure(episode, dpi or DPI[ending]), aside(file)
+    figure, temporary = EpisodeFigure(episode, dpi or DPI[ending]), aside(file)
     try:
         if ending in films:
-            films[ending](temporary, sheet, fps, progress)
+            films[ending](temporary, figure, fps, progress)
         else:
-            sheet.whole().savefig(temporary, format=ending[1:])
+            figure.whole().savefig(temporary, format=ending[1:])
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _frames(sheet: EpisodeFigure, progress: ProgressCallback) -> Iterator[NDArray[np.uint8]]:
-    for step in range(sheet.episode.steps):
-        yield sheet.frame(step)
-        progress(step + 1, sheet.episode.steps)
+def _frames(figure: EpisodeFigure, progress: ProgressCallback) -> Iterator[NDArray[np.uint8]]:
+    for step in range(figure.episode.steps):
+        yield figure.frame(step)
+        progress(step + 1, figure.episode.steps)
 
 
-def _write_gif(file: Path, sheet: EpisodeFigure, fps: float, progress: ProgressCallback) -> None:
+def _write_gif(file: Path, figure: EpisodeFigure, fps: float, progress: ProgressCallback) -> None:
     """One palette for all frames: what stands still does not flicker."""
-    last = sheet.episode.steps - 1
-    sample = Image.fromarray(np.concatenate([sheet.frame(step) for step in (0, last // 2, last)]))
+    last = figure.episode.steps - 1
+    sample = Image.fromarray(np.concatenate([figure.frame(step) for step in (0, last // 2, last)]))
     # Maximum coverage finds small things of a colour of their own; k-means then brings large areas to theirs. The
     # 256th index is left for "as before", with which Pillow writes what does not change from frame to frame.
     palette = sample.quantize(255, Image.Quantize.MAXCOVERAGE, kmeans=1)
     pictures = [
-        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in _frames(sheet, progress)
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in _frames(figure, progress)
     ]
     # A GIF counts in hundredths of a second: rounding the times of frames, not their lengths, keeps the speed.
     times = [10 * round(100 * step / fps) for step in range(last + 1)]
@@ -82,22 +83,22 @@ def _write_gif(file: Path, sheet: EpisodeFigure, fps: float, progress: ProgressC
     )
 
 
-def _write_mp4(file: Path, sheet: EpisodeFigure, fps: float, progress: ProgressCallback) -> None:
+def _write_mp4(file: Path, figure: EpisodeFigure, fps: float, progress: ProgressCallback) -> None:
     """H.264 as every player takes it: even sizes, 4:2:0, BT.709 (which players assume)."""
     try:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise RunError("mp4: there is no ffmpeg for this machine; install one, or write a .gif") from error
-    height, width = (n // 2 * 2 for n in sheet.frame(0).shape[:2])
+        raise RunError("mp4", "there is no ffmpeg for this machine", "install one, or write a .gif") from error
+    height, width = (n // 2 * 2 for n in figure.frame(0).shape[:2])
     read = f"-v error -y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -"
     colour = "-vf scale=out_color_matrix=bt709 -colorspace bt709"
     write = "-c:v libx264 -crf 16 -pix_fmt yuv420p -movflags +faststart -f mp4"
     command = [program, *read.split(), *colour.split(), *write.split(), str(file.absolute())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as encoder:
         assert encoder.stdin is not None
-        with suppress(BrokenPipeError):  # it says why on stderr
-            for frame in _frames(sheet, progress):
+        with suppress(BrokenPipeError):  # its stderr says why
+            for frame in _frames(figure, progress):
                 encoder.stdin.write(frame[:height, :width].tobytes())
         complaint = encoder.communicate()[1].decode(errors="replace")
     if encoder.returncode:
-        raise RunError(f"mp4: ffmpeg failed ({' '.join(complaint.split())})")
+        raise RunError("mp4", f"ffmpeg failed ({' '.join(complaint.split())})")

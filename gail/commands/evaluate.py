@@ -1,0 +1,120 @@
+"""``gail-cli evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from gail_cli.gail.commands.console import progress_bar, write_report
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.evaluation import evaluate as evaluation
+from gail_cli.gail.evaluation.tables import print_evaluation
+from gail_cli.gail.learning.backends import with_backend
+from gail_cli.gail.learning.run import load_cloned, load_run
+from gail_cli.gail.networks.policy import Policy
+from gail_cli.pipeline.store.store import DemoStore
+
+
+def evaluate(
+    run: str,
+    store: str,
+    *,
+    box_scale: float | None,
+    backend: Literal["embedded", "gpudrive"] | None,
+    splits: tuple[str, ...],
+    bc: str | None,
+    rollouts: int,
+    sampled: bool,
+    seed: int,
+    device: str,
+    picture: Path | None,
+    scene: str | None,
+    figure: Path | None,
+    submitted: Path | None,
+    info: dict[str, str],
+    sources: tuple[str, ...],
+    report: Path | None,
+) -> None:
+    """Drive a run's policy and its anchors through a store, print tables, and write what else is asked for.
+
+    Args:
+        run: folder of the run.
+        store: folder, .zip or URL.
+        box_scale: factor on collision boxes; that of the run when None.
+        backend: simulator; that of the run when None.
+        splits: which scenes; each split that has some when empty.
+        bc: folder of the run whose cloned policy is an anchor; the run's own when None.
+        rollouts: number of drives with drawn actions.
+        sampled: draw the policy's actions instead of taking the most likely ones.
+        seed: for all that is drawn.
+        device: where to run.
+        picture: file for the picture of a scene.
+        scene: id of that scene; the first when None.
+        figure: file for the figure of realism and distributions.
+        submitted: file for the submission.
+        info: fields of the submission.
+        sources: files that tell the heights of the submission.
+        report: file for the whole report.
+
+    Raises:
+        click.UsageError: for options of a submission that is not asked for.
+    """
+    if (info or sources) and submitted is None:
+        raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
+    config, policy = load_run(run, device)
+    config = with_backend(config, backend) if backend else config
+    cloned = load_cloned(bc or run, device)
+    opened = DemoStore(store, config.data.agents)
+    chosen = evaluation.splits_of(opened, splits)
+    drawn = opened.find(scene) if scene else next(iter(chosen.values()))[0]
+    if submitted is not None:
+        every = [index for scenes in chosen.values() for index in scenes]
+        _write_submission(submitted, config, policy, opened, every, seed, info, sources)
+    results = {}
+    for split, scenes in chosen.items():
+        with progress_bar("evaluating", "scenes") as progress:
+            results[split] = evaluation.evaluate(
+                policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale, deterministic=not sampled,
+                rollouts=rollouts, seed=seed, progress=progress,
+            )  # fmt: skip
+    write_report(report, {"run": run, "store": store, "splits": results})
+    for split, result in results.items():
+        print_evaluation(result, "" if split == "all" else split)
+    if cloned is None:
+        click.echo(f"run {bc or run} keeps no policy from behaviour cloning, so that anchor is left out (--bc RUN)")
+    if picture is not None:
+        _draw_scene(picture, config, policy, opened, drawn)
+    if figure is not None:
+        _draw_results(figure, results)
+
+
+def _draw_scene(file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scene: int) -> None:
+    from gail_cli.gail.figures.scene_figure import draw_scene
+
+    draw_scene(policy, config, store, scene).savefig(file)
+    click.echo(f"picture: {file}")
+
+
+def _draw_results(file: Path, results: dict[str, dict[str, Any]]) -> None:
+    from gail_cli.gail.figures.evaluation_figure import evaluation_figure
+
+    evaluation_figure(results).savefig(file)
+    click.echo(f"figure: {file}")
+
+
+def _write_submission(
+    file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scenes: list[int], seed: int,
+    info: dict[str, str], sources: tuple[str, ...],
+) -> None:  # fmt: skip
+    from gail_cli.gail.evaluation.submission import read_heights, submission
+
+    ids = store.scene_ids()
+    heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
+    with progress_bar("submission", "scenes") as progress:
+        message = submission(
+            policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
+        )
+    file.write_bytes(message.SerializeToString())
+    click.echo(f"submission: {file}" + ("" if sources else ", all heights 0 (--submission-source tells them)"))

@@ -1,0 +1,23 @@
+"""``gail-cli merge`` and ``gail-cli split``."""
+
+from __future__ import annotations
+
+import click
+
+from gail_cli.gail.commands.console import progress_bar
+from gail_cli.pipeline.extract import merge_split
+from gail_cli.pipeline.extract.report import contents, duplicates
+
+
+def merge(stores: tuple[str, ...], store: str) -> None:
+    """Make one store of the scenes of several, and print what it holds."""
+    with progress_bar("merging", "scenes") as progress:
+        report = merge_split.merge(stores, store, progress=progress)
+    click.echo("\n".join([contents(report), *duplicates(report)]))
+
+
+def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:
+    """Make a store per split in the folder ``out``, and print what each holds."""
+    with progress_bar("splitting", "scenes") as progress:
+        for report in merge_split.split(store, out, fractions, progress=progress).values():
+            click.echo(contents(report))

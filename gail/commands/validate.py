@@ -1,0 +1,57 @@
+"""``gail-cli validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gail_cli.gail.commands.console import print_lines, progress_bar, write_report
+from gail_cli.gail.config.load import load_config
+
+if TYPE_CHECKING:
+    from gail_cli.gail.config.schema import TrainConfig
+    from gail_cli.pipeline.validate.validate import Expectation, Problem
+
+
+def validate(store: str, *, config: str | None, sample: int, seed: int, report: Path | None) -> None:
+    """Check a store, and whether it fits a training run; exit code 1 when there are problems (a line each).
+
+    Args:
+        store: folder, .zip or URL.
+        config: file with the configuration of the run, if it is to fit one.
+        sample: number of scenes that are replayed.
+        seed: for choosing them.
+        report: file for the whole report.
+    """
+    loaded = load_config(config) if config else None
+
+    from gail_cli.pipeline.validate.validate import validate_store  # after what a wrong setting stops
+
+    expected = _expectation(loaded) if loaded else None
+    with progress_bar("validating", "parts") as progress:
+        problems = validate_store(store, expected, sample=sample, seed=seed, progress=progress)
+    if loaded and not problems:
+        problems = _backend_problems(loaded, store)
+    fields = [{name: getattr(problem, name) for name in ("where", "what", "fix")} for problem in problems]
+    write_report(report, {"store": store, "sound": not problems, "problems": fields})
+    print_lines([str(problem) for problem in problems])
+    click.echo(f"{store}: {len(problems)} problem(s)" if problems else f"{store}: sound")
+    if problems:
+        raise SystemExit(1)
+
+
+def _expectation(config: TrainConfig) -> Expectation:
+    from gail_cli.gail.learning.run import expectation
+
+    return expectation(config)
+
+
+def _backend_problems(config: TrainConfig, store: str) -> list[Problem]:
+    """Why the run's simulator cannot hold the store's scenes, if it cannot."""
+    from gail_cli.gail.learning.backends import store_problem
+    from gail_cli.pipeline.store.store import DemoStore
+
+    found = store_problem(config, DemoStore(store, config.data.agents))
+    return [found] if found else []
