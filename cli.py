@@ -281,17 +281,17 @@ def validate(ctx: click.Context, store: str, config: str | None, sample: int, se
     expectation = loaded = None
     if config:
         from gail_cli.gail.config.load import load_config
-        from gail_cli.gail.learning.run import expectation as expectation_of
+        from gail_cli.gail.learning.requirements import expectation as expectation_of
 
         loaded = load_config(config)
-        expectation = expectation_of(loaded)
+        expectation = expectation_of(loaded.data)
     with progress_bar("validating", "parts") as progress:
         problems = validate_store(store, expectation, sample=sample, seed=seed, progress=progress)
     if loaded and not problems:
         from gail_cli.gail.learning.backends import store_problem
         from gail_cli.pipeline.store.store import DemoStore
 
-        found = store_problem(loaded, DemoStore(store, loaded.data.agents))
+        found = store_problem(loaded.backend, DemoStore(store, loaded.data.agents), loaded.sim.selection)
         problems = [found] if found else []
     _write_report(report, {"store": store, "sound": not problems, "problems": [vars(problem) for problem in problems]})
     print_lines([str(problem) for problem in problems])

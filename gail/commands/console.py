@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gail_cli.gail.learning.trainer import RunProgress
+    from gail_cli.gail.learning.progress import RunProgress
 
 _MOST_LINES = 50
 """Problems or failures printed one by one; the report file has them all."""

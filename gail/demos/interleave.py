@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.sim.errors import UserError
+
 _CARDS = 1 << 16
 """Turns after which every source has had its share exactly; weights are kept to this precision."""
+
+
+class WeightsError(UserError):
+    """Weights of sources that make no sense."""
 
 
 class Interleave:
@@ -20,13 +26,13 @@ class Interleave:
         weights: [S] of the sources, positive.
 
     Raises:
-        ValueError: for weights that are not.
+        WeightsError: for weights that are not.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         share = np.asarray(weights, np.float64)
         if not len(share) or not (np.isfinite(share) & (share > 0)).all():
-            raise ValueError(f"weights {list(weights)}: they must be positive finite numbers, one a store")
+            raise WeightsError("weights", f"{list(weights)}: they must be positive finite numbers, one a store")
         exact = share / share.sum() * (_CARDS - len(share))
         self.quota = 1 + np.floor(exact).astype(np.int64)  # one for each, however small its weight
         """[S] turns of each in a round."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gail_cli.gail.config.schema import DataConfig, TrainConfig
-from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.interleave import Interleave, WeightsError
 from gail_cli.gail.demos.sampler import DemoSampler
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.demos.worlds import AgentRows, FirstAgents, WorldStream
@@ -47,7 +47,7 @@ class Stores:
 
     Raises:
         StoreError: when their actions or lengths differ.
-        ValueError: for weights that make no sense.
+        WeightsError: for weights that make no sense.
     """
 
     def __init__(self, stores: Sequence[DemoStore], weights: Sequence[float] | None = None) -> None:
@@ -55,7 +55,7 @@ class Stores:
             raise ValueError("no store; name at least one")
         weights = [1.0] * len(stores) if weights is None else list(weights)
         if len(weights) != len(stores):
-            raise ValueError(f"{len(weights)} weight(s) for {len(stores)} store(s); give one a store")
+            raise WeightsError("", f"{len(weights)} weight(s) for {len(stores)} store(s)", "give one a store")
         self.stores, self.weights = tuple(stores), tuple(weights)
         self._deck = Interleave(weights)
         _check_alike(stores)
@@ -80,7 +80,7 @@ class Stores:
 
         Raises:
             StoreError: when one cannot be read, is unfinished and must not be, or does not go with the others.
-            ValueError: for weights that make no sense.
+            WeightsError: for weights that make no sense.
         """
         return cls([open_store(path, agents, grows) for path in paths], weights)
 

@@ -28,6 +28,11 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0, norm: bool = True) -> nn.Seq
     return nn.Sequential(*layers)
 
 
+def one_hot(actions: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Indices [B, K] into grids of these sizes as [B, sum of sizes] int64, one-hot each."""
+    return torch.cat([functional.one_hot(actions[:, k].long(), n) for k, n in enumerate(sizes)], dim=1)
+
+
 class Normaliser(nn.Module):
     """Standardises features by statistics that are fitted once, on expert data, and then never drift.
 
