@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,16 @@ from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.interleave import WeightsError
 from gail_cli.gail.demos.stores import Stores
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.learning.adversary import Adversary, RewardScale
+from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.backends import check_backend, renew
 from gail_cli.gail.learning.cloning import clone, take_over
-from gail_cli.gail.learning.latent import Codes, Posterior
+from gail_cli.gail.learning.learners import Learners
 from gail_cli.gail.learning.logger import MetricsLogger
 from gail_cli.gail.learning.ppo import AdvantageScale, update
 from gail_cli.gail.learning.progress import RunProgress
 from gail_cli.gail.learning.requirements import check_fit
-from gail_cli.gail.learning.rollout import Rollout, collect
+from gail_cli.gail.learning.rollout import Rollout, collect, masked_demos
 from gail_cli.gail.learning.run import CLONED, Past, RunError, RunFolder, choose_device
-from gail_cli.gail.networks.actor_critic import Networks
-from gail_cli.gail.networks.factory import make_discriminator
-from gail_cli.gail.networks.masking import masked
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -91,7 +87,9 @@ class Trainer:
         """Settings with which the run goes on otherwise than before: what they were and are."""
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._create()
+        self.learners = Learners.create(config, self.stores.space, self.device, self._experts, self._generator)
+        self.networks, self.codes = self.learners.networks, self.learners.codes
+        self.adversary = self.learners.adversary
         if past is not None:
             self._restore(past.checkpoint)
         self.sampler = self.stores.sampler(config, self.device, self._drawn[0])
@@ -99,7 +97,7 @@ class Trainer:
         if self.adversary is not None:
             self.adversary.absorbing_share = self.sampler.absorbing_share
         if past is None:
-            self._fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
+            self.learners.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
             if config.bc.run is not None and config.clones:
                 take_over(self.networks.policy, config.bc.run, self.device)
                 self.progress.cloned = config.cloning_steps
@@ -107,24 +105,6 @@ class Trainer:
         self.stream = self.stores.worlds(config, self.device, start)
         self._env: Backend | None = None
         self._logger = self._describe(past)
-
-    def _create(self) -> None:
-        """What learns in this algorithm."""
-        config, space = self.config, self.stores.space
-        observation, codes = config.observation, config.latent.codes
-        self.networks = Networks.create(observation, space, config.policy, codes, self.device)
-        self.networks.set_rates(config.ppo, config.bc)
-        self.codes: Codes | None = None
-        if codes:
-            posterior = Posterior(observation, space, config.policy, codes).to(self.device)
-            self.codes = Codes(config.latent, posterior, self.device, self._generator)
-        self.adversary: Adversary | None = None
-        if config.adversarial:
-            gamma = config.ppo.gamma
-            network = make_discriminator(config.discriminator, observation, space, gamma).to(self.device)
-            self.adversary = Adversary(
-                network, config.discriminator, config.reward, gamma, self._experts, self._log_prob, self._generator
-            )
 
     def _describe(self, past: Past | None) -> MetricsLogger:
         """Write down what the run is, only once nothing that it builds on can be amiss; and where it is logged."""
@@ -161,7 +141,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        state = {name: part.state_dict() for name, part in self._learning().items()} | {
+        state = self.learners.state_dict() | {
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
             "advantage_scale": vars(self.advantage_scale),
@@ -172,21 +152,13 @@ class Trainer:
         }
         self.folder.save(state)
 
-    def _learning(self) -> dict[str, Any]:
-        """What learns, by its name in the checkpoint."""
-        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes}
-        return {name: part for name, part in parts.items() if part is not None}
-
     def _restore(self, state: dict[str, Any]) -> None:
         try:
-            for name, part in self._learning().items():
-                part.load_state_dict(state[name])
+            self.learners.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:
             what, fix = "its checkpoint is of other networks", "resume with the configuration it began with"
             raise RunError(self.folder.where, what, fix) from error
-        self.networks.set_rates(self.config.ppo, self.config.bc)
-        if self.adversary is not None:
-            self.adversary.provider.set_rates(self.config.discriminator, self.config.reward)
+        self.learners.set_rates(self.config)
         try:
             self.progress = RunProgress(**state["progress"])
             self.reward_scale = RewardScale(**state["reward_scale"])
@@ -199,40 +171,13 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
-    def _fit_normalisers(self, expert: Transitions) -> None:
-        self.networks.fit_normalisers(expert)
-        if self.adversary is not None:
-            self.adversary.fit_normaliser(expert)
-        if self.codes is not None:
-            self.codes.posterior.encoder.fit_normaliser(expert.observation)
-
     def _experts(self, count: int, next_state: bool = False) -> Transitions:
         """A batch of demos, masked as rollouts are."""
-        return self._masked(self.sampler.sample(count, next_state))
-
-    def _masked(self, batch: Transitions) -> Transitions:
-        layout, masking = self.config.observation, self.config.masking
-        following = batch.next_observation
-        return replace(
-            batch,
-            observation=masked(batch.observation, layout, masking),
-            next_observation=None if following is None else masked(following, layout, masking),
-        )
+        return masked_demos(self.sampler.sample(count, next_state), self.config.observation, self.config.masking)
 
     def _demos(self, count: int) -> Transitions:
-        """A batch to clone, each row with a latent code if the policy has some."""
-        batch = self._experts(count)
-        if self.codes is None:
-            return batch
-        code = self.codes.infer(batch.observation, batch.action)
-        return Transitions(self.networks.policy.with_code(batch.observation, code), batch.action)
-
-    @torch.no_grad()
-    def _log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
-        """[B] of actions under the present policy, with codes as the posterior finds them."""
-        code = None if self.codes is None else self.codes.infer(observation, action)
-        policy = self.networks.policy
-        return policy.evaluate(policy.with_code(observation, code), action)[0]
+        """A batch to clone."""
+        return self.learners.with_codes(self._experts(count))
 
     def _clone(self, stop: Callable[[], bool]) -> None:
         """Behaviour cloning, if it is wanted and not done."""
@@ -292,8 +237,8 @@ class Trainer:
         if self.adversary is not None:
             held_out = None
             if self.held_out is not None:
-                next_state = self.adversary.network.needs_next_state
-                held_out = self._masked(self.held_out.sample(_HELD_OUT_SAMPLES, next_state))
+                held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
+                held_out = masked_demos(held_out, self.config.observation, self.config.masking)
             metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
         if self.codes is not None:
             latent = self.config.latent
