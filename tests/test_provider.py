@@ -230,6 +230,18 @@ def test_its_modules_are_named_as_in_ml_agents():
     assert made.get_modules() == {"Module:GAIL": made.network}
 
 
+def test_each_network_answers_for_itself():
+    """ML-Agents' estimates are probabilities, its gate is never shut, its reward is not scaled and has one form."""
+    plain, compat = provider({"form": "bounded"}), provider({"form": "bounded"}, mlagents=True)
+    assert [made.network.boundary for made in (plain, compat)] == [0.0, 0.5]
+    assert [made.network.gated for made in (plain, compat)] == [True, False]
+    assert [made.network.scales_reward for made in (plain, compat)] == [True, False]
+    rows = samples()
+    torch.testing.assert_close(plain.evaluate(rows), plain.estimate(rows).sigmoid() - 0.5)
+    torch.testing.assert_close(compat.evaluate(rows), -torch.log(1 - compat.estimate(rows)))
+    assert [type(made.optimiser) for made in (plain, compat)] == [torch.optim.AdamW, torch.optim.Adam]
+
+
 def test_airl_is_discounted_as_the_policy_is():
     config = config_from_dict({"discriminator": {**SMALL, "structure": "airl"}, "ppo": {"gamma": 0.5}})
     batch = replace(samples(), next_observation=samples(seed=3).observation, log_prob=torch.full((40,), -math.log(315)))

@@ -191,7 +191,7 @@ def _absorbing_share(rollout: Rollout) -> float:
 
 
 def _by_event(reward: Tensor, rollout: Rollout) -> dict[str, float]:
-    """Mean reward a step of agents to whom each kind of thing happened, where it happened to somebody."""
+    """Mean reward per step of the agents to whom each kind of event happened, where it happened to somebody."""
     steps = rollout.alive.sum(dim=0).clamp(min=1)
     mean = reward.sum(dim=0) / steps
     hit = rollout.events[:, Event.VEHICLE] | rollout.events[:, Event.NON_VEHICLE]

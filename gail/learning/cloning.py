@@ -34,7 +34,7 @@ def clone(
     Args:
         policy: changed in place.
         optimiser: of the policy; its learning rate follows a cosine to zero.
-        demos: gives a batch of experts of a size.
+        demos: gives as many expert samples as asked for.
         config: the settings.
         progress: kept up to date.
         report: called with the mean loss and the step, every hundred steps and at the end.

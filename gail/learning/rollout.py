@@ -79,7 +79,7 @@ class Rollout:
 
 
 def masked_demos(batch: Transitions, layout: ObservationConfig, masking: MaskingConfig) -> Transitions:
-    """Demos with entities hidden as in rollouts, so that neither is told from the other by that."""
+    """Demos with entities hidden as in rollouts, so that nobody can tell one from the other by that."""
     following = batch.next_observation
     return replace(
         batch,

@@ -76,7 +76,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def information(self, policy: Scored, expert: Scored) -> Tensor:
-        """[] what the codes of both sides tell, nats: their KL divergence from N(0, 1)."""
+        """[] nats that the codes of both sides hold: their KL divergence from N(0, 1)."""
 
     @abstractmethod
     def compute_gradient_magnitude(self, policy_batch: Transitions, expert_batch: Transitions) -> Tensor:
@@ -88,7 +88,7 @@ class Discriminator(nn.Module, ABC):
 
     @torch.no_grad()
     def update_beta(self, kl: Tensor) -> None:
-        """After a step: make information dearer if more passed than was to, and cheaper otherwise."""
+        """After a step: raise the price of information if more than the target passed, and lower it otherwise."""
         self.beta.copy_(self.next_beta(kl))
 
     @abstractmethod

@@ -40,7 +40,7 @@ def discriminator_loss(config: DiscriminatorConfig) -> Loss:
 def nearness(observation: ObservationConfig, partners: Tensor, present: Tensor, scale: float) -> Tensor:
     """exp(-d / scale) of partners [B, P, F] at a distance d, m, centre to centre: [B, P]; zero of absent ones.
 
-    Without gradients: how near somebody is decides how much a head counts, and is not itself judged that way.
+    Without gradients: how near somebody is decides how much a head counts, and is not learned from that way.
     """
     x, y = (next(i for i, name in enumerate(observation.partner_fields) if name.startswith(f"{a}/")) for a in "xy")
     metres = observation.radius if observation.partner_fields[x] == "x/radius" else 1000.0
@@ -78,13 +78,13 @@ class NeighbourHead(nn.Module):
 class DiscriminatorNetwork(Discriminator):
     """Tells expert from policy. It never sees who is done, the collided flag, or any other bookkeeping.
 
-    ``config.inputs`` says what it looks at: the state alone, the state and the action (one-hot a grid component), or
+    ``config.inputs`` says what it looks at: only the state, the state and the action (one-hot per grid component), or
     the state and the next one, through the same encoder. ``config.structure`` says how its logit is made:
 
     * ``joint``: one network over everything.
     * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road and
-      action, and f_i sees ego, action and the i-th neighbour alone, with w_i = exp(-d_i / b). How neighbours stand to
-      each other, which the ego cannot help, counts for nothing. (Of the next state, the pairs see the ego alone, as
+      action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours stand to
+      each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state, as
       partners change places from step to step.)
     * ``airl`` (Fu et al. 2018, eq. 4): f = g + gamma h(s') - h(s), and the logit is f - log pi(a | s). h(s') is counted
       in the last step too, as it should be with a fixed horizon, where an end is a truncation.
@@ -168,7 +168,7 @@ class DiscriminatorNetwork(Discriminator):
         return form(estimate)
 
     def flatten_actions(self, actions: Tensor) -> Tensor:
-        """Actions [B, K] as network input: one-hot a grid component, or standardised values."""
+        """Actions [B, K] as network input: one-hot per grid component, or standardised values."""
         if not self.space.discrete:
             return (actions - self.action_mean) / self.action_std
         return one_hot(actions, self.space.sizes).to(self.action_mean.dtype)

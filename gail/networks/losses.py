@@ -41,7 +41,7 @@ def gradient_penalty(logits: Tensor, inputs: list[Tensor]) -> Tensor:
 
 
 def interpolated(policy: dict[str, Tensor], expert: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Points with gradients on the lines from policy to expert samples [B, ...], one random place a sample."""
+    """Points with gradients on the lines from policy to expert samples [B, ...], one random place per sample."""
     first = next(iter(expert.values()))
     weight = torch.rand(len(first), 1, dtype=first.dtype, device=first.device)
     return {name: torch.lerp(policy[name], expert[name], weight).requires_grad_() for name in expert}

@@ -1,9 +1,9 @@
 """ML-Agents' GAIL discriminator, number for number: ``discriminator.compat: mlagents``.
 
 Written from its behaviour, which differs from :mod:`gail.networks.discriminator` in what its users may want to
-reproduce, and in what is an oversight: the gradient penalty
-bears on the probability and on the first observation alone, every number is
-interpolated by itself, the end of an episode can be seen, and the gradient sees a beta that the logged loss does not.
+reproduce, and in what is an oversight: the gradient penalty bears on the probability and only on the first
+observation, every number is interpolated by itself, the end of an episode can be seen, and the gradient sees a beta
+that the logged loss does not.
 Its observation is a list of tensors; here they are the ego, partner and road blocks of the layout, so the first one is
 the ego block. They are taken as they are, GPUDrive's collided flag and absent entities included.
 """
@@ -180,7 +180,7 @@ class DiscriminatorNetwork(Discriminator):
         """[B, A + 1] actions, one-hot if they are of a grid, and whether the transition was the last.
 
         Raises:
-            ValueError: when the samples do not tell.
+            ValueError: when the samples do not say who is done.
         """
         if batch.done is None:
             raise ValueError("discriminator.mlagents.use_actions sees who is done; give samples that tell it")
