@@ -13,6 +13,7 @@ from gail_cli.gail.learning.adversary import Adversary, latest, with_absorbing
 from gail_cli.gail.learning.provider import GAILRewardProvider
 from gail_cli.gail.learning.run import load_run
 from gail_cli.gail.learning.trainer import Trainer
+from gail_cli.gail.networks.factory import make_discriminator
 
 WHOLE = [(6, "truncated")] * 5
 """Thirty transitions."""
@@ -47,8 +48,9 @@ def adversary(demos=experts, log_prob=lambda observation, action: torch.full((le
         }
     )
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    return Adversary(config, SPACE, torch.device("cpu"), demos, log_prob, generator)
+    gamma, generator = config.ppo.gamma, torch.Generator().manual_seed(0)
+    network = make_discriminator(config.discriminator, config.observation, SPACE, gamma)
+    return Adversary(network, config.discriminator, config.reward, gamma, demos, log_prob, generator)
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_demos_of_scenes_not_learned_from_can_shut_the_gate(monkeypatch, compat,
     for most, updates in ((0.775 + 1e-6, 3), (0.77, 0 if gate else 3)):
         judge = adversary(discriminator={"compat": compat, "max_accuracy": most})
         monkeypatch.setattr(judge.provider, "estimate", lambda x: line + torch.tensor(claims[len(x.action)]))
-        monkeypatch.setattr(judge.provider, "_learns", lambda accuracy: True)
+        monkeypatch.setattr(judge.provider, "_may_learn", lambda accuracy: True)
         told = judge.learn(rollout(*WHOLE), 0, experts(8, False))
         assert told["discriminator/held_out_expert_accuracy"] == pytest.approx(0.75)
         assert told["discriminator/held_out_accuracy"] == pytest.approx((0.75 + 0.8) / 2)

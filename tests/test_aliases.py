@@ -169,7 +169,7 @@ def parameters(module):
 def told(trainer):
     """The metrics of one more rollout."""
     trainer._iterate()
-    return json.loads((trainer.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return json.loads((trainer.folder.path / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def networks(trainer):

@@ -25,6 +25,7 @@ from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.env import Env
+from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scene import Role
 from gail_cli.sim.worlds import make_worlds
 
@@ -88,19 +89,23 @@ def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, i
     assert len(list(in_cache.glob("*.json"))) == 2  # the same files
 
 
+def check(config, store, scenes=None):
+    check_backend(config.backend, store, config.sim.selection, scenes)
+
+
 def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small, gpudrive, tmp_path):
     store, config = make_store(scenes=2), small(**rules(horizon=None))
-    check_backend(small(), store)
+    check(small(), store)
     with pytest.raises(ImportError, match="GPUDrive is not installed"):
-        check_backend(config, store)
+        check(config, store)
     gpudrive()
-    check_backend(config, store)
+    check(config, store)
     crowded = small(**rules(horizon=None, selection={"max_agents": 1}))
-    check_backend(crowded, store)
+    check(crowded, store)
     short = tmp_path / "short"
     extract([str(SAMPLE)], str(short), ExtractConfig(store.space, steps=50), options=ExtractOptions(workers=1), limit=1)
     with pytest.raises(RunError, match="its scenes have 50 steps, GPUDrive's 91; extract with --steps 91"):
-        check_backend(config, DemoStore(short))
+        check(config, DemoStore(short))
 
 
 def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monkeypatch):
@@ -108,14 +113,14 @@ def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monke
     store = make_store(scenes=5)
     monkeypatch.setattr("gail_cli.pipeline.export.gpudrive_cache.MAX_SEGMENTS", 10)
     with pytest.raises(RunError) as error:
-        check_backend(small(**rules(horizon=None)), store)
+        check(small(**rules(horizon=None)), store)
     ids = store.scene_ids()
     assert f"GPUDrive cannot hold 5 of its scenes: {ids[0]!r} (" in str(error.value)
     assert str(error.value).endswith(", ...; extract without them, or drive embedded (--backend embedded)")
     assert ids[2] in str(error.value)
     assert ids[3] not in str(error.value)
     with pytest.raises(RunError, match=f"cannot hold 1 of its scenes: {ids[4]!r}"):
-        check_backend(small(**rules(horizon=None)), store, [4])
+        check(small(**rules(horizon=None)), store, [4])
 
 
 def test_without_gpudrive_the_cli_says_how_to_get_it(make_store, tmp_path):
@@ -129,7 +134,7 @@ def test_without_gpudrive_the_cli_says_how_to_get_it(make_store, tmp_path):
 
 def test_embedded_is_what_runs_have_unless_told(make_store, small):
     worlds = make_worlds(SMALL[:1])
-    assert isinstance(make_backend(small(), worlds, CLASSIC), Env)
+    assert isinstance(make_backend("embedded", SimConfig(), ObservationConfig(), worlds, CLASSIC), Env)
 
 
 # --- experts beside agents that lag --------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ def interrupting(monkeypatch, calls):
             signal.raise_signal(signal.SIGINT)
         return cloning_loss(*args)
 
-    monkeypatch.setattr("gail_cli.gail.learning.trainer.cloning_loss", interrupted)
+    monkeypatch.setattr("gail_cli.gail.learning.cloning.cloning_loss", interrupted)
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -10,7 +10,7 @@ from gail_cli.gail.config.load import config_from_dict
 from gail_cli.gail.config.schema import PolicyConfig
 from gail_cli.gail.evaluation.drivers import policy_driver
 from gail_cli.gail.evaluation.evaluate import evaluate
-from gail_cli.gail.learning.latent import Codes, information
+from gail_cli.gail.learning.latent import Codes, Posterior, information
 from gail_cli.gail.learning.run import RunError, load_cloned, load_run
 from gail_cli.gail.learning.trainer import Trainer
 from gail_cli.gail.networks.policy import Critic, Policy
@@ -28,7 +28,8 @@ def codes(count=3, **settings):
             "latent": {"codes": count, "learning_rate": 1e-2, **settings},
         }
     )
-    return Codes(config, SPACE, CPU, torch.Generator().manual_seed(0))
+    posterior = Posterior(config.observation, SPACE, config.policy, count)
+    return Codes(config.latent, posterior, CPU, torch.Generator().manual_seed(0))
 
 
 def told_by_actions(count, agents=60, seed=0):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from runs import after, metrics, trained
 
-from gail_cli.gail.config.load import config_from_dict, config_to_dict
-from gail_cli.gail.config.schema import TrainConfig
-from gail_cli.gail.learning.logger import METRICS, MetricsLogger
-from gail_cli.gail.learning.run import RunError
+from gail_cli.gail.config.load import config_to_dict
+from gail_cli.gail.config.schema import WandbConfig
+from gail_cli.gail.learning.logger import MetricsLogger
+from gail_cli.gail.learning.run import METRICS, RunError
 from gail_cli.gail.learning.trainer import Trainer
 
 
@@ -43,7 +43,7 @@ def wandb(monkeypatch):
 
 
 def settings(**wandb):
-    return config_from_dict({"wandb": {"project": "driving", **wandb}})
+    return WandbConfig(**{"project": "driving", **wandb})
 
 
 def names(lines):
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_is_the_same_one(wandb, make_store, small, tmp_path):
 
 
 def test_a_run_may_have_a_name(wandb, tmp_path):
-    MetricsLogger(tmp_path, settings(name="third try"), 0, 0).close()
+    MetricsLogger(tmp_path, settings(name="third try"), {}, 0, 0).close()
     assert wandb[0].given["name"] == "third try"
 
 
@@ -98,9 +98,9 @@ def test_it_is_finished_when_a_run_fails(wandb, make_store, small, tmp_path, mon
 
 
 def test_without_a_project_there_is_none(wandb, tmp_path):
-    journal = MetricsLogger(tmp_path, TrainConfig(), 0, 0)
-    journal.write({"rollout/goal": 0.5}, 3)
-    journal.close()
+    logger = MetricsLogger(tmp_path, WandbConfig(), {}, 0, 0)
+    logger.write({"rollout/goal": 0.5}, 3)
+    logger.close()
     assert wandb == []
     assert not (tmp_path / "wandb-id.txt").exists()
 
@@ -123,11 +123,11 @@ def test_wandb_asked_for_and_not_installed_is_one_sentence(make_store, small, tm
 
 def test_lines_keep_what_is_of_the_file_alone(tmp_path):
     """Time and rollouts are no metrics."""
-    journal = MetricsLogger(tmp_path, TrainConfig(), 0, 0)
-    journal.write({"bc/loss": 2.0}, 3, seconds=1.5, iteration=0)
-    journal.write({"rollout/goal": 0.5}, 70, seconds=2.5, iteration=1)
-    journal.histogram("discriminator/policy_estimates", torch.arange(4.0), 70)
-    journal.close()
+    logger = MetricsLogger(tmp_path, WandbConfig(), {}, 0, 0)
+    logger.write({"bc/loss": 2.0}, 3, seconds=1.5, iteration=0)
+    logger.write({"rollout/goal": 0.5}, 70, seconds=2.5, iteration=1)
+    logger.histogram("discriminator/policy_estimates", torch.arange(4.0), 70)
+    logger.close()
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert lines == [
         {"seconds": 1.5, "iteration": 0, "step": 3, "bc/loss": 2.0},
@@ -138,10 +138,10 @@ def test_lines_keep_what_is_of_the_file_alone(tmp_path):
 def test_tensorboard_has_the_same_names(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    journal = MetricsLogger(tmp_path, TrainConfig(), 0, 0)
-    journal.write({"discriminator/loss": 0.25, "ppo/entropy": 2.0}, 70, seconds=2.5)
-    journal.histogram("discriminator/policy_estimates", torch.arange(4.0), 70)
-    journal.close()
+    logger = MetricsLogger(tmp_path, WandbConfig(), {}, 0, 0)
+    logger.write({"discriminator/loss": 0.25, "ppo/entropy": 2.0}, 70, seconds=2.5)
+    logger.histogram("discriminator/policy_estimates", torch.arange(4.0), 70)
+    logger.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"discriminator/loss", "ppo/entropy"}
@@ -161,7 +161,7 @@ def test_only_what_counts_is_kept(tmp_path, cloned, iteration, kept):
     ]
     written = [json.dumps(line) + "\n" for line in lines]
     (tmp_path / METRICS).write_text("".join(written) + '{"step": 400, "iter')
-    MetricsLogger(tmp_path, TrainConfig(), cloned, iteration).close()
+    MetricsLogger(tmp_path, WandbConfig(), {}, cloned, iteration).close()
     assert (tmp_path / METRICS).read_text() == "".join(written[k] for k in kept)
 
 
@@ -170,8 +170,8 @@ def test_the_real_one_takes_what_it_is_given(tmp_path, monkeypatch):
     """Offline; a run that goes on keeps its id."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     for _ in range(2):
-        journal = MetricsLogger(tmp_path, settings(mode="offline", group="ablation"), 0, 0)
-        journal.write({"discriminator/loss": 0.5}, 70, iteration=0)
-        journal.close()
+        logger = MetricsLogger(tmp_path, settings(mode="offline", group="ablation"), {}, 0, 0)
+        logger.write({"discriminator/loss": 0.5}, 70, iteration=0)
+        logger.close()
         (name,) = {path.name.split("-")[-1] for path in (tmp_path / "wandb").glob("offline-run-*")}
     assert (tmp_path / "wandb-id.txt").read_text() == name

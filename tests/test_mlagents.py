@@ -12,6 +12,7 @@ from gail_cli.gail.config.schema import GAILSettings, NetworkSettings
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.provider import GAILRewardProvider
 from gail_cli.gail.networks import mlagents
+from gail_cli.gail.networks.factory import make_discriminator
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
@@ -169,7 +170,8 @@ def provider(space, settings, demos=None):
     """In float64, with opinions stronger than at first, and codes that tell more than they may."""
     torch.manual_seed(0)
     config = config_from_dict({"discriminator": {"compat": "mlagents", "mlagents": settings_of(settings)}})
-    made = GAILRewardProvider(config, space, LAYOUT, demos or (lambda count: batch(space, 9)))
+    network = make_discriminator(config.discriminator, LAYOUT, space, config.ppo.gamma)
+    made = GAILRewardProvider(network, config.discriminator, config.reward, demos or (lambda count: batch(space, 9)))
     made.network.double()
     with torch.no_grad():
         for name, x in made.network.named_parameters():
@@ -212,7 +214,7 @@ def test_losses_and_all_gradients(space, settings):
     network = provider(space, settings).network
     reference = Reference(network, space, settings)
     policy, expert = batch(space, 1), batch(space, 2)
-    network.update_normaliser(expert)
+    network.observe_experts(expert)
     reference.follow(expert.observation.numpy())
     network.beta.fill_(0.3)
     torch.manual_seed(5)

@@ -10,7 +10,9 @@ from gail_cli.gail.config.load import config_from_dict
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning import provider as module
 from gail_cli.gail.learning.provider import GAILRewardProvider
-from gail_cli.gail.networks.discriminator import DiscriminatorNetwork, adversarial_loss
+from gail_cli.gail.networks.discriminator import DiscriminatorNetwork
+from gail_cli.gail.networks.factory import make_discriminator
+from gail_cli.gail.networks.losses import adversarial_loss
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
@@ -31,7 +33,12 @@ def provider(reward=None, demos=None, mlagents=False, **settings):
     torch.manual_seed(0)
     extra = {"compat": "mlagents"} if mlagents else {}
     given = {"discriminator": {**SMALL, **extra, **settings}, "reward": reward or {}}
-    return GAILRewardProvider(config_from_dict(given), SPACE, LAYOUT, demos or (lambda n: samples(n, 1, speed=1.0)))
+    return made_of(config_from_dict(given), demos or (lambda n: samples(n, 1, speed=1.0)))
+
+
+def made_of(config, demos):
+    network = make_discriminator(config.discriminator, LAYOUT, SPACE, config.ppo.gamma)
+    return GAILRewardProvider(network, config.discriminator, config.reward, demos)
 
 
 def weights(made):
@@ -135,8 +142,8 @@ def test_the_gate_is_shut_above_an_accuracy():
     before = weights(made)
     assert made.update(samples())["updates"] == 1
     assert (weights(made) != before).any()
-    shut = {"discriminator": {**SMALL, "max_accuracy": 0.99}}
-    made.set_rates(config_from_dict(shut))
+    shut = config_from_dict({"discriminator": {**SMALL, "max_accuracy": 0.99}})
+    made.set_rates(shut.discriminator, shut.reward)
     before, state = weights(made), made.optimiser.state_dict()["state"][0]["step"].item()
     told = made.update(samples())
     assert (told["updates"], told["expert_accuracy"]) == (0, 1)
@@ -178,9 +185,7 @@ def test_it_learns_to_pay_experts_better(settings):
     if settings.get("mlagents"):
         torch.manual_seed(0)
         given = {"compat": "mlagents", "mlagents": {"learning_rate": 0.01}}
-        made = GAILRewardProvider(
-            config_from_dict({"discriminator": given}), SPACE, LAYOUT, lambda n: samples(n, 1, speed=1.0)
-        )
+        made = made_of(config_from_dict({"discriminator": given}), lambda n: samples(n, 1, speed=1.0))
     else:
         made = provider(learning_rate=0.01, **settings)
     before = made.evaluate(samples(seed=7, speed=1.0)).mean() - made.evaluate(samples(seed=8)).mean()
@@ -215,7 +220,7 @@ def test_rates_of_a_configuration_go_over_those_of_a_state():
     config = config_from_dict({"discriminator": {**SMALL, "learning_rate": 0.2}, "reward": {"form": "bounded"}})
     other.load_state_dict(one.state_dict())
     assert other.optimiser.param_groups[0]["lr"] == 0.1
-    other.set_rates(config)
+    other.set_rates(config.discriminator, config.reward)
     assert other.optimiser.param_groups[0]["lr"] == 0.2
     assert other.evaluate(samples()).abs().max() < 0.5
 
@@ -225,16 +230,32 @@ def test_its_modules_are_named_as_in_ml_agents():
     assert made.get_modules() == {"Module:GAIL": made.network}
 
 
+def test_each_network_answers_for_itself():
+    """ML-Agents' estimates are probabilities, its gate is never shut, its reward is not scaled and has one form."""
+    plain, compat = provider({"form": "bounded"}), provider({"form": "bounded"}, mlagents=True)
+    assert [made.network.boundary for made in (plain, compat)] == [0.0, 0.5]
+    assert [made.network.gated for made in (plain, compat)] == [True, False]
+    assert [made.network.scales_reward for made in (plain, compat)] == [True, False]
+    rows = samples()
+    torch.testing.assert_close(plain.evaluate(rows), plain.estimate(rows).sigmoid() - 0.5)
+    torch.testing.assert_close(compat.evaluate(rows), -torch.log(1 - compat.estimate(rows)))
+    assert [type(made.optimiser) for made in (plain, compat)] == [torch.optim.AdamW, torch.optim.Adam]
+
+
 def test_airl_is_discounted_as_the_policy_is():
     config = config_from_dict({"discriminator": {**SMALL, "structure": "airl"}, "ppo": {"gamma": 0.5}})
     batch = replace(samples(), next_observation=samples(seed=3).observation, log_prob=torch.full((40,), -math.log(315)))
-    made = GAILRewardProvider(config, SPACE, LAYOUT, lambda n: batch.take(torch.arange(n)))
+    made = made_of(config, lambda n: batch.take(torch.arange(n)))
     assert made.network.gamma == 0.5
     told = made.update(batch)
     assert told["expert_estimate"] > math.log(315) - 2
-    assert config.discriminator.needs_next_state
-    assert config.discriminator.needs_log_prob
-    plain = config_from_dict({}).discriminator
+    assert made.network.needs_next_state
+    assert made.network.needs_log_prob
+    plain, compat = (
+        make_discriminator(settings, LAYOUT, SPACE, 1.0)
+        for settings in (config_from_dict({}).discriminator, replace(config.discriminator, compat="mlagents"))
+    )
     assert not plain.needs_next_state
     assert not plain.needs_log_prob
-    assert not replace(config.discriminator, compat="mlagents").needs_log_prob
+    assert not compat.needs_next_state
+    assert not compat.needs_log_prob

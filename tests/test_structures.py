@@ -11,14 +11,8 @@ from torch.distributions import Normal, kl_divergence
 from gail_cli.gail.config.load import ConfigError, load_config
 from gail_cli.gail.config.schema import DiscriminatorConfig, NetworkConfig, PolicyConfig
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.networks.discriminator import (
-    DiscriminatorNetwork,
-    adversarial_loss,
-    interpolated,
-    nearness,
-    next_beta,
-    vail_kl,
-)
+from gail_cli.gail.networks.discriminator import DiscriminatorNetwork, nearness
+from gail_cli.gail.networks.losses import adversarial_loss, interpolated, next_beta, vail_kl
 from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig

@@ -15,9 +15,11 @@ from gail_cli.gail.config.load import config_from_dict
 from gail_cli.gail.evaluation.drivers import drive, drivers, make_env
 from gail_cli.gail.evaluation.evaluate import evaluate
 from gail_cli.gail.figures.scene_figure import draw_scene
+from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.ppo import update
-from gail_cli.gail.learning.run import CHECKPOINT, CLONED, RunError, check_fit, chosen_stores, load_cloned, load_run
-from gail_cli.gail.learning.trainer import RewardScale, Trainer
+from gail_cli.gail.learning.requirements import check_fit
+from gail_cli.gail.learning.run import CHECKPOINT, CLONED, RunError, chosen_stores, load_cloned, load_run
+from gail_cli.gail.learning.trainer import Trainer
 from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
@@ -518,17 +520,17 @@ def test_folders_that_cannot_be_written(make_store, small, tmp_path):
 )
 def test_stores_that_do_not_fit(make_store, small, changes, told):
     with pytest.raises(RunError, match=told):
-        check_fit(small(**changes), make_store())
+        check_fit(small(**changes).data, make_store())
 
 
 def test_stores_that_fit(make_store, small):
     wanted = {"dynamics": "classic", "actions": "discrete", "grid": "fine"}
-    check_fit(small(data=wanted, worlds={"num_worlds": 5}), make_store())
+    check_fit(small(data=wanted, worlds={"num_worlds": 5}).data, make_store())
 
 
 def test_absolute_states_can_not_be_learned(make_store, small):
     with pytest.raises(RunError, match="which no policy can choose"):
-        check_fit(small(worlds={"num_worlds": 1}), make_store("state", "continuous", scenes=1))
+        check_fit(small(worlds={"num_worlds": 1}).data, make_store("state", "continuous", scenes=1))
 
 
 # Rewards
@@ -632,7 +634,7 @@ def test_pedestrians_and_cyclists_can_be_learned_from(small, tmp_path):
     result = evaluate(policy, loaded, store, scenes=range(4))
     assert result["results"]["expert replayed"]["ade"] < 0.01
     with pytest.raises(RunError, match="no demos of pedestrians and cyclists"):
-        check_fit(loaded, make_vehicles_only(tmp_path / "vehicles"))
+        check_fit(loaded.data, make_vehicles_only(tmp_path / "vehicles"))
 
 
 def make_vehicles_only(path):

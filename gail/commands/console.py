@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gail_cli.gail.learning.trainer import RunProgress
+    from gail_cli.gail.learning.progress import RunProgress
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""

@@ -12,7 +12,7 @@ from gail_cli.gail.config.load import load_config
 
 if TYPE_CHECKING:
     from gail_cli.gail.config.schema import TrainConfig
-    from gail_cli.pipeline.validate.validate import Expectation, Problem
+    from gail_cli.sim.errors import UserError
 
 
 def validate(store: str, *, config: str | None, sample: int, seed: int, report: Path | None) -> None:
@@ -27,11 +27,12 @@ def validate(store: str, *, config: str | None, sample: int, seed: int, report: 
     """
     loaded = load_config(config) if config else None
 
-    from gail_cli.pipeline.validate.validate import validate_store  # after what a wrong setting stops
+    from gail_cli.gail.learning.requirements import expectation  # after what a wrong setting stops
+    from gail_cli.pipeline.validate.validate import validate_store
 
-    expected = _expectation(loaded) if loaded else None
+    expected = expectation(loaded.data) if loaded else None
     with progress_bar("validating", "parts") as progress:
-        problems = validate_store(store, expected, sample=sample, seed=seed, progress=progress)
+        problems: list[UserError] = [*validate_store(store, expected, sample=sample, seed=seed, progress=progress)]
     if loaded and not problems:
         problems = _backend_problems(loaded, store)
     fields = [{name: getattr(problem, name) for name in ("where", "what", "fix")} for problem in problems]
@@ -42,16 +43,10 @@ def validate(store: str, *, config: str | None, sample: int, seed: int, report: 
         raise SystemExit(1)
 
 
-def _expectation(config: TrainConfig) -> Expectation:
-    from gail_cli.gail.learning.run import expectation
-
-    return expectation(config)
-
-
-def _backend_problems(config: TrainConfig, store: str) -> list[Problem]:
+def _backend_problems(config: TrainConfig, store: str) -> list[UserError]:
     """Why the run's simulator cannot hold the store's scenes, if it cannot."""
     from gail_cli.gail.learning.backends import store_problem
     from gail_cli.pipeline.store.store import DemoStore
 
-    found = store_problem(config, DemoStore(store, config.data.agents))
+    found = store_problem(config.backend, DemoStore(store, config.data.agents), config.sim.selection)
     return [found] if found else []

@@ -298,16 +298,6 @@ class DiscriminatorConfig:
                 "discriminator.absorbing tells of one state, not of two; leave out structure airl and state_next_state"
             )
 
-    @property
-    def needs_next_state(self) -> bool:
-        """Whether samples must hold the next observation."""
-        return self.compat is None and (self.inputs == "state_next_state" or self.structure == "airl")
-
-    @property
-    def needs_log_prob(self) -> bool:
-        """Whether samples must hold the log-probability of their actions under the present policy."""
-        return self.compat is None and self.structure == "airl"
-
 
 BESIDE_CLONE = 0.3
 """Weight of the environment's reward beside GAIL's for a policy that was cloned, unless told otherwise."""

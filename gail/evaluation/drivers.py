@@ -112,7 +112,7 @@ def make_env(
 ) -> tuple[Backend, Experts]:
     """The simulator of a run in the worlds of some scenes, and their experts."""
     experts = make_experts(records, config.sim, device)
-    return make_backend(config, experts.worlds, space), experts
+    return make_backend(config.backend, config.sim, config.observation, experts.worlds, space), experts
 
 
 def drivers(

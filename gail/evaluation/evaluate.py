@@ -153,13 +153,13 @@ def evaluate(
         raise RunError("", explained(error, SimConfig)) from error
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
-    check_backend(config, store, chosen)
+    check_backend(config.backend, store, config.sim.selection, chosen)
     env: Backend | None = None
     parts: list[SceneScores] = []
     for first in range(0, len(chosen), SCENES_AT_ONCE):
         batch = chosen[first : first + SCENES_AT_ONCE]
         experts = make_experts(list(store.read(batch)), config.sim, device)
-        env = renew(env, config, experts.worlds, store.space)
+        env = renew(env, config.backend, config.sim, config.observation, experts.worlds, store.space)
         mains = drivers(policy, experts, deterministic, generator, cloned)
         drawn = {POLICY: policy_driver(policy, False), "random": mains["random"]}
         drawn |= {} if cloned is None else {CLONED_DRIVER: policy_driver(cloned, False)}

@@ -1,27 +1,43 @@
-"""The discriminator's side of a training: what it learns from, when, and what it pays."""
+"""The discriminator's side of a training: what it learns from, when, and the reward that follows from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.config.schema import DiscriminatorConfig, RewardConfig
 from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.ppo import discounted_returns
 from gail_cli.gail.learning.provider import GAILRewardProvider
 from gail_cli.gail.learning.rewards import absorbing_return
 from gail_cli.gail.learning.rollout import Rollout
-from gail_cli.sim.actions import ActionSpace
+from gail_cli.gail.networks.base import Discriminator
 from gail_cli.sim.kernels import Event
 
 
+@dataclass
+class RewardScale:
+    """Running root mean square of discounted returns, which rewards are divided by. The mean is left in."""
+
+    square: float = 1.0
+    count: float = 0.0
+
+    def __call__(self, reward: Tensor, alive: Tensor, gamma: float) -> Tensor:
+        """Scaled rewards [H, N], after counting these in."""
+        returns = discounted_returns(reward * alive, gamma)[alive].double()
+        self.count += len(returns)
+        self.square += (returns.square().mean().item() - self.square) * len(returns) / max(self.count, 1)
+        return reward / float(max(self.square, 1e-8) ** 0.5)
+
+
 def latest(old: Transitions | None, new: Transitions, size: int) -> Transitions:
-    """The newest ``size`` rows of both; of what either lacks, nothing."""
-    if old is None or len(new.action) >= size:
-        return new.take(torch.arange(max(0, len(new.action) - size), len(new.action), device=new.action.device))
+    """The newest ``size`` rows of both, with the fields that both have."""
+    if old is None or len(new) >= size:
+        return new.take(torch.arange(max(0, len(new) - size), len(new), device=new.action.device))
     both = {name: (getattr(old, name), x) for name, x in vars(new).items()}
     joined: dict[str, Tensor] = {
         name: torch.cat([a, b])[-size:] for name, (a, b) in both.items() if a is not None and b is not None
@@ -36,12 +52,13 @@ def with_absorbing(samples: Transitions, share: float, generator: torch.Generato
 
 
 class Adversary:
-    """Learns to tell the policy from experts, and rewards it for what it cannot tell.
+    """Learns to tell the policy from experts, and rewards the policy where it cannot.
 
     Args:
-        config: of the run.
-        space: the actions.
-        device: where the network is.
+        network: the discriminator, on its device.
+        config: how it learns.
+        reward: the form of its reward.
+        gamma: the discount that the policy is trained with.
         experts: gives as many expert samples as asked for, with next observations if asked for them.
         log_prob: of actions [B, K] after observations [B, D] under the present policy.
         generator: of what is drawn.
@@ -49,24 +66,25 @@ class Adversary:
 
     def __init__(
         self,
-        config: TrainConfig,
-        space: ActionSpace,
-        device: torch.device,
+        network: Discriminator,
+        config: DiscriminatorConfig,
+        reward: RewardConfig,
+        gamma: float,
         experts: Callable[[int, bool], Transitions],
         log_prob: Callable[[Tensor, Tensor], Tensor],
         generator: torch.Generator,
     ) -> None:
-        self.config = config.discriminator
-        self.provider = GAILRewardProvider(config, space, config.observation, self._demos, device)
+        self.network, self.config = network, config
+        self.provider = GAILRewardProvider(network, config, reward, self._demos)
         self.absorbing_share = 0.0
-        """Of the experts' steps up to the horizon, those after they left."""
+        """The experts' steps after they left, as a share of all up to the horizon."""
         self._experts, self._log_prob, self._generator = experts, log_prob, generator
-        self._gamma = config.ppo.gamma
+        self._gamma = gamma
         self._buffer: Transitions | None = None
 
     def fit_normaliser(self, expert: Transitions) -> None:
         """Fit the input statistics on expert samples, for good."""
-        self.provider.network.fit_normaliser(expert)
+        self.network.fit_normaliser(expert)
 
     def learn(self, rollout: Rollout, number: int, held_out: Transitions | None) -> dict[str, float]:
         """Update the discriminator on a rollout.
@@ -80,52 +98,47 @@ class Adversary:
             Means over the updates; the accuracies are those before the first, on a rollout not yet learned from.
         """
         config = self.config
-        fresh = self._own(rollout)
-        size = config.policy_buffer_size or len(fresh.action)
+        fresh = self._transitions(rollout)
+        size = config.policy_buffer_size or len(fresh)
         self._buffer = latest(self._buffer, fresh, size) if config.policy_buffer_size else fresh
-        told = {} if held_out is None else self._held_out(held_out, fresh)
-        waits = number % config.update_every != 0 or len(self._buffer.action) < config.min_policy_data
-        sums: dict[str, float] = {}
-        steps = config.updates if config.epochs is None else config.epochs * -(-len(fresh.action) // config.batch_size)
-        taken, first = 0, None
+        held_out_metrics = {} if held_out is None else self._held_out_accuracy(held_out, fresh)
+        waits = number % config.update_every != 0 or len(self._buffer) < config.min_policy_data
+        steps = config.updates if config.epochs is None else config.epochs * -(-len(fresh) // config.batch_size)
         share = _absorbing_share(rollout) if config.absorbing else 0.0
-        for _ in range(0 if waits or not self._gate_open(told) else steps):
-            rows = torch.randint(len(self._buffer.action), (config.batch_size,), generator=self._generator)
-            batch = self._buffer.take(rows.to(self._buffer.action.device))
-            if config.policy_buffer_size:  # what it holds may be of an earlier policy
-                batch = self._with_log_prob(batch)
-            if config.absorbing:
-                batch = with_absorbing(batch, share, self._generator)
-            stats = self.provider.update(batch)
+        sums: dict[str, float] = {}
+        first: dict[str, float] = {}
+        taken = 0
+        for _ in range(0 if waits or not self._gate_open(held_out_metrics) else steps):
+            stats = self.provider.update(self._policy_batch(self._buffer, share))
             first = first or stats
             if not stats.pop("updates"):
                 break
             taken += 1
             for name, value in stats.items():
                 sums[name] = sums.get(name, 0.0) + value
-        means = {name: total / taken for name, total in sums.items()} if taken else dict(first or {})
-        if first is not None:
+        means = {name: total / taken for name, total in sums.items()} if taken else dict(first)
+        if first:
             means |= {name: first[name] for name in ("expert_accuracy", "policy_accuracy")}
-        return {f"discriminator/{name}": value for name, value in (means | told).items()} | {
+        return {f"discriminator/{name}": value for name, value in (means | held_out_metrics).items()} | {
             "discriminator/updates": float(taken)
         }
 
     @torch.no_grad()
     def reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """[H, N] what a rollout is paid; with ``absorbing``, an end is paid for all the steps that were left."""
-        samples = self._own(rollout)
-        paid = self.provider.evaluate(samples)
+        """[H, N] rewards of a rollout; with ``absorbing``, an end gets those of all the steps that were left."""
+        samples = self._transitions(rollout)
+        each = self.provider.evaluate(samples)
         reward = torch.zeros_like(rollout.environment_reward)
-        reward[rollout.alive] = paid
+        reward[rollout.alive] = each
         if self.config.absorbing:
-            row = samples.take(torch.zeros(1, dtype=torch.int64, device=paid.device))
+            row = samples.take(torch.zeros(1, dtype=torch.int64, device=each.device))
             away = self.provider.evaluate(replace(row, absorbing=torch.ones_like(row.action[:, 0], dtype=torch.bool)))
             reward += absorbing_return(away, rollout.absorbing_steps, self._gamma)
-        return reward, {"reward/gail": paid.mean().item(), **_by_event(reward, rollout)}
+        return reward, {"reward/gail": each.mean().item(), **_by_event(reward, rollout)}
 
     def estimates(self, rollout: Rollout) -> Tensor:
-        """[B] what the discriminator makes of the transitions of a rollout."""
-        return self.provider.estimate(self._own(rollout))
+        """[B] the discriminator's estimates of the transitions of a rollout."""
+        return self.provider.estimate(self._transitions(rollout))
 
     def state_dict(self) -> dict[str, Any]:
         """Provider and buffer."""
@@ -138,40 +151,47 @@ class Adversary:
         self.provider.load_state_dict(state["provider"])
         self._buffer = Transitions(**state["buffer"]) if state["buffer"] else None
 
-    def _own(self, rollout: Rollout) -> Transitions:
-        return rollout.samples(self.config.needs_next_state)
+    def _transitions(self, rollout: Rollout) -> Transitions:
+        return rollout.samples(self.network.needs_next_state)
+
+    def _policy_batch(self, buffer: Transitions, absorbing_share: float) -> Transitions:
+        """Samples of the policy for an update, drawn from these."""
+        rows = torch.randint(len(buffer), (self.config.batch_size,), generator=self._generator)
+        batch = buffer.take(rows.to(buffer.action.device))
+        if self.config.policy_buffer_size:  # what it holds may be of an earlier policy
+            batch = self._with_log_prob(batch)
+        return with_absorbing(batch, absorbing_share, self._generator) if self.config.absorbing else batch
 
     def _demos(self, count: int) -> Transitions:
-        expert = self._with_log_prob(self._experts(count, self.config.needs_next_state))
-        if self.config.absorbing:
-            expert = with_absorbing(expert, self.absorbing_share, self._generator)
-        return expert
+        expert = self._with_log_prob(self._experts(count, self.network.needs_next_state))
+        return with_absorbing(expert, self.absorbing_share, self._generator) if self.config.absorbing else expert
 
     def _with_log_prob(self, samples: Transitions) -> Transitions:
-        """The samples with what the present policy makes of their actions, if the network asks for it."""
-        if not self.config.needs_log_prob:
+        """The samples with the log-probability of their actions under the present policy, if the network needs it."""
+        if not self.network.needs_log_prob:
             return samples
         return replace(samples, log_prob=self._log_prob(samples.observation, samples.action))
 
-    def _held_out(self, expert: Transitions, policy: Transitions) -> dict[str, float]:
+    def _held_out_accuracy(self, expert: Transitions, policy: Transitions) -> dict[str, float]:
         """Accuracies on demos of scenes never learned from, and on a rollout not yet learned from."""
         expert = self._with_log_prob(expert)
-        doubt = 0.5 if self.config.compat else 0.0
-        right, wrong = ((self.provider.estimate(x) > doubt).float().mean().item() for x in (expert, policy))
+        right, wrong = (
+            (self.provider.estimate(x) > self.network.boundary).float().mean().item() for x in (expert, policy)
+        )
         return {"held_out_expert_accuracy": right, "held_out_accuracy": (right + 1 - wrong) / 2}
 
-    def _gate_open(self, told: dict[str, float]) -> bool:
-        return self.config.compat is not None or told.get("held_out_accuracy", 0.0) <= self.config.max_accuracy
+    def _gate_open(self, held_out: dict[str, float]) -> bool:
+        return not self.network.gated or held_out.get("held_out_accuracy", 0.0) <= self.config.max_accuracy
 
 
 def _absorbing_share(rollout: Rollout) -> float:
-    """Of the policy's steps up to the horizon, those after it left."""
+    """The policy's steps after it left, as a share of all up to the horizon."""
     away = int(rollout.absorbing_steps.sum())
     return away / (away + rollout.num_steps)
 
 
 def _by_event(reward: Tensor, rollout: Rollout) -> dict[str, float]:
-    """Mean reward a step of agents to whom each kind of thing happened, where it happened to somebody."""
+    """Mean reward per step of the agents to whom each kind of event happened, where it happened to somebody."""
     steps = rollout.alive.sum(dim=0).clamp(min=1)
     mean = reward.sum(dim=0) / steps
     hit = rollout.events[:, Event.VEHICLE] | rollout.events[:, Event.NON_VEHICLE]

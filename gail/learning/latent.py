@@ -1,7 +1,7 @@
 """Latent codes that let one policy drive in several ways (InfoGAIL, Li et al. 2017, 1703.08840).
 
 Each agent has a code for an episode, which policy and critic see and the discriminator does not. A posterior learns to
-tell the code from what the agent does, and pays the policy for being told: so codes come to mean something. A
+infer the code from what the agent does, and rewards the policy where it can: so codes come to mean something. A
 transition of an expert has no code; where one is cloned, it gets the one that the posterior finds likely.
 """
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.config.schema import LatentConfig, NetworkConfig
 from gail_cli.gail.learning.rollout import Rollout
-from gail_cli.gail.networks.discriminator import one_hot
-from gail_cli.gail.networks.policy import EntityEncoder, mlp
+from gail_cli.gail.networks.policy import EntityEncoder, mlp, one_hot
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
 
 _CHUNK = 8192
 
@@ -27,17 +27,19 @@ class Posterior(nn.Module):
     """q(c | s, a): logits [B, C] of the code of a transition.
 
     Args:
-        config: of the run.
+        observation: the layout of the input.
         space: the actions.
+        config: sizes.
+        codes: C.
     """
 
-    def __init__(self, config: TrainConfig, space: ActionSpace) -> None:
+    def __init__(self, observation: ObservationConfig, space: ActionSpace, config: NetworkConfig, codes: int) -> None:
         super().__init__()
-        h = config.policy.hidden
+        h = config.hidden
         self.space = space
         actions = sum(space.sizes) if space.discrete else space.components
-        self.encoder = EntityEncoder(config.observation, config.policy)
-        self.head = nn.Sequential(mlp([h + actions, h]), nn.Linear(h, config.latent.codes))
+        self.encoder = EntityEncoder(observation, config)
+        self.head = nn.Sequential(mlp([h + actions, h]), nn.Linear(h, codes))
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """[B, C] of observations [B, D] and actions [B, K]."""
@@ -46,32 +48,31 @@ class Posterior(nn.Module):
 
 
 def information(logits: Tensor, code: Tensor) -> Tensor:
-    """log q(c | s, a) + log C, [B]: nats by which codes [B] are told better than by chance (InfoGAIL, eq. 2)."""
+    """log q(c | s, a) + log C, [B]: nats by which codes [B] are inferred better than by chance (InfoGAIL, eq. 2)."""
     chosen = functional.log_softmax(logits, dim=1).gather(1, code[:, None]).squeeze(1)
     return chosen + math.log(logits.shape[1])
 
 
 class Codes:
-    """The codes of a run: who draws them, tells them, and is paid for them.
+    """The codes of a run: drawn for agents, inferred by the posterior, and the reward for what it can infer.
 
     Args:
-        config: of the run.
-        space: the actions.
-        device: where the posterior is.
-        generator: of the codes.
+        config: how many there are, and how they are learned.
+        posterior: on its device.
+        device: the same.
+        generator: of what is drawn.
     """
 
     def __init__(
-        self, config: TrainConfig, space: ActionSpace, device: torch.device, generator: torch.Generator
+        self, config: LatentConfig, posterior: Posterior, device: torch.device, generator: torch.Generator
     ) -> None:
         self._config, self._device, self._generator = config, device, generator
-        self.posterior = Posterior(config, space).to(device)
-        self.optimiser = torch.optim.Adam(self.posterior.parameters(), lr=config.latent.learning_rate)
+        self.posterior = posterior
+        self.optimiser = torch.optim.Adam(self.posterior.parameters(), lr=config.learning_rate)
 
     def draw(self, count: int) -> Tensor:
         """[count] codes, each as likely as another."""
-        codes = self._config.latent.codes
-        return torch.randint(codes, (count,), generator=self._generator).to(self._device)
+        return torch.randint(self._config.codes, (count,), generator=self._generator).to(self._device)
 
     @torch.no_grad()
     def infer(self, observation: Tensor, action: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Codes:
 
     @torch.no_grad()
     def reward(self, rollout: Rollout) -> Tensor:
-        """[H, N] nats that each step tells about its agent's code, times ``latent.weight``."""
+        """[H, N] nats of information in each step about its agent's code, times ``latent.weight``."""
         assert rollout.code is not None
         alive = rollout.alive
         parts = zip(
@@ -107,9 +108,9 @@ class Codes:
             rollout.code.expand_as(alive)[alive].split(_CHUNK),
             strict=True,
         )
-        told = torch.cat([information(self.posterior(o, a), c) for o, a, c in parts])
+        nats = torch.cat([information(self.posterior(o, a), c) for o, a, c in parts])
         reward = torch.zeros_like(rollout.log_prob)
-        reward[alive] = self._config.latent.weight * told
+        reward[alive] = self._config.weight * nats
         return reward
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,4 +122,4 @@ class Codes:
         self.posterior.load_state_dict(state["posterior"])
         self.optimiser.load_state_dict(state["optimiser"])
         for group in self.optimiser.param_groups:
-            group.update(lr=self._config.latent.learning_rate)
+            group.update(lr=self._config.learning_rate)

@@ -10,11 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from gail_cli.gail.config.load import config_to_dict
-from gail_cli.gail.config.schema import TrainConfig
-from gail_cli.gail.learning.run import RunError
-
-METRICS = "metrics.jsonl"
+from gail_cli.gail.config.schema import WandbConfig
+from gail_cli.gail.learning.run import METRICS, RunError
 
 
 class MetricsLogger:
@@ -22,7 +19,8 @@ class MetricsLogger:
 
     Args:
         folder: of the run; must exist.
-        config: of the run; ``wandb.project`` switches Weights & Biases on.
+        wandb: its ``project`` switches Weights & Biases on.
+        settings: the run's whole configuration, for Weights & Biases to show.
         cloned: cloning steps that count; later ones, which a killed run had measured, are taken out of the file.
         iteration: rollouts that count, likewise.
 
@@ -31,14 +29,16 @@ class MetricsLogger:
         OSError: when the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, cloned: int, iteration: int) -> None:
+    def __init__(
+        self, folder: Path, wandb: WandbConfig, settings: Mapping[str, Any], cloned: int, iteration: int
+    ) -> None:
         self._file = folder / METRICS
         self._keep(cloned, iteration)
-        self._wandb = _begin_wandb(folder, config)
+        self._wandb = _begin_wandb(folder, wandb, settings)
         self._writer = SummaryWriter(folder / "tensorboard")
 
     def write(self, metrics: Mapping[str, float], step: int, **more: float) -> None:
-        """Write metrics of a step down; ``more`` goes into the file alone."""
+        """Write metrics of a step down; ``more`` goes into the file only."""
         with self._file.open("a") as file:
             file.write(json.dumps({**more, "step": step, **metrics}) + "\n")
         for name, value in metrics.items():
@@ -71,19 +71,17 @@ class MetricsLogger:
         self._file.write_text("".join(line for line in lines if line.endswith("\n") and counts(line)))
 
 
-def _begin_wandb(folder: Path, config: TrainConfig) -> Any:
+def _begin_wandb(folder: Path, wanted: WandbConfig, settings: Mapping[str, Any]) -> Any:
     """The Weights & Biases run of a folder, the same one again when it goes on; None when there is to be none."""
-    wanted = config.wandb
     if wanted.project is None:
         return None
     try:
         import wandb
     except ImportError as error:
-        raise RunError(
-            "wandb.project is set, but wandb is not installed; `pip install 'gail-cli[wandb]'`, or leave it out"
-        ) from error
+        fix = "`pip install 'gail-cli[wandb]'`, or leave it out"
+        raise RunError("", "wandb.project is set, but wandb is not installed", fix) from error
     remembered = folder / "wandb-id.txt"
-    name = remembered.read_text().strip() if remembered.exists() else None
+    known = remembered.read_text().strip() if remembered.exists() else None
     run = wandb.init(
         project=wanted.project,
         entity=wanted.entity,
@@ -91,8 +89,8 @@ def _begin_wandb(folder: Path, config: TrainConfig) -> Any:
         name=wanted.name or folder.name,
         mode=wanted.mode,
         dir=folder,
-        config=config_to_dict(config),
-        id=name,
+        config=dict(settings),
+        id=known,
         resume="allow",
     )
     remembered.write_text(str(run.id))

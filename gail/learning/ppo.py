@@ -101,10 +101,10 @@ def update(
         rollout: what the policy did.
         reward: [H, N].
         config: the settings.
-        expert: gives a batch of demos of a size, for the auxiliary cloning loss; None switches that off.
+        expert: gives a batch of so many demos, for the auxiliary cloning loss; None switches that off.
         scale: of advantages, over the run.
         generator: of the minibatches.
-        train_policy: whether the policy learns, or the critic alone.
+        train_policy: whether the policy learns, or only the critic.
 
     Returns:
         Means of the losses and of what shows the update's health.

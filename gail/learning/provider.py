@@ -1,4 +1,4 @@
-"""The reward of imitation: a discriminator that learns from demos and from what the policy does, and pays for it."""
+"""The reward of imitation: a discriminator that learns from demos and from what the policy does."""
 
 from __future__ import annotations
 
@@ -8,75 +8,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.config.schema import DiscriminatorConfig, RewardConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning import rewards
-from gail_cli.gail.networks import mlagents
-from gail_cli.gail.networks.discriminator import DiscriminatorNetwork
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.layout import ObservationConfig
+from gail_cli.gail.networks.base import Discriminator
 
 _CHUNK = 8192
-"""Transitions that are judged at once."""
+"""Transitions that are estimated at once."""
 
 
 class GAILRewardProvider:
-    """Pays for looking like an expert (in the shape of ML-Agents' class of that name).
+    """Rewards looking like an expert (in the shape of ML-Agents' class of that name).
 
     Args:
-        config: of the run; ``discriminator.compat`` decides whose network and whose arithmetic.
-        space: the actions.
-        observation: the layout of observations.
+        network: what tells experts from the policy, on its device.
+        config: how it learns.
+        reward: the form of the reward, for networks that have a choice.
         demos: gives as many expert samples as asked for, with all that the network looks at.
-        device: where the network is.
     """
 
     name = "GAIL"
 
     def __init__(
         self,
-        config: TrainConfig,
-        space: ActionSpace,
-        observation: ObservationConfig,
+        network: Discriminator,
+        config: DiscriminatorConfig,
+        reward: RewardConfig,
         demos: Callable[[int], Transitions],
-        device: torch.device | str = "cpu",
     ) -> None:
-        settings = config.discriminator
-        self._demos = demos
-        self.network: DiscriminatorNetwork | mlagents.DiscriminatorNetwork
-        self.optimiser: torch.optim.Optimizer
-        if settings.compat == "mlagents":
-            self.network = mlagents.DiscriminatorNetwork(observation, space, settings.mlagents).to(device)
-            self.optimiser = torch.optim.Adam(self.network.parameters())
-        else:
-            self.network = DiscriminatorNetwork(observation, space, settings, config.ppo.gamma).to(device)
-            self.optimiser = torch.optim.AdamW(self.network.parameters())
-        self.set_rates(config)
+        self.network, self._demos = network, demos
+        self.optimiser = network.make_optimiser()
+        self.set_rates(config, reward)
 
-    def set_rates(self, config: TrainConfig) -> None:
+    def set_rates(self, config: DiscriminatorConfig, reward: RewardConfig) -> None:
         """Take over what may change in a run that goes on: reward, gate, learning rate and the like."""
-        self._reward, self._max_accuracy = config.reward, config.discriminator.max_accuracy
-        settings = config.discriminator
+        self._reward, self._max_accuracy = reward, config.max_accuracy
         for group in self.optimiser.param_groups:
-            if settings.compat == "mlagents":
-                group.update(lr=settings.mlagents.learning_rate)
-            else:
-                betas = (settings.momentum, 0.999)
-                group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=betas)
+            group.update(self.network.rates(config))
 
     @torch.no_grad()
     def estimate(self, batch: Transitions) -> Tensor:
-        """What the network makes of samples, without dropout and noise: logits [B], or under compat probabilities."""
+        """[B] the network's estimates of samples, without dropout and noise: logits, or probabilities of ML-Agents."""
         self.network.eval()
-        rows = torch.arange(len(batch.action), device=batch.action.device)
+        rows = torch.arange(len(batch), device=batch.action.device)
         return torch.cat([self.network.compute_estimate(batch.take(part)) for part in rows.split(_CHUNK)])
 
     def evaluate(self, batch: Transitions) -> Tensor:
         """[B] rewards of samples."""
-        estimate = self.estimate(batch)
-        if isinstance(self.network, mlagents.DiscriminatorNetwork):
-            return self.network.settings.strength * mlagents.reward(estimate)
-        return rewards.FORMS[self._reward.form](estimate.clamp(-self._reward.clip, self._reward.clip))
+        return self.network.reward(self.estimate(batch), self._in_form)
 
     def update(self, batch: Transitions) -> dict[str, float]:
         """One gradient step on these samples against as many demos, unless the network is too good at it already.
@@ -86,24 +65,26 @@ class GAILRewardProvider:
             0 if the accuracy gate was shut.
         """
         self.network.train()
-        expert = self._demos(len(batch.action))
-        if isinstance(self.network, mlagents.DiscriminatorNetwork):
-            self.network.update_normaliser(expert)
+        expert = self._demos(len(batch))
+        self.network.observe_experts(expert)
         loss, stats = self.network.compute_loss(batch, expert)
-        told = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
-        open_gate = self._learns((told["expert_accuracy"] + told["policy_accuracy"]) / 2)
-        if open_gate:
+        metrics = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
+        learns = self._may_learn((metrics["expert_accuracy"] + metrics["policy_accuracy"]) / 2)
+        if learns:
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             self.optimiser.step()
             if "kl" in stats:
                 self.network.update_beta(stats["kl"])
         if "kl" in stats:
-            told["beta"] = self.network.beta.item()
-        return told | {"updates": float(open_gate)}
+            metrics["beta"] = self.network.beta.item()
+        return metrics | {"updates": float(learns)}
 
-    def _learns(self, accuracy: float) -> bool:
-        return isinstance(self.network, mlagents.DiscriminatorNetwork) or accuracy <= self._max_accuracy
+    def _may_learn(self, accuracy: float) -> bool:
+        return not self.network.gated or accuracy <= self._max_accuracy
+
+    def _in_form(self, logit: Tensor) -> Tensor:
+        return rewards.FORMS[self._reward.form](logit.clamp(-self._reward.clip, self._reward.clip))
 
     def get_modules(self) -> dict[str, nn.Module]:
         """The networks by name."""

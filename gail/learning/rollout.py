@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from gail_cli.gail.networks.masking import masked
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.sim.env import Backend
 from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Rollout:
         """[H, N] steps that an agent which terminated here would have had left; zero elsewhere."""
         step = torch.arange(1, len(self.alive) + 1, device=self.end.device)[:, None]
         return torch.where(self.terminated, (self.end - step).clamp(min=0), 0)
+
+
+def masked_demos(batch: Transitions, layout: ObservationConfig, masking: MaskingConfig) -> Transitions:
+    """Demos with entities hidden as in rollouts, so that nobody can tell one from the other by that."""
+    following = batch.next_observation
+    return replace(
+        batch,
+        observation=masked(batch.observation, layout, masking),
+        next_observation=None if following is None else masked(following, layout, masking),
+    )
 
 
 @torch.no_grad()

@@ -1,26 +1,27 @@
-"""A run's folder: what it was configured with, its checkpoint, and whether a store fits it."""
+"""A run's folder: what is written there, what is read from it, and when it is refused; and the policies in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from gail_cli.gail.config.load import ConfigError, config_from_dict, flat
+from gail_cli.gail.config.load import config_from_dict, config_to_dict, flat
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.networks.policy import Policy
-from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.pipeline.validate.validate import Expectation, fit
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.errors import UserError
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
 CLONED = "cloned.pt"
 """The policy as it was after behaviour cloning."""
 
@@ -31,9 +32,183 @@ sizes, stores by their names."""
 _FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
 """Settings that change nothing in what is learned."""
 
+_ELSEWHERE = "train again in another folder"
+
 
 class RunError(UserError):
     """A run that cannot start or be read, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a run that goes on has been so far."""
+
+    checkpoint: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]]
+    """Settings that are others from here on: by name, what they were and what they are."""
+    resumed: list[dict[str, Any]]
+    """What was changed in earlier times: ``step`` and ``changed``."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, with its files.
+
+    Reading raises RunError, one sentence, for a file that is missing or damaged, and ConfigError for a configuration
+    that cannot be used.
+    """
+
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """The run, as errors name it."""
+        return f"run {self.path}"
+
+    # Going on, or beginning
+
+    def begin(self, stores: Sequence[str]) -> None:
+        """Make sure that a new run may have this folder; nothing is written.
+
+        Args:
+            stores: where the stores lie that it learns from.
+
+        Raises:
+            RunError: when there is a run already, or the folder lies in a store.
+        """
+        if (self.path / CHECKPOINT).exists():
+            fix = "add --resume to go on, or name another folder"
+            raise RunError(self.where, "there is a run already", fix)
+        self._refuse_inside(stores)
+
+    def restore(self, config: TrainConfig, stores: Sequence[str], device: torch.device) -> Past:
+        """What the run has been, to go on from with a configuration; nothing is written.
+
+        Args:
+            config: with which it goes on.
+            stores: where the stores lie with which it goes on.
+            device: where the checkpoint's tensors shall be.
+
+        Raises:
+            RunError: when there is no checkpoint, or the run cannot go on so.
+        """
+        if not (self.path / CHECKPOINT).exists():
+            raise RunError(self.where, "there is no checkpoint to go on from", "leave --resume out to begin")
+        self._refuse_inside(stores)
+        before = self.stores()
+        if before != list(stores):
+            what = f"it learned from {', '.join(before)}, not {', '.join(stores)}"
+            raise RunError(self.where, what, "resume with that store")
+        changed = self._changed(config)
+        return Past(self.checkpoint(device), changed, self.environment().get("resumed", []))
+
+    def _refuse_inside(self, stores: Sequence[str]) -> None:
+        around = [str(self.path.resolve()), *map(str, self.path.resolve().parents)]
+        if any(location in around for location in stores):
+            raise RunError(self.where, "it would lie inside the store", "name another folder")
+
+    def _changed(self, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+        """Settings that differ from those that the run had; see :class:`Past`."""
+        now = flat(config)
+        changed = {
+            name: (was, now[name])
+            for name, was in flat(self.config()).items()
+            if was != now[name] and name.split(".")[0] not in _FREE
+        }
+        for name, (was, new) in changed.items():
+            if name.split(".")[0] in _FIXED:
+                fix = "resume with that, or train anew"
+                raise RunError(self.where, f"it began with {name}={was}, not {new}", fix)
+        return changed
+
+    # Reading
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Turn what goes wrong while a file is read into a RunError."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise RunError(self.where, f"{name} is missing", _ELSEWHERE) from None
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # torch, pickle, yaml and json raise many kinds
+            raise RunError(self.where, f"{name} is damaged", _ELSEWHERE) from error
+
+    def require(self, *names: str) -> None:
+        """Make sure that files are there.
+
+        Raises:
+            RunError: naming the first that is missing.
+        """
+        for name in names:
+            if not (self.path / name).exists():
+                raise RunError(self.where, f"{name} is missing", "make a run with `gail-cli train`")
+
+    def config(self) -> TrainConfig:
+        """What the run was configured with."""
+        with self.reading(CONFIG):
+            return config_from_dict(yaml.safe_load((self.path / CONFIG).read_text()), str(self.path / CONFIG))
+
+    def environment(self) -> dict[str, Any]:
+        """What the run learned in and from: ``action_space``, ``stores``, and ``resumed``, what was changed when."""
+        with self.reading(ENVIRONMENT):
+            return dict(json.loads((self.path / ENVIRONMENT).read_text()))
+
+    def stores(self) -> list[str]:
+        """Where the stores lie that the run learned from."""
+        with self.reading(ENVIRONMENT):
+            return list(self.environment()["stores"])
+
+    def space(self) -> ActionSpace:
+        """The actions of these stores."""
+        with self.reading(ENVIRONMENT):
+            return ActionSpace.from_json(self.environment()["action_space"])
+
+    def checkpoint(self, device: torch.device) -> dict[str, Any]:
+        """What the run saved last."""
+        with self.reading(CHECKPOINT):
+            return dict(torch.load(self.path / CHECKPOINT, map_location=device, weights_only=True))
+
+    def cloned(self, device: torch.device) -> dict[str, Any] | None:
+        """The state of the policy after behaviour cloning; None where none was kept."""
+        if not (self.path / CLONED).exists():
+            return None
+        with self.reading(CLONED):
+            return dict(torch.load(self.path / CLONED, map_location=device, weights_only=True))
+
+    # Writing
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a folder that cannot be written into a RunError."""
+        try:
+            yield
+        except OSError as error:
+            what, fix = f"cannot be written ({error.strerror})", "choose another folder"
+            raise RunError(self.where, what, fix) from error
+
+    def describe(
+        self, config: TrainConfig, space: ActionSpace, stores: Sequence[str], resumed: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write down what the run is, for :meth:`config` and :meth:`environment`; the folder is made if need be."""
+        environment = {"action_space": space.to_json(), "stores": list(stores), "resumed": list(resumed)}
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write(CONFIG, lambda file: file.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False)))
+        self._write(ENVIRONMENT, lambda file: file.write_text(json.dumps(environment, indent=1)))
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        self.write(CHECKPOINT, state)
+
+    def write(self, name: str, state: dict[str, Any]) -> None:
+        """Write a file of tensors and numbers, whole or not at all."""
+        self._write(name, lambda file: torch.save(state, file))
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> None:
+        temporary = self.path / f".{name}"
+        write(temporary)
+        temporary.replace(self.path / name)
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,7 +218,7 @@ def choose_device(name: str) -> torch.device:
         RunError: when CUDA is asked for and absent.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("device cuda: no CUDA device is there, or torch is a CPU build; use --device cpu")
+        raise RunError("device cuda", "no CUDA device is there, or torch is a CPU build", "use --device cpu")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
@@ -55,81 +230,12 @@ def chosen_stores(config: TrainConfig, named: Sequence[str] = (), resumed: str |
         RunError: when there is none, or that run's environment.json cannot be read.
     """
     begun = resumed is not None and any((Path(resumed) / name).exists() for name in (ENVIRONMENT, CHECKPOINT))
-    known = read_environment(Path(resumed))["stores"] if resumed is not None and begun else []
+    known = RunFolder(Path(resumed)).stores() if resumed is not None and begun else []
     demo_path = config.discriminator.mlagents.demo_path
     found = list(named or known or config.data.stores or ([] if demo_path is None else [demo_path]))
     if not found:
-        raise RunError("no demo store is named; name one with --store, or in data.stores")
+        raise RunError("", "no demo store is named", "name one with --store, or in data.stores")
     return found
-
-
-def expectation(config: TrainConfig) -> Expectation:
-    """What a run asks of its store."""
-    data = config.data
-    return Expectation(data.dynamics, data.actions, data.grid, data.split, data.agents, learnable=True)
-
-
-def check_fit(config: TrainConfig, store: DemoStore) -> None:
-    """Whether the store holds what the run needs.
-
-    Raises:
-        RunError: naming the first thing that does not fit.
-    """
-    for problem in fit(store, expectation(config)):
-        raise RunError(str(problem))
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """What a run's environment.json tells: ``stores``, ``action_space``, and ``resumed``, what was changed when.
-
-    Raises:
-        RunError: when the file is missing or damaged.
-    """
-    try:
-        found = json.loads((folder / ENVIRONMENT).read_text())
-        return {"resumed": [], **found, "stores": list(found["stores"])}
-    except FileNotFoundError:
-        raise RunError(f"run {folder}: {ENVIRONMENT} is missing; train again in another folder") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"run {folder}: {ENVIRONMENT} is damaged; train again in another folder") from error
-
-
-def changed_settings(folder: Path, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings of a run that goes on with others than it had: by name, what they were and what they are.
-
-    Raises:
-        RunError: when the run's config.yaml is missing, or when what it learns cannot go on so.
-        ConfigError: when that file is damaged.
-    """
-    try:
-        before = flat(config_from_dict(yaml.safe_load((folder / CONFIG).read_text()), str(folder / CONFIG)))
-    except FileNotFoundError:
-        raise RunError(f"run {folder}: {CONFIG} is missing; train again in another folder") from None
-    except yaml.YAMLError as error:
-        raise RunError(f"run {folder}: {CONFIG} is damaged; train again in another folder") from error
-    now = flat(config)
-    changed = {
-        name: (was, now[name]) for name, was in before.items() if was != now[name] and name.split(".")[0] not in _FREE
-    }
-    for name, (was, new) in changed.items():
-        if name.split(".")[0] in _FIXED:
-            raise RunError(f"run {folder}: it began with {name}={was}, not {new}; resume with that, or train anew")
-    return changed
-
-
-def read_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
-    """What a run saved last.
-
-    Raises:
-        RunError: when the file is damaged.
-        FileNotFoundError: when it is missing.
-    """
-    try:
-        return dict(torch.load(folder / CHECKPOINT, map_location=device, weights_only=True))
-    except OSError:
-        raise
-    except Exception as error:  # torch and pickle raise many kinds
-        raise RunError(f"run {folder}: {CHECKPOINT} is damaged; train again in another folder") from error
 
 
 def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Policy]:
@@ -137,23 +243,18 @@ def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Pol
 
     Raises:
         RunError: when the folder holds no run, or its files are damaged.
+        ConfigError: when its configuration cannot be used.
     """
-    root = Path(folder)
+    run = RunFolder(Path(folder))
+    run.require(CONFIG, ENVIRONMENT, CHECKPOINT)
+    config, space, on = run.config(), run.space(), choose_device(device)
+    state = run.checkpoint(on)
     try:
-        config = config_from_dict(yaml.safe_load((root / CONFIG).read_text()), str(root / CONFIG))
-        space = ActionSpace.from_json(json.loads((root / ENVIRONMENT).read_text())["action_space"])
-        on = choose_device(device)
         policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
-        policy.load_state_dict(read_checkpoint(root, on)["networks"]["policy"])
-    except FileNotFoundError as error:
-        raise RunError(
-            f"run {root}: {Path(error.filename).name} is missing; make a run with `gail-cli train`"
-        ) from None
-    except (KeyError, TypeError, ValueError, RuntimeError, yaml.YAMLError) as error:
-        if isinstance(error, (ConfigError, RunError)):
-            raise
+        policy.load_state_dict(state["networks"]["policy"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())
-        raise RunError(f"run {root}: cannot be read ({what}); train again") from error
+        raise RunError(run.where, f"cannot be read ({what})", "train again") from error
     return config, policy.eval()
 
 
@@ -164,11 +265,10 @@ def load_cloned(folder: str | Path, device: str = "auto") -> Policy | None:
         RunError: as :func:`load_run`, or when the file is damaged.
     """
     _, policy = load_run(folder, device)
-    try:
-        state = torch.load(Path(folder) / CLONED, map_location=choose_device(device), weights_only=True)
-        policy.load_state_dict(state)
-    except FileNotFoundError:
+    run = RunFolder(Path(folder))
+    state = run.cloned(choose_device(device))
+    if state is None:
         return None
-    except Exception as error:  # torch and pickle raise many kinds
-        raise RunError(f"run {folder}: {CLONED} is damaged; train again in another folder") from error
+    with run.reading(CLONED):
+        policy.load_state_dict(state)
     return policy.eval()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from gail_cli.gail.config.load import config_to_dict
@@ -19,27 +15,16 @@ from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.stores import Stores
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.learning.adversary import Adversary
+from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.backends import check_backend, renew
-from gail_cli.gail.learning.latent import Codes
+from gail_cli.gail.learning.cloning import clone, take_over
+from gail_cli.gail.learning.learners import Learners
 from gail_cli.gail.learning.logger import MetricsLogger
-from gail_cli.gail.learning.ppo import AdvantageScale, cloning_loss, discounted_returns, update
-from gail_cli.gail.learning.rollout import Rollout, collect
-from gail_cli.gail.learning.run import (
-    CHECKPOINT,
-    CLONED,
-    CONFIG,
-    ENVIRONMENT,
-    RunError,
-    changed_settings,
-    check_fit,
-    choose_device,
-    load_cloned,
-    read_checkpoint,
-    read_environment,
-)
-from gail_cli.gail.networks.actor_critic import Networks
-from gail_cli.gail.networks.masking import masked
+from gail_cli.gail.learning.ppo import AdvantageScale, update
+from gail_cli.gail.learning.progress import RunProgress
+from gail_cli.gail.learning.requirements import check_fit
+from gail_cli.gail.learning.rollout import Rollout, collect, masked_demos
+from gail_cli.gail.learning.run import CLONED, Past, RunError, RunFolder, choose_device
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -48,34 +33,19 @@ _HISTOGRAM_EVERY = 10
 """Rollouts from one picture of the discriminator's estimates to the next."""
 
 
-@dataclass
-class RewardScale:
-    """Running root mean square of discounted returns, which rewards are divided by. The mean is left in."""
+def open_stores(config: TrainConfig, paths: str | Path | Sequence[str | Path]) -> Stores:
+    """The stores that a run learns from, if they hold what it needs and its simulator can hold them.
 
-    square: float = 1.0
-    count: float = 0.0
-
-    def __call__(self, reward: Tensor, alive: Tensor, gamma: float) -> Tensor:
-        """Scaled rewards [H, N], after counting these in."""
-        returns = discounted_returns(reward * alive, gamma)[alive].double()
-        self.count += len(returns)
-        self.square += (returns.square().mean().item() - self.square) * len(returns) / max(self.count, 1)
-        return reward / float(max(self.square, 1e-8) ** 0.5)
-
-
-@dataclass
-class RunProgress:
-    """How far a run is."""
-
-    iteration: int = 0
-    timesteps: int = 0
-    seconds: float = 0.0
-    cloned: int = 0
-    """Behaviour-cloning steps done."""
-    unreported: int = 0
-    """Of these, the last ones, whose loss is in no report yet."""
-    cloning_loss: float = 0.0
-    """The sum of their losses."""
+    Raises:
+        RunError, StoreError, WeightsError: each one sentence.
+        ImportError: likewise, when the simulator is not installed.
+    """
+    data, several = config.data, [paths] if isinstance(paths, str | Path) else paths
+    stores = Stores.open(several, data.store_weights or None, data.agents, data.grows)
+    for store in stores.stores:
+        check_fit(data, store)
+        check_backend(config.backend, store, config.sim.selection)
+    return stores
 
 
 class Trainer:
@@ -100,50 +70,53 @@ class Trainer:
         resume: bool = False,
         report: Callable[[RunProgress, dict[str, float]], None] = lambda progress, metrics: None,
     ) -> None:
-        self.config = config
-        self.folder = Path(folder)
+        self.config, self.folder = config, RunFolder(Path(folder))
         self.device = choose_device(config.device)
-        paths = [stores] if isinstance(stores, str | Path) else stores
-        self.stores = Stores.open(paths, config.data.store_weights or None, config.data.agents, config.data.grows)
-        for store in self.stores.stores:
-            check_fit(config, store)
-            check_backend(config, store)
+        self.stores = open_stores(config, stores)
         self.progress = RunProgress()
-        self.changed: dict[str, tuple[Any, Any]] = {}
-        """Settings with which the run goes on otherwise than before: what they were and are."""
-        self._resumed: list[dict[str, Any]] = []
-        self.reward_scale = RewardScale()
-        self.advantage_scale = AdvantageScale()
+        self.reward_scale, self.advantage_scale = RewardScale(), AdvantageScale()
         self._report = report
-        self._drawn: tuple[int, int] = (0, 0)
+        self._drawn = (0, 0)
+        past = self.folder.restore(config, self.stores.locations, self.device) if resume else None
+        if past is None:
+            self.folder.begin(self.stores.locations)
+        self.changed = {} if past is None else past.changed
+        """Settings with which the run goes on otherwise than before: what they were and are."""
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._create()
-        checkpoint = self._begin(resume)
-        if checkpoint:
-            self._restore(checkpoint)
+        self.learners = Learners.create(config, self.stores.space, self.device, self._experts, self._generator)
+        self.networks, self.codes = self.learners.networks, self.learners.codes
+        self.adversary = self.learners.adversary
+        if past is not None:
+            self._restore(past.checkpoint)
         rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
         drawn, held_out = self._drawn
         self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
         self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
         if self.adversary is not None:
             self.adversary.absorbing_share = self.sampler.absorbing_share
-        if not checkpoint:
-            self._fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
-            self._take_over()
+        if past is None:
+            self.learners.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
+            if config.bc.run is not None and config.clones:
+                take_over(self.networks.policy, config.bc.run, self.device)
+                self.progress.cloned = config.cloning_steps
         start = self.progress.iteration // config.worlds.rollouts_per_batch
         self.stream = self.stores.worlds(rules, config.worlds.num_worlds, config.seed, start, self.device)
         self._env: Backend | None = None
-        self._describe()
+        self._logger = self._describe(past)
 
-    def _create(self) -> None:
-        """What learns in this algorithm."""
-        config, space = self.config, self.stores.space
-        self.networks = Networks.create(config, space, self.device)
-        self.codes = Codes(config, space, self.device, self._generator) if config.latent.codes else None
-        self.adversary: Adversary | None = None
-        if config.adversarial:
-            self.adversary = Adversary(config, space, self.device, self._experts, self._log_prob, self._generator)
+    def _describe(self, past: Past | None) -> MetricsLogger:
+        """Write down what the run is, only once nothing that it builds on can be amiss; and where it is logged."""
+        config, progress = self.config, self.progress
+        resumed = [] if past is None else list(past.resumed)
+        if self.changed:
+            resumed.append({"step": progress.timesteps, "changed": self.changed})
+        with self.folder.writing():
+            self.folder.describe(config, self.stores.space, self.stores.locations, resumed)
+            if config.clones and config.bc.run is not None and not (self.folder.path / CLONED).exists():
+                self.folder.write(CLONED, self.networks.policy.state_dict())
+            settings = config_to_dict(config)
+            return MetricsLogger(self.folder.path, config.wandb, settings, progress.cloned, progress.iteration)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end, or until ``stop`` says so between two steps; a checkpoint is left however it ends."""
@@ -163,11 +136,11 @@ class Trainer:
         if self.held_out is not None:
             self.held_out.close()
         self.stream.close()
-        self._journal.close()
+        self._logger.close()
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        state = {name: part.state_dict() for name, part in self._learning().items()} | {
+        state = self.learners.state_dict() | {
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
             "advantage_scale": vars(self.advantage_scale),
@@ -176,64 +149,15 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        self._write(CHECKPOINT, state)
-
-    def _write(self, name: str, state: Any) -> None:
-        temporary = self.folder / f".{name}"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / name)
-
-    def _learning(self) -> dict[str, Any]:
-        """What learns, by its name in the checkpoint."""
-        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def _begin(self, resume: bool) -> dict[str, Any] | None:
-        """The checkpoint to go on from, if any."""
-        file = self.folder / CHECKPOINT
-        if file.exists() and not resume:
-            raise RunError(f"run {self.folder}: there is a run already; add --resume to go on, or name another folder")
-        if resume and not file.exists():
-            raise RunError(f"run {self.folder}: there is no checkpoint to go on from; leave --resume out to begin")
-        inside = [str(self.folder.resolve()), *map(str, self.folder.resolve().parents)]
-        if any(location in inside for location in self.stores.locations):
-            raise RunError(f"run {self.folder}: it would lie inside the store; name another folder")
-        if not resume:
-            return None
-        environment = read_environment(self.folder)
-        before, self._resumed = environment["stores"], environment["resumed"]
-        if before != self.stores.locations:
-            then, now = ", ".join(before), ", ".join(self.stores.locations)
-            raise RunError(f"run {self.folder}: it learned from {then}, not {now}; resume with that store")
-        self.changed = changed_settings(self.folder, self.config)
-        return read_checkpoint(self.folder, self.device)
-
-    def _describe(self) -> None:
-        """Write down what the run is; only once nothing that it builds on can be amiss."""
-        if self.changed:
-            self._resumed.append({"step": self.progress.timesteps, "changed": self.changed})
-        spec = {"action_space": self.stores.space.to_json(), "stores": self.stores.locations, "resumed": self._resumed}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / CONFIG).write_text(yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
-            (self.folder / ENVIRONMENT).write_text(json.dumps(spec, indent=1))
-            if self.config.clones and self.config.bc.run is not None and not (self.folder / CLONED).exists():
-                self._write(CLONED, self.networks.policy.state_dict())
-            self._journal = MetricsLogger(self.folder, self.config, self.progress.cloned, self.progress.iteration)
-        except OSError as error:
-            raise RunError(f"run {self.folder}: cannot be written ({error.strerror}); choose another folder") from error
+        self.folder.save(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
-            for name, part in self._learning().items():
-                part.load_state_dict(state[name])
+            self.learners.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise RunError(
-                f"run {self.folder}: its checkpoint is of other networks; resume with the configuration it began with"
-            ) from error
-        self.networks.set_rates(self.config)
-        if self.adversary is not None:
-            self.adversary.provider.set_rates(self.config)
+            what, fix = "its checkpoint is of other networks", "resume with the configuration it began with"
+            raise RunError(self.folder.where, what, fix) from error
+        self.learners.set_rates(self.config)
         try:
             self.progress = RunProgress(**state["progress"])
             self.reward_scale = RewardScale(**state["reward_scale"])
@@ -241,88 +165,27 @@ class Trainer:
             self._drawn = tuple(state["drawn"])
             self._generator.set_state(state["generator"].cpu())
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"run {self.folder}: its checkpoint is of another version; begin a new run") from error
+            raise RunError(self.folder.where, "its checkpoint is of another version", "begin a new run") from error
         torch.set_rng_state(state["torch_rng"].cpu())
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
-    def _fit_normalisers(self, expert: Transitions) -> None:
-        self.networks.fit_normalisers(expert)
-        if self.adversary is not None:
-            self.adversary.fit_normaliser(expert)
-        if self.codes is not None:
-            self.codes.posterior.encoder.fit_normaliser(expert.observation)
-
     def _experts(self, count: int, next_state: bool = False) -> Transitions:
         """A batch of demos, masked as rollouts are."""
-        return self._masked(self.sampler.sample(count, next_state))
-
-    def _masked(self, batch: Transitions) -> Transitions:
-        layout, masking = self.config.observation, self.config.masking
-        following = batch.next_observation
-        return replace(
-            batch,
-            observation=masked(batch.observation, layout, masking),
-            next_observation=None if following is None else masked(following, layout, masking),
-        )
+        return masked_demos(self.sampler.sample(count, next_state), self.config.observation, self.config.masking)
 
     def _demos(self, count: int) -> Transitions:
-        """A batch to clone, each row with a latent code if the policy has some."""
-        batch = self._experts(count)
-        if self.codes is None:
-            return batch
-        code = self.codes.infer(batch.observation, batch.action)
-        return Transitions(self.networks.policy.with_code(batch.observation, code), batch.action)
-
-    @torch.no_grad()
-    def _log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
-        """[B] of actions under the present policy, with codes as the posterior finds them."""
-        code = None if self.codes is None else self.codes.infer(observation, action)
-        policy = self.networks.policy
-        return policy.evaluate(policy.with_code(observation, code), action)[0]
+        """A batch to clone."""
+        return self.learners.with_codes(self._experts(count))
 
     def _clone(self, stop: Callable[[], bool]) -> None:
-        """Behaviour cloning on expert batches."""
-        config, policy = self.config.bc, self.networks.policy
-        steps = self.config.cloning_steps
-        if self.progress.cloned >= steps or self.progress.iteration:
+        """Behaviour cloning, if it is wanted and not done."""
+        policy, progress = self.networks.policy, self.progress
+        if progress.iteration or progress.cloned >= self.config.cloning_steps:
             return
-        policy.train()
         optimiser = self.networks.cloning_optimiser
-        begun = time.perf_counter()
-        for step in range(self.progress.cloned, steps):
-            if stop():
-                return
-            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-            optimiser.param_groups[0]["lr"] = rate
-            loss = cloning_loss(policy, self._demos(config.batch_size))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            self.progress.cloned += 1
-            self.progress.unreported += 1
-            self.progress.cloning_loss += loss.item()
-            if (step + 1) % 100 == 0 or step + 1 == steps:
-                self.progress.seconds += time.perf_counter() - begun
-                begun = time.perf_counter()
-                mean = self.progress.cloning_loss / self.progress.unreported
-                self.progress.cloning_loss, self.progress.unreported = 0.0, 0
-                self._log({"bc/loss": mean}, step + 1)
-        self._write(CLONED, policy.state_dict())
-
-    def _take_over(self) -> None:
-        """Begin with the cloned policy of another run, if there is to be one."""
-        folder = self.config.bc.run
-        if folder is None or not self.config.clones:
-            return
-        cloned = load_cloned(folder, str(self.device))
-        if cloned is None:
-            raise RunError(f"run {folder}: it has no cloned policy; name one that cloned (bc.run)")
-        try:
-            self.networks.policy.load_state_dict(cloned.state_dict())
-        except RuntimeError as error:
-            raise RunError(f"run {folder}: its policy is another network than this run's; set policy alike") from error
-        self.progress.cloned = self.config.cloning_steps
+        if clone(policy, optimiser, self._demos, self.config.bc, progress, self._log, stop):
+            self.folder.write(CLONED, policy.state_dict())
 
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""
@@ -332,7 +195,7 @@ class Trainer:
         env = self._next_env()
         code = None if self.codes is None else self.codes.draw(env.num_agents)
         rollout, metrics = collect(env, nets.policy, config.masking, code)
-        metrics |= self._learn_to_judge(rollout)
+        metrics |= self._learn_rewards(rollout)
         reward, reward_metrics = self._reward(rollout)
         metrics |= reward_metrics
         health = update(
@@ -363,17 +226,18 @@ class Trainer:
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            self._env = renew(self._env, self.config, self.stream.next(), self.stores.space)
+            config, worlds = self.config, self.stream.next()
+            self._env = renew(self._env, config.backend, config.sim, config.observation, worlds, self.stores.space)
         return self._env
 
-    def _learn_to_judge(self, rollout: Rollout) -> dict[str, float]:
+    def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
         """Updates of the discriminator, and of the posterior of latent codes."""
         metrics: dict[str, float] = {}
         if self.adversary is not None:
             held_out = None
             if self.held_out is not None:
-                held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.config.discriminator.needs_next_state)
-                held_out = self._masked(held_out)
+                held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
+                held_out = masked_demos(held_out, self.config.observation, self.config.masking)
             metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
         if self.codes is not None:
             latent = self.config.latent
@@ -381,18 +245,18 @@ class Trainer:
         return metrics
 
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """[H, N] rewards: the discriminator's, scaled, plus the environment's, plus what latent codes are paid."""
+        """[H, N] rewards: the discriminator's, scaled, plus the environment's, plus that of latent codes."""
         config, alive = self.config.reward, rollout.alive
         reward = self.config.environment_weight * rollout.environment_reward
         metrics = {"reward/environment": rollout.environment_reward[alive].mean().item()}
         if self.adversary is not None:
-            paid, told = self.adversary.reward(rollout)
-            scaled = self.config.discriminator.compat is None  # ML-Agents pays what it finds
-            gail = self.reward_scale(paid, alive, self.config.ppo.gamma) if scaled else paid
+            gail, gail_metrics = self.adversary.reward(rollout)
+            if self.adversary.network.scales_reward:
+                gail = self.reward_scale(gail, alive, self.config.ppo.gamma)
             reward = reward + config.gail * gail
-            metrics |= told
+            metrics |= gail_metrics
             if self.progress.iteration % _HISTOGRAM_EVERY == 0:
-                self._journal.histogram(
+                self._logger.histogram(
                     "discriminator/policy_estimates", self.adversary.estimates(rollout), self.progress.timesteps
                 )
         if self.codes is not None:
@@ -402,5 +266,5 @@ class Trainer:
         return reward, metrics
 
     def _log(self, metrics: dict[str, float], step: int) -> None:
-        self._journal.write(metrics, step, seconds=round(self.progress.seconds, 3), iteration=self.progress.iteration)
+        self._logger.write(metrics, step, seconds=round(self.progress.seconds, 3), iteration=self.progress.iteration)
         self._report(self.progress, metrics)

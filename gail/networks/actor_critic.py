@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.config.schema import BCConfig, PolicyConfig, PPOConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.layout import ObservationConfig
 
 
 @dataclass
@@ -24,30 +25,37 @@ class Networks:
     cloning_optimiser: torch.optim.Optimizer = field(init=False)
 
     @classmethod
-    def create(cls, config: TrainConfig, space: ActionSpace, device: torch.device) -> Networks:
-        """Fresh networks on a device."""
-        observation, codes = config.observation, config.latent.codes
+    def create(
+        cls, observation: ObservationConfig, space: ActionSpace, config: PolicyConfig, codes: int, device: torch.device
+    ) -> Networks:
+        """Fresh networks on a device; their rates are yet to be set.
+
+        Args:
+            observation: the layout of the input.
+            space: the actions.
+            config: sizes of both.
+            codes: latent codes; 0 for none.
+            device: where they are.
+        """
         nets = cls(
-            Policy(observation, space, config.policy, codes).to(device),
-            Critic(observation, config.policy, codes).to(device),
+            Policy(observation, space, config, codes).to(device),
+            Critic(observation, config, codes).to(device),
         )
         nets.policy_optimiser = torch.optim.AdamW(nets.policy.parameters())
         nets.critic_optimiser = torch.optim.AdamW(nets.critic.parameters())
         nets.cloning_optimiser = torch.optim.AdamW(nets.policy.parameters())
-        nets.set_rates(config)
         return nets
 
-    def set_rates(self, config: TrainConfig) -> None:
+    def set_rates(self, ppo: PPOConfig, bc: BCConfig) -> None:
         """Learning rates and weight decay of a configuration, also over those that a checkpoint brought."""
-        ppo = config.ppo
         for optimiser, rate, decay in (
             (self.policy_optimiser, ppo.learning_rate, ppo.weight_decay),
             (self.critic_optimiser, ppo.critic_learning_rate, ppo.critic_weight_decay),
         ):
             for group in optimiser.param_groups:
                 group.update(lr=rate, weight_decay=decay)
-        for group in self.cloning_optimiser.param_groups:  # whose rate is of the step
-            group.update(weight_decay=config.bc.weight_decay)
+        for group in self.cloning_optimiser.param_groups:  # whose rate depends on the step
+            group.update(weight_decay=bc.weight_decay)
 
     def fit_normalisers(self, expert: Transitions) -> None:
         """Fit all input statistics on expert samples, for good."""

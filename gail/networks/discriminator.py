@@ -1,71 +1,46 @@
-"""The discriminator: a logit per sample, positive for "expert", and its losses as small pure functions."""
+"""The discriminator: a logit per sample, positive for "expert"."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from gail_cli.gail.config.schema import DiscriminatorConfig
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.networks.policy import EntityEncoder, mlp
+from gail_cli.gail.networks.base import Discriminator, Loss, Scored
+from gail_cli.gail.networks.losses import (
+    added,
+    bottleneck_term,
+    cross_entropy_term,
+    gradient_penalty,
+    interpolated,
+    next_beta,
+    penalty_term,
+    vail_kl,
+)
+from gail_cli.gail.networks.policy import EntityEncoder, mlp, one_hot
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
 
-def adversarial_loss(expert: Tensor, policy: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy of logits, expert = 1, policy = 0 (Ho & Ermon 2016), averaged over both.
-
-    Args:
-        expert: [B] logits of expert samples.
-        policy: [B] logits of policy samples.
-        smoothing: labels become 1 - s and s.
-    """
-    real = functional.binary_cross_entropy_with_logits(expert, torch.full_like(expert, 1 - smoothing))
-    fake = functional.binary_cross_entropy_with_logits(policy, torch.full_like(policy, smoothing))
-    return (real + fake) / 2
-
-
-def gradient_penalty(logits: Tensor, inputs: list[Tensor]) -> Tensor:
-    """mean (|d logit / d inputs| - 1)^2, the norm over all inputs of a sample together (Gulrajani et al. 2017, eq. 3).
-
-    Args:
-        logits: [B], computed from the inputs with gradients.
-        inputs: tensors [B, ...] that require gradients.
-    """
-    grads = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    squared = sum((g.flatten(1).square().sum(dim=1) for g in grads), torch.zeros_like(logits))
-    return ((squared + 1e-12).sqrt() - 1).square().mean()
-
-
-def interpolated(policy: dict[str, Tensor], expert: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Points with gradients on the lines from policy to expert samples [B, ...], one random place a sample."""
-    first = next(iter(expert.values()))
-    weight = torch.rand(len(first), 1, dtype=first.dtype, device=first.device)
-    return {name: torch.lerp(policy[name], expert[name], weight).requires_grad_() for name in expert}
-
-
-def vail_kl(mu: Tensor, sigma: Tensor) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)), the mean over samples mu [B, Z]; sigma [Z] (Peng et al. 2019, eq. 8)."""
-    variance = sigma.square()
-    return 0.5 * (mu.square() + variance - variance.log() - 1).sum(dim=1).mean()
-
-
-def next_beta(beta: Tensor, kl: Tensor, target: float, step: float) -> Tensor:
-    """max(0, beta + step (kl - target)): dual ascent on the price of information (Peng et al. 2019, eq. 10)."""
-    return (beta + step * (kl - target)).clamp(min=0)
-
-
-def accuracies(expert: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of expert and of policy samples that their logits [B] tell right; zero is no claim for the expert."""
-    return (expert > 0).float().mean(), (policy <= 0).float().mean()
+def discriminator_loss(config: DiscriminatorConfig) -> Loss:
+    """The cross-entropy, and what else the settings ask for."""
+    terms = [cross_entropy_term(config.label_smoothing)]
+    if config.use_vail:
+        terms.append(bottleneck_term(config.vail_target_kl))
+    if config.gradient_penalty > 0:
+        terms.append(penalty_term(config.gradient_penalty))
+    return added(*terms)
 
 
 def nearness(observation: ObservationConfig, partners: Tensor, present: Tensor, scale: float) -> Tensor:
     """exp(-d / scale) of partners [B, P, F] at a distance d, m, centre to centre: [B, P]; zero of absent ones.
 
-    Without gradients: how near somebody is decides how much a head counts, and is not itself judged that way.
+    Without gradients: how near somebody is decides how much a head counts, and is not learned from that way.
     """
     x, y = (next(i for i, name in enumerate(observation.partner_fields) if name.startswith(f"{a}/")) for a in "xy")
     metres = observation.radius if observation.partner_fields[x] == "x/radius" else 1000.0
@@ -100,16 +75,16 @@ class NeighbourHead(nn.Module):
         return (weight * self.pairs(own, partners)).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-class DiscriminatorNetwork(nn.Module):
+class DiscriminatorNetwork(Discriminator):
     """Tells expert from policy. It never sees who is done, the collided flag, or any other bookkeeping.
 
-    ``config.inputs`` says what it looks at: the state alone, the state and the action (one-hot a grid component), or
+    ``config.inputs`` says what it looks at: only the state, the state and the action (one-hot per grid component), or
     the state and the next one, through the same encoder. ``config.structure`` says how its logit is made:
 
     * ``joint``: one network over everything.
     * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road and
-      action, and f_i sees ego, action and the i-th neighbour alone, with w_i = exp(-d_i / b). How neighbours stand to
-      each other, which the ego cannot help, counts for nothing. (Of the next state, the pairs see the ego alone, as
+      action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours stand to
+      each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state, as
       partners change places from step to step.)
     * ``airl`` (Fu et al. 2018, eq. 4): f = g + gamma h(s') - h(s), and the logit is f - log pi(a | s). h(s') is counted
       in the last step too, as it should be with a fixed horizon, where an end is a truncation.
@@ -124,13 +99,18 @@ class DiscriminatorNetwork(nn.Module):
     visible: Tensor
     action_mean: Tensor
     action_std: Tensor
-    beta: Tensor
+    boundary = 0.0
+    gated = True
+    scales_reward = True
 
     def __init__(
         self, observation: ObservationConfig, space: ActionSpace, config: DiscriminatorConfig, gamma: float = 1.0
     ) -> None:
         super().__init__()
         self.observation, self.space, self.config, self.gamma = observation, space, config, gamma
+        self.needs_log_prob = config.structure == "airl"
+        self.needs_next_state = self.needs_log_prob or config.inputs == "state_next_state"
+        self.loss = discriminator_loss(config)
         sizes, norm, split = config.network, not config.spectral_norm, config.structure == "split"
         self.encoder = EntityEncoder(observation, sizes, config.dropout, norm, partners=not split)
         visible = torch.ones(observation.size)
@@ -171,8 +151,24 @@ class DiscriminatorNetwork(nn.Module):
             self.action_mean.copy_(expert.action.mean(dim=0))
             self.action_std.copy_(expert.action.std(dim=0).clamp(min=1e-3))
 
+    def observe_experts(self, expert: Transitions) -> None:
+        """Nothing: statistics that follow their input would change what a reward means."""
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(self.parameters())
+
+    def rates(self, config: DiscriminatorConfig) -> dict[str, Any]:
+        """Learning rate, weight decay and momentum."""
+        betas = (config.momentum, 0.999)
+        return {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": betas}
+
+    def reward(self, estimate: Tensor, form: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B] logits [B] in the form that is asked for."""
+        return form(estimate)
+
     def flatten_actions(self, actions: Tensor) -> Tensor:
-        """Actions [B, K] as network input: one-hot a grid component, or standardised values."""
+        """Actions [B, K] as network input: one-hot per grid component, or standardised values."""
         if not self.space.discrete:
             return (actions - self.action_mean) / self.action_std
         return one_hot(actions, self.space.sizes).to(self.action_mean.dtype)
@@ -186,7 +182,7 @@ class DiscriminatorNetwork(nn.Module):
         found = {"observation": batch.observation * self.visible}
         if self.config.inputs == "state_action":
             found["action"] = self.flatten_actions(batch.action)
-        if self.config.needs_next_state:
+        if self.needs_next_state:
             if batch.next_observation is None:
                 raise ValueError("this discriminator sees the next observation; give samples that have it")
             found["next_observation"] = batch.next_observation * self.visible
@@ -230,55 +226,37 @@ class DiscriminatorNetwork(nn.Module):
         """[B] logits: what is above zero looks like an expert."""
         return self._less_log_prob(self.logits(self.inputs(batch), use_vail_noise)[0], batch)
 
-    def forward(self, batch: Transitions) -> Tensor:
-        """:meth:`compute_estimate` without noise."""
-        return self.compute_estimate(batch)
-
-    def compute_loss(self, policy_batch: Transitions, expert_batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one update and its parts, detached, with accuracies and mean logits of both sides.
-
-        It changes nothing: the bottleneck's price is raised by :meth:`update_beta`, after the step.
-        """
-        config = self.config
+    def score(self, policy_batch: Transitions, expert_batch: Transitions) -> tuple[Scored, Scored]:
+        """Both sides with their logits, out of one pass through the network."""
         expert, policy = self.inputs(expert_batch), self.inputs(policy_batch)
         both, mu = self.logits({name: torch.cat([expert[name], policy[name]]) for name in expert}, noise=True)
-        f_expert, f_policy = both.split([len(expert_batch.action), len(policy_batch.action)])
-        f_expert, f_policy = self._less_log_prob(f_expert, expert_batch), self._less_log_prob(f_policy, policy_batch)
-        loss = adversarial_loss(f_expert, f_policy, config.label_smoothing)
-        expert_accuracy, policy_accuracy = accuracies(f_expert, f_policy)
-        stats = {
-            "loss": loss,
-            "expert_accuracy": expert_accuracy,
-            "policy_accuracy": policy_accuracy,
-            "expert_estimate": f_expert.mean(),
-            "policy_estimate": f_policy.mean(),
-        }
-        if mu is not None:
-            stats["kl"] = vail_kl(mu, self.z_sigma)
-            loss = loss + self.beta * (stats["kl"] - config.vail_target_kl)
-        if config.gradient_penalty > 0:
-            stats["gradient_penalty"] = self.compute_gradient_magnitude(policy_batch, expert_batch)
-            loss = loss + config.gradient_penalty * stats["gradient_penalty"]
-        return loss, {name: value.detach() for name, value in stats.items()}
+        sizes = [len(expert_batch), len(policy_batch)]
+        f_expert, f_policy = both.split(sizes)
+        mu_expert, mu_policy = (None, None) if mu is None else mu.split(sizes)
+        return (
+            Scored(policy_batch, self._less_log_prob(f_policy, policy_batch), mu_policy),
+            Scored(expert_batch, self._less_log_prob(f_expert, expert_batch), mu_expert),
+        )
+
+    def information(self, policy: Scored, expert: Scored) -> Tensor:
+        """:func:`vail_kl` of both sides as one batch."""
+        assert policy.mu is not None
+        assert expert.mu is not None
+        return vail_kl(torch.cat([expert.mu, policy.mu]), self.z_sigma)
 
     def compute_gradient_magnitude(self, policy_batch: Transitions, expert_batch: Transitions) -> Tensor:
         """:func:`gradient_penalty` of f at random points between as many samples of policy and expert."""
         mixed = interpolated(self.inputs(policy_batch), self.inputs(expert_batch))
         return gradient_penalty(self.logits(mixed, noise=True)[0], list(mixed.values()))
 
-    def update_beta(self, kl: Tensor) -> None:
-        """After a step: make information dearer if more passed than was to, and cheaper otherwise."""
-        self.beta.copy_(next_beta(self.beta, kl, self.config.vail_target_kl, self.config.vail_beta_step))
+    def next_beta(self, kl: Tensor) -> Tensor:
+        """[] by the settings of the bottleneck."""
+        return next_beta(self.beta, kl, self.config.vail_target_kl, self.config.vail_beta_step)
 
     def _less_log_prob(self, f: Tensor, batch: Transitions) -> Tensor:
         """The logit that goes with f."""
-        if not self.config.needs_log_prob:
+        if not self.needs_log_prob:
             return f
         if batch.log_prob is None:
             raise ValueError("structure airl needs the log-probability of actions; give samples that have it")
         return f - batch.log_prob
-
-
-def one_hot(actions: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Indices [B, K] into grids of these sizes as [B, sum of sizes] int64, one-hot each."""
-    return torch.cat([functional.one_hot(actions[:, k].long(), n) for k, n in enumerate(sizes)], dim=1)

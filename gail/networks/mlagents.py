@@ -1,9 +1,9 @@
 """ML-Agents' GAIL discriminator, number for number: ``discriminator.compat: mlagents``.
 
 Written from its behaviour, which differs from :mod:`gail.networks.discriminator` in what its users may want to
-reproduce, and in what is an oversight: the gradient penalty
-bears on the probability and on the first observation alone, every number is
-interpolated by itself, the end of an episode can be seen, and the gradient sees a beta that the logged loss does not.
+reproduce, and in what is an oversight: the gradient penalty bears on the probability and only on the first
+observation, every number is interpolated by itself, the end of an episode can be seen, and the gradient sees a beta
+that the logged loss does not.
 Its observation is a list of tensors; here they are the ego, partner and road blocks of the layout, so the first one is
 the ego block. They are taken as they are, GPUDrive's collided flag and absent entities included.
 """
@@ -13,13 +13,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gail_cli.gail.config.schema import GAILSettings
+from gail_cli.gail.config.schema import DiscriminatorConfig, GAILSettings
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.networks.discriminator import next_beta, one_hot
+from gail_cli.gail.networks.base import Discriminator, Loss, Scored, Stats
+from gail_cli.gail.networks.losses import added, estimate_stats, next_beta, penalty_term
+from gail_cli.gail.networks.policy import one_hot
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
@@ -56,6 +59,37 @@ def gradient_magnitude(estimate: Tensor, first: Tensor) -> Tensor:
     return ((gradient.square().sum(dim=1) + EPSILON).sqrt() - 1).square().mean()
 
 
+def cross_entropy_term() -> Loss:
+    """:func:`adversarial_loss` of probabilities."""
+
+    def term(network: Discriminator, policy: Scored, expert: Scored) -> tuple[Tensor, Stats]:
+        loss = adversarial_loss(expert.estimate, policy.estimate)
+        return loss, {"loss": loss} | estimate_stats(network, policy, expert)
+
+    return term
+
+
+def bottleneck_term(target: float) -> Loss:
+    """VAIL's beta (KL - I_c) with the value that the present beta gives it, and the gradient that the next one does.
+
+    ML-Agents replaces beta between computing the loss and going back through it. Here beta itself changes after the
+    step, in :meth:`Discriminator.update_beta`.
+    """
+
+    def term(network: Discriminator, policy: Scored, expert: Scored) -> tuple[Tensor, Stats]:
+        kl = network.information(policy, expert)
+        excess, upcoming = kl - target, network.next_beta(kl.detach())
+        return upcoming * excess + (network.beta - upcoming) * excess.detach(), {"kl": kl}
+
+    return term
+
+
+def discriminator_loss(settings: GAILSettings) -> Loss:
+    """The terms of ML-Agents: its cross-entropy, its bottleneck if there is one, and its gradient penalty."""
+    bottleneck = [bottleneck_term(MUTUAL_INFORMATION)] if settings.use_vail else []
+    return added(cross_entropy_term(), *bottleneck, penalty_term(GRADIENT_PENALTY))
+
+
 class Normaliser(nn.Module):
     """Standardises by statistics that follow what it is shown; it begins with a count of 1, mean 0 and M2 1."""
 
@@ -82,8 +116,8 @@ class Normaliser(nn.Module):
         return ((x - self.mean) / (self.m2 / self.count).sqrt()).clamp(-_CLAMP, _CLAMP)
 
 
-class DiscriminatorNetwork(nn.Module):
-    """The interface of :class:`gail.networks.discriminator.DiscriminatorNetwork`, but its estimates are probabilities.
+class DiscriminatorNetwork(Discriminator):
+    """ML-Agents' network, whose estimates are probabilities, whose gate is never shut, and whose reward is not scaled.
 
     Args:
         observation: the layout of the input.
@@ -91,7 +125,9 @@ class DiscriminatorNetwork(nn.Module):
         settings: ML-Agents' settings. A memory is ignored, with a warning.
     """
 
-    beta: Tensor
+    boundary = 0.5
+    gated = False
+    scales_reward = False
 
     def __init__(self, observation: ObservationConfig, space: ActionSpace, settings: GAILSettings) -> None:
         super().__init__()
@@ -103,6 +139,7 @@ class DiscriminatorNetwork(nn.Module):
                 stacklevel=2,
             )
         self.settings, self.space = settings, space
+        self.loss = discriminator_loss(settings)
         self.first = len(observation.ego_fields)
         size = observation.size
         self.normaliser = Normaliser(size) if network.normalize else None
@@ -120,18 +157,30 @@ class DiscriminatorNetwork(nn.Module):
         self.estimator = nn.Sequential(_linear(last, 1, nn.init.xavier_uniform_, 0.2), nn.Sigmoid())
 
     def fit_normaliser(self, expert: Transitions) -> None:
-        """Nothing: see :meth:`update_normaliser`."""
+        """Nothing: see :meth:`observe_experts`."""
 
-    def update_normaliser(self, expert: Transitions) -> None:
-        """Before each loss: let the statistics, if there are any, follow the experts' minibatch."""
+    def observe_experts(self, expert: Transitions) -> None:
+        """Let the statistics, if there are any, follow the experts' minibatch."""
         if self.normaliser is not None:
             self.normaliser.update(expert.observation)
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters())
+
+    def rates(self, config: DiscriminatorConfig) -> dict[str, Any]:
+        """The learning rate."""
+        return {"lr": config.mlagents.learning_rate}
+
+    def reward(self, estimate: Tensor, form: Callable[[Tensor], Tensor]) -> Tensor:
+        """[B] :func:`reward` of probabilities [B] times ``strength``, whatever the form."""
+        return self.settings.strength * reward(estimate)
 
     def action_inputs(self, batch: Transitions) -> Tensor:
         """[B, A + 1] actions, one-hot if they are of a grid, and whether the transition was the last.
 
         Raises:
-            ValueError: when the samples do not tell.
+            ValueError: when the samples do not say who is done.
         """
         if batch.done is None:
             raise ValueError("discriminator.mlagents.use_actions sees who is done; give samples that tell it")
@@ -148,43 +197,24 @@ class DiscriminatorNetwork(nn.Module):
             hidden = mu + self.z_sigma * torch.randn_like(mu) if noise else mu
         return self.estimator(hidden).squeeze(1), mu
 
-    def _judge(self, batch: Transitions, noise: bool) -> tuple[Tensor, Tensor | None]:
+    def _scored(self, batch: Transitions, noise: bool) -> Scored:
         actions = self.action_inputs(batch) if self.settings.use_actions else None
-        return self.estimates(batch.observation, actions, noise)
+        return Scored(batch, *self.estimates(batch.observation, actions, noise))
 
     def compute_estimate(self, batch: Transitions, use_vail_noise: bool = False) -> Tensor:
         """[B] probabilities of "expert"."""
-        return self._judge(batch, use_vail_noise)[0]
+        return self._scored(batch, use_vail_noise).estimate
 
-    def forward(self, batch: Transitions) -> Tensor:
-        """:meth:`compute_estimate` without noise."""
-        return self.compute_estimate(batch)
+    def score(self, policy_batch: Transitions, expert_batch: Transitions) -> tuple[Scored, Scored]:
+        """Both sides with their probabilities, the policy's first: that is the order in which noise is drawn."""
+        return self._scored(policy_batch, noise=True), self._scored(expert_batch, noise=True)
 
-    def compute_loss(self, policy_batch: Transitions, expert_batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one update and its parts, detached, with accuracies and mean estimates of both sides.
-
-        With VAIL the loss has the value that the present beta gives it, and the gradient that the next one gives it:
-        ML-Agents replaces beta between computing the loss and going back through it. Here beta itself changes after
-        the step, in :meth:`update_beta`.
-        """
-        policy, policy_mu = self._judge(policy_batch, noise=True)
-        expert, expert_mu = self._judge(expert_batch, noise=True)
-        loss = adversarial_loss(expert, policy)
-        stats = {
-            "loss": loss,
-            "expert_accuracy": (expert > 0.5).float().mean(),
-            "policy_accuracy": (policy <= 0.5).float().mean(),
-            "expert_estimate": expert.mean(),
-            "policy_estimate": policy.mean(),
-        }
-        if expert_mu is not None and policy_mu is not None and self.z_sigma is not None:
-            kl = kl_loss(expert_mu, policy_mu, self.z_sigma)
-            excess, upcoming = kl - MUTUAL_INFORMATION, self._next_beta(kl.detach())
-            loss = loss + upcoming * excess + (self.beta - upcoming) * excess.detach()
-            stats["kl"] = kl
-        stats["gradient_penalty"] = self.compute_gradient_magnitude(policy_batch, expert_batch)
-        loss = loss + GRADIENT_PENALTY * stats["gradient_penalty"]
-        return loss, {name: value.detach() for name, value in stats.items()}
+    def information(self, policy: Scored, expert: Scored) -> Tensor:
+        """:func:`kl_loss`."""
+        assert policy.mu is not None
+        assert expert.mu is not None
+        assert self.z_sigma is not None
+        return kl_loss(expert.mu, policy.mu, self.z_sigma)
 
     def compute_gradient_magnitude(self, policy_batch: Transitions, expert_batch: Transitions) -> Tensor:
         """:func:`gradient_magnitude` at points whose every number lies anywhere between that of policy and expert."""
@@ -195,12 +225,9 @@ class DiscriminatorNetwork(nn.Module):
             actions = _between(self.action_inputs(policy_batch), self.action_inputs(expert_batch))
         return gradient_magnitude(self.estimates(observation, actions, noise=True)[0], first)
 
-    def _next_beta(self, kl: Tensor) -> Tensor:
+    def next_beta(self, kl: Tensor) -> Tensor:
+        """[] by ML-Agents' constants."""
         return next_beta(self.beta, kl, MUTUAL_INFORMATION, ALPHA)
-
-    def update_beta(self, kl: Tensor) -> None:
-        """After a step: make information dearer if more passed than was to, and cheaper otherwise."""
-        self.beta.copy_(self._next_beta(kl))
 
 
 def _between(policy: Tensor, expert: Tensor) -> Tensor:

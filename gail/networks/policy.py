@@ -28,6 +28,11 @@ def mlp(sizes: Sequence[int], dropout: float = 0.0, norm: bool = True) -> nn.Seq
     return nn.Sequential(*layers)
 
 
+def one_hot(actions: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Indices [B, K] into grids of these sizes as [B, sum of sizes] int64, one-hot each."""
+    return torch.cat([functional.one_hot(actions[:, k].long(), n) for k, n in enumerate(sizes)], dim=1)
+
+
 class Normaliser(nn.Module):
     """Standardises features by statistics that are fitted once, on expert data, and then never drift.
 
@@ -44,7 +49,7 @@ class Normaliser(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def fit(self, x: Tensor) -> None:
-        """Take mean and standard deviation of rows [B, F]; features that (almost) never change are left alone."""
+        """Take mean and standard deviation of rows [B, F]; features that (almost) never change are left as they are."""
         if len(x) > 1:
             std = x.std(dim=0)
             constant = std < _MIN_STD * x.abs().mean(dim=0).clamp(min=1e-4)
@@ -57,14 +62,14 @@ class Normaliser(nn.Module):
 
 
 class EntityEncoder(nn.Module):
-    """Ego, partners and road segments to one vector: each entity alone through a small network, then a masked maximum.
+    """Ego, partners and road segments to one vector: each entity by itself through a small network, then a maximum.
 
     Args:
         observation: the layout of the input.
         config: sizes.
         dropout: after each hidden layer, in training mode.
         norm: LayerNorm behind the pooling.
-        partners: whether partners are looked at, or ego and road alone.
+        partners: whether partners are looked at, or only ego and road.
     """
 
     def __init__(
@@ -122,7 +127,7 @@ def _pooled(network: nn.Module, entities: Tensor, present: Tensor) -> Tensor:
 
 
 class Policy(nn.Module):
-    """A distribution over actions: a categorical a grid component, or a Gaussian a continuous one.
+    """A distribution over actions: a categorical per grid component, or a Gaussian per continuous one.
 
     Args:
         observation: the layout of the input.
@@ -158,7 +163,7 @@ class Policy(nn.Module):
             self.action_std.copy_(actions.float().std(dim=0).clamp(min=1e-3))
 
     def distributions(self, observations: Tensor) -> list[Categorical] | list[Normal]:
-        """One distribution an action component, each over [B]."""
+        """One distribution per action component, each over [B]."""
         seen, code = observations[:, : self._seen], observations[:, self._seen :]
         out = self.head(self.body(torch.cat([self.dropout(self.encoder(seen)), code], dim=1)))
         if self.space.discrete:

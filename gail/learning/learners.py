@@ -1,0 +1,102 @@
+"""What learns in a run, as one thing to create, to fit, to save and to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.adversary import Adversary
+from gail_cli.gail.learning.latent import Codes, Posterior
+from gail_cli.gail.networks.actor_critic import Networks
+from gail_cli.gail.networks.factory import make_discriminator
+from gail_cli.sim.actions import ActionSpace
+
+
+@dataclass
+class Learners:
+    """Policy and critic, and in a run that has them the discriminator and the posterior of latent codes."""
+
+    networks: Networks
+    adversary: Adversary | None = None
+    codes: Codes | None = None
+
+    @classmethod
+    def create(
+        cls,
+        config: TrainConfig,
+        space: ActionSpace,
+        device: torch.device,
+        experts: Callable[[int, bool], Transitions],
+        generator: torch.Generator,
+    ) -> Learners:
+        """What learns under a configuration, as it is at first.
+
+        Args:
+            config: of the run.
+            space: the actions.
+            device: where the networks are.
+            experts: gives as many expert samples as asked for, with next observations if asked for them.
+            generator: of what is drawn while they learn.
+        """
+        observation, codes = config.observation, config.latent.codes
+        made = cls(Networks.create(observation, space, config.policy, codes, device))
+        if codes:
+            posterior = Posterior(observation, space, config.policy, codes).to(device)
+            made.codes = Codes(config.latent, posterior, device, generator)
+        if config.adversarial:
+            settings, gamma = config.discriminator, config.ppo.gamma
+            network = make_discriminator(settings, observation, space, gamma).to(device)
+            made.adversary = Adversary(network, settings, config.reward, gamma, experts, made.log_prob, generator)
+        made.set_rates(config)
+        return made
+
+    def set_rates(self, config: TrainConfig) -> None:
+        """Take over what may change in a run that goes on, also over what a checkpoint brought."""
+        self.networks.set_rates(config.ppo, config.bc)
+        if self.adversary is not None:
+            self.adversary.provider.set_rates(config.discriminator, config.reward)
+
+    def fit_normalisers(self, expert: Transitions) -> None:
+        """Fit all input statistics on expert samples, for good."""
+        self.networks.fit_normalisers(expert)
+        if self.adversary is not None:
+            self.adversary.fit_normaliser(expert)
+        if self.codes is not None:
+            self.codes.posterior.encoder.fit_normaliser(expert.observation)
+
+    def with_codes(self, expert: Transitions) -> Transitions:
+        """Expert samples as the policy may clone them: each with a code that is likely, if the policy has codes."""
+        if self.codes is None:
+            return expert
+        code = self.codes.infer(expert.observation, expert.action)
+        return Transitions(self.networks.policy.with_code(expert.observation, code), expert.action)
+
+    @torch.no_grad()
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        """[B] log-probabilities of actions [B, K] after observations [B, D] under the present policy, with codes as
+        the posterior finds them."""
+        code = None if self.codes is None else self.codes.infer(observation, action)
+        policy = self.networks.policy
+        return policy.evaluate(policy.with_code(observation, code), action)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all, by name."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; then :meth:`set_rates`, as some rates come with it.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: when it is of other networks.
+        """
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if part is not None}
