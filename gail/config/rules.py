@@ -113,8 +113,9 @@ def refusal(error: ValueError, kind: type) -> tuple[str, str]:
     if rule is None:
         return what, first["msg"]
     words = {"finite_number": "a finite number"} | dict.fromkeys(_OUT_OF_RANGE, rule.range)
-    must = f"it must be {words.get(first['type'], rule.words)}{', or null' if rule.nullable else ''}"
-    return what, must.replace("must be not", "must not be")
+    wanted = words.get(first["type"], rule.words)
+    must = "not be negative" if wanted == "not negative" else f"be {wanted}"
+    return what, f"it must {must}{', or null' if rule.nullable else ''}"
 
 
 def explained(error: ValueError, kind: type) -> str:
