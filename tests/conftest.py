@@ -1,8 +1,10 @@
+import os
 import sys
 from pathlib import Path
 
 import gpudrive_standin as standin
 import pytest
+import torch
 from demos import LAYOUT, RULES
 from s3 import s3, s3_server  # noqa: F401
 
@@ -14,6 +16,10 @@ from pipeline.extract import ExtractOptions, extract
 from pipeline.store import DemoStore
 from sim.actions import ActionSpace
 from sim.gpudrive import MODULE
+
+# Networks of this size gain nothing from threads, which wait for each other by spinning: most of a suite's time.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = {

@@ -279,8 +279,9 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
 # Going on
 
 
-def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
+def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path, monkeypatch):
     """Cut while cloning, and after one and two rollouts, which share their worlds."""
+    monkeypatch.setattr("gail.trainer._NORMALISER_SAMPLES", 256)
     data = {"pool_scenes": 2, "rows_per_scene": 32}
     config = small(total_timesteps=LONG, worlds={"rollouts_per_batch": 2}, data=data)
     whole, steps = tmp_path / "whole", 4 + 3
