@@ -6,6 +6,7 @@ import gpudrive_standin as standin
 import pytest
 import torch
 from demos import LAYOUT, RULES
+from processes import processes  # noqa: F401
 from s3 import s3, s3_server  # noqa: F401
 
 from gail.config import DataConfig
