@@ -1,9 +1,12 @@
+import os
 import sys
 from pathlib import Path
 
 import gpudrive_standin as standin
 import pytest
+import torch
 from demos import rules_of
+from processes import processes  # noqa: F401
 from s3 import s3, s3_server  # noqa: F401
 
 from gail_cli.gail.config.load import config_from_dict
@@ -14,6 +17,10 @@ from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.gpudrive import MODULE
+
+# Networks of this size gain nothing from threads, which wait for each other by spinning: most of a suite's time.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = {

@@ -1,8 +1,11 @@
 """An S3 server of our own for tests."""
 
+import logging
+
 import pytest
 
 BUCKET = "stores"
+DISPATCHER = "moto.moto_server.werkzeug_app.DomainDispatcherApplication"
 
 
 @pytest.fixture(scope="session")
@@ -11,9 +14,11 @@ def s3_server():
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, which pytest keeps
     running.start()
     host, port = running.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{DISPATCHER}.get_backend_for_host", lambda *_: "s3")  # else it looks for others at each request
         for name, value in {
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": "test",

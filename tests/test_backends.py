@@ -79,10 +79,10 @@ def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, i
     config, policy = load_run(folder, "cpu")
     assert (config.backend, config.sim.compat) == ("gpudrive", "gpudrive")
     assert len(list(in_cache.glob("*.json"))) == 2
-    run("evaluate", folder, *common, "--report", tmp_path / "report.json")
+    run("evaluate", folder, *common, "--rollouts", 2, "--report", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())["splits"]["all"]
     assert report["backend"] == "gpudrive"
-    embedded = evaluate(policy, with_backend(config, "embedded"), store)
+    embedded = evaluate(policy, with_backend(config, "embedded"), store, rollouts=2)
     for driver, means in embedded["results"].items():
         assert means == pytest.approx(report["results"][driver], abs=2e-3), driver
     assert embedded["results"]["expert replayed"]["goal"] > 0.9

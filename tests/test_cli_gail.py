@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,7 @@ from gail_cli.gail.learning.run import CHECKPOINT, CLONED
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2
 from gail_cli.pipeline.store.store import DemoStore
 
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "sample"
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 
 
 def run(*args):
@@ -253,21 +252,44 @@ def test_ctrl_c_may_come_while_a_line_is_written(monkeypatch, capfd):
     assert capfd.readouterr().err == "Stopping after this step; once more to stop at once.\n"
 
 
-def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_path):
+@contextmanager
+def interrupted_at_the_first_line():
+    """Send SIGINT when there is something on the stderr of this process; what there is in the end."""
+    lines, kept = [], os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def listen():
+        with open(reading) as told:
+            lines.append(told.readline())
+            os.kill(os.getpid(), signal.SIGINT)
+            lines.extend(told)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        with open(2, "w", buffering=1, closefd=False) as stderr, redirect_stderr(stderr):
+            yield lines
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        listener.join()
+
+
+def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_path, monkeypatch):
     """At the first line of progress; then the same command goes on."""
     folder = tmp_path / "run"
     args = ["train", config, "--store", make_store(scenes=2).path, "--run", folder, "--set", "bc.steps=0"]
-    command = [sys.executable, "-m", "gail_cli", *map(str, args), "--total-timesteps", str(10**9)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        progress = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        *_, last = lines = process.stderr.read().splitlines()
-    assert " steps: steps/s " in progress
-    assert process.returncode == cli.INTERRUPTED
-    assert "Stopping after this step; once more to stop at once." in lines
-    assert last == "Interrupted: the same command with --resume goes on from here."
+    monkeypatch.setattr(sys, "argv", ["gail-cli", *map(str, args), "--total-timesteps", str(10**9)])
+    with interrupted_at_the_first_line() as lines, pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert " steps: steps/s " in lines[0]
+    assert ended.value.code == cli.INTERRUPTED
+    assert "Stopping after this step; once more to stop at once.\n" in lines
+    assert lines[-1] == "Interrupted: the same command with --resume goes on from here.\n"
     saved = progress_of(folder)
-    assert saved["iteration"] == sum(" steps: steps/s " in line for line in [progress, *lines]) > 0
+    assert saved["iteration"] == sum(" steps: steps/s " in line for line in lines) > 0
     assert run(*args, "--resume", "--total-timesteps", saved["timesteps"] + 1).exit_code == 0
     assert progress_of(folder)["iteration"] == saved["iteration"] + 1
 

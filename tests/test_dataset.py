@@ -59,8 +59,8 @@ def test_workers_draw_from_shares_of_their_own_and_go_on_where_they_were(make_st
     assert equal(loaded(dataset(store, seed=1, start=3), 2, **options), expected[3:5])
 
 
-def test_workers_may_be_fresh_processes(make_store):
-    batches = loaded(dataset(make_store(), seed=1), 2, workers=1, multiprocessing_context="spawn")
+def test_workers_may_be_fresh_processes(make_store, processes):
+    batches = loaded(dataset(make_store(), seed=1), 2, workers=1, multiprocessing_context=processes)
     assert equal(batches, as_dicts(next(shares(make_store(), 1, 1))[:2]))
 
 

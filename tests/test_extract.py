@@ -292,7 +292,7 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes(whole, tmp_path, monk
     assert contents(tmp_path / "cut") == contents(whole / "store")
 
 
-def test_two_workers_give_the_same_bytes(whole, tmp_path, monkeypatch):
+def test_two_workers_give_the_same_bytes(whole, tmp_path, monkeypatch, processes):
     monkeypatch.setattr(module, "SCENES_PER_TASK", 1)
     calls = []
     run(whole / "scenes", tmp_path / "two", workers=2, progress=lambda *call: calls.append(call))
@@ -391,20 +391,25 @@ def test_every_action_space(tmp_path, space):
 # buckets
 
 
-def test_a_bucket_holds_the_same_store(whole, s3):
-    run(whole / "scenes", s3)
+@pytest.fixture(scope="module")
+def two_parts(whole):
+    """As many scenes as make two parts, since a bucket takes its time for each file; in a folder."""
+    run(whole / "scenes", whole / "two parts", limit=3)
+    return whole / "two parts"
+
+
+def test_a_bucket_holds_the_same_store(whole, two_parts, s3):
+    run(whole / "scenes", s3, limit=3)
     opened = DemoStore(s3)
-    assert opened.scene_ids() == list("abcde")
-    assert opened.storage.tree("parts") == LocalFolder(whole / "store").tree("parts")
-    assert opened.storage.tree("index") == LocalFolder(whole / "store").tree("index")
+    assert opened.scene_ids() == list("abc")
+    assert opened.storage.tree("parts") == LocalFolder(two_parts).tree("parts")
+    assert opened.storage.tree("index") == LocalFolder(two_parts).tree("index")
     assert validate_store(s3) == []
     with pytest.raises(ExtractionError, match="exists already; add --overwrite"):
-        run(whole / "scenes", s3)
-    run(whole / "scenes", s3, overwrite=True, limit=1)
-    assert len(DemoStore(s3)) == 1
+        run(whole / "scenes", s3, limit=3)
 
 
-def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, s3, monkeypatch):
+def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, two_parts, s3, monkeypatch):
     real, calls = writer.commit_part, []
 
     def die(storage, entry):
@@ -416,11 +421,11 @@ def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, s3, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "commit_part", die)
         with pytest.raises(KeyboardInterrupt):
-            run(whole / "scenes", s3)
+            run(whole / "scenes", s3, limit=3)
     progress = []
-    run(whole / "scenes", s3, progress=lambda done, _: progress.append(done))
+    run(whole / "scenes", s3, limit=3, progress=lambda done, _: progress.append(done))
     assert progress[0] == 2
-    assert DemoStore(s3).storage.tree("manifest") == LocalFolder(whole / "store").tree("manifest")
+    assert DemoStore(s3).storage.tree("manifest") == LocalFolder(two_parts).tree("manifest")
 
 
 def test_a_bucket_keeps_its_store_until_there_is_another(scenes, s3, tmp_path):

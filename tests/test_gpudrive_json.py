@@ -136,7 +136,7 @@ def test_eleven_steps_and_two_objects_without_a_valid_step():
 # Writer and reader
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scene=scenarios())
 def test_round_trip(scene):
     text = json.dumps(scenario_to_json(scene), allow_nan=False)

@@ -1,7 +1,6 @@
 """Extractions that are killed, and what the same command makes of what they left."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,11 +20,9 @@ from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 
-CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=12, scenes_per_part=2)
+CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=12, scenes_per_part=3)
 KILLS = 20
 WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate")
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pipeline.extract"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +35,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Nine scenes in five parts, one of them broken, and their store made in one go."""
+    """Nine scenes in three parts, one of them broken, and their store made in one go."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "scenes").mkdir()
     for name in "abcdefghi":
@@ -56,55 +53,58 @@ def contents(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def make_until(whole, path, moment, counted):
-    """Extract in a process that is killed before its operation number ``moment`` on files in ``path``; tells how many
-    there were when it gets through."""
-    done = 0
+def make_and_die(whole, folder, counted):
+    """Extract twice: once to the end, which tells how many operations on files there are, and once in vain: killed
+    before one of them. What it would have left, had it been killed before others, is copied. Folders are named by the
+    number of the operation."""
+    done, moments, place = 0, set(), folder / "all"
 
     def watch(event, args):
         nonlocal done
-        if event in WRITES and any(str(path.parent) in str(arg) for arg in args if isinstance(arg, (str, Path))):
+        if event in WRITES and any(str(place) in str(arg) for arg in args if isinstance(arg, (str, Path))):
             if event == "open" and "w" not in str(args[1]):
                 return
             done += 1
-            if done == moment:
+            if done in moments and done < max(moments):
+                shutil.copytree(place, folder / f"{done}")
+            elif done in moments:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = lambda _: None  # nobody cuts the power
+    place.mkdir()
     sys.addaudithook(watch)
-    make(whole, path)
+    make(whole, place / "store")
     counted.put(done)
+    moments = set(np.random.default_rng(0).choice(done, KILLS, replace=False) + 1)
+    (folder / f"{max(moments)}").mkdir()
+    place, done = folder / f"{max(moments)}", 0
+    make(whole, place / "store")
 
 
-def in_a_process(whole, path, moment):
-    counted = PROCESSES.SimpleQueue()
-    child = PROCESSES.Process(target=make_until, args=(whole, path, moment, counted))
+def test_killed_at_any_moment_and_resumed_the_store_has_the_same_bytes(whole, tmp_path, processes):
+    """Nobody cuts the power, so what a kill leaves is what others see at that moment."""
+    expected = contents(whole / "store")
+    counted = processes.SimpleQueue()
+    child = processes.Process(target=make_and_die, args=(whole, tmp_path, counted))
     child.start()
     child.join()
-    return child.exitcode, None if counted.empty() else counted.get()
-
-
-def test_killed_at_any_moment_and_resumed_the_store_has_the_same_bytes(whole, tmp_path):
-    expected = contents(whole / "store")
-    (tmp_path / "all").mkdir()
-    code, moments = in_a_process(whole, tmp_path / "all" / "store", None)
-    assert code == 0
+    assert child.exitcode == -signal.SIGKILL
+    assert contents(tmp_path / "all" / "store") == expected
+    shutil.rmtree(tmp_path / "all")
+    moments = counted.get()
     assert moments > 150
-    for moment in np.random.default_rng(0).choice(moments, KILLS, replace=False) + 1:
-        path = tmp_path / f"{moment}" / "store"
-        path.parent.mkdir()
-        code, _ = in_a_process(whole, path, int(moment))
-        assert code == -signal.SIGKILL
-        if moment < moments:
+    left = list(tmp_path.iterdir())
+    assert len(left) == KILLS
+    for folder in left:
+        if folder.name != f"{moments}":
             with pytest.raises(StoreError):
-                DemoStore(path)
-        make(whole, path)
-        assert contents(path) == expected
-        assert [p.name for p in path.parent.iterdir()] == ["store"]
-        shutil.rmtree(path.parent)
+                DemoStore(folder / "store")
+        make(whole, folder / "store")
+        assert contents(folder / "store") == expected
+        assert [p.name for p in folder.iterdir()] == ["store"]
 
 
-def test_a_killed_worker_of_a_cluster_costs_nothing(whole, tmp_path, monkeypatch):
+def test_a_killed_worker_of_a_cluster_costs_nothing(whole, tmp_path, monkeypatch, processes):
     """Each of the two workers is killed once, in the middle; others take over what they had."""
     monkeypatch.setattr(module, "SCENES_PER_TASK", 1)
     real, workers = cluster.dask_client, []

@@ -35,7 +35,7 @@ def make(path, *files, **config):
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
-    return [make(folder / "a", 0, agents="all", split=(0.5, 0.3, 0.2)), make(folder / "b", 1, 2)]
+    return [make(folder / "a", 0, agents="all", split=(0.5, 0.3, 0.2)), make(folder / "b", 1, scenes_per_part=4)]
 
 
 def records(*paths):

@@ -252,7 +252,7 @@ def test_every_kind_of_actions_trains(make_store, small, tmp_path, dynamics, kin
     assert trainer.progress.iteration == 2
     assert all(math.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
     config, policy = load_run(tmp_path / "run")
-    assert evaluate(policy, config, store, scenes=[0])["results"].keys() > {"policy"}
+    assert evaluate(policy, config, store, scenes=[0], rollouts=1)["results"].keys() > {"policy"}
 
 
 def test_gpudrive_layout_and_state_only_discriminators_train(make_store, small, tmp_path):
@@ -286,8 +286,9 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
 # Going on
 
 
-def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
+def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path, monkeypatch):
     """Cut while cloning, and after one and two rollouts, which share their worlds."""
+    monkeypatch.setattr("gail_cli.gail.learning.trainer._NORMALISER_SAMPLES", 256)
     data = {"pool_scenes": 2, "rows_per_scene": 32}
     config = small(total_timesteps=LONG, worlds={"rollouts_per_batch": 2}, data=data)
     whole, steps = tmp_path / "whole", 4 + 3
@@ -336,7 +337,7 @@ def test_a_run_is_resumed_only_where_there_is_one_and_with_its_store(tiny_run, s
 def test_episodes_may_be_shorter_or_longer_than_the_log(tiny_run, make_store, horizon):
     trainer, _ = tiny_run
     config = replace(trainer.config, sim=replace(trainer.config.sim, horizon=horizon, end_with_log=False))
-    means = evaluate(trainer.networks.policy, config, make_store())["results"]["expert replayed"]
+    means = evaluate(trainer.networks.policy, config, make_store(), rollouts=1)["results"]["expert replayed"]
     assert means["ade"] < 0.1
 
 
@@ -562,15 +563,17 @@ def test_a_cloned_policy_drives_better_than_without_looking(make_store, small, t
     assert losses[2] < 0.6 * sum(math.log(n) for n in store.space.sizes)
     config, policy = load_run(tmp_path / "run")
     done = []
-    result = evaluate(policy, config, store, progress=lambda *place: done.append(place))
+    few = {"rollouts": 2}
+    result = evaluate(policy, config, store, progress=lambda *place: done.append(place), **few)
     ade = {name: means["ade"] for name, means in result["results"].items()}
     assert ade["expert replayed"] < 0.1 < ade["policy"] < 0.7 * ade["constant velocity"] < 0.7 * ade["random"]
     assert result["results"]["expert replayed"]["goal"] == 1
     assert (result["scenes"], result["box_scale"], done) == (2, 0.7, [(2, 2)])
     assert result["agents"] == sum(record.demos.num_demos for record in store.read())
-    assert evaluate(policy, config, store)["results"] == result["results"]
-    assert evaluate(policy, config, store, deterministic=False)["results"]["policy"] != result["results"]["policy"]
-    assert evaluate(policy, config, store, scenes=[1], box_scale=1.0)["box_scale"] == 1.0
+    assert evaluate(policy, config, store, **few)["results"] == result["results"]
+    drawn = evaluate(policy, config, store, deterministic=False, **few)["results"]
+    assert drawn["policy"] != result["results"]["policy"]
+    assert evaluate(policy, config, store, scenes=[1], box_scale=1.0, **few)["box_scale"] == 1.0
     assert draw_scene(policy, config, store, 0).axes
 
 
@@ -631,7 +634,7 @@ def test_pedestrians_and_cyclists_can_be_learned_from(small, tmp_path):
     assert kinds
     loaded, policy = load_run(tmp_path / "run", "cpu")
     assert policy.space == store.space
-    result = evaluate(policy, loaded, store, scenes=range(4))
+    result = evaluate(policy, loaded, store, scenes=range(4), rollouts=1)
     assert result["results"]["expert replayed"]["ade"] < 0.01
     with pytest.raises(RunError, match="no demos of pedestrians and cyclists"):
         check_fit(loaded.data, make_vehicles_only(tmp_path / "vehicles"))
