@@ -311,7 +311,7 @@ def test_what_is_no_export_is_never_replaced(store, tmp_path):
     (tmp_path / "b.hdf5").write_text("no HDF5")
     for format, name in [("zarr-rows", "notes"), ("gpudrive-json", "notes"), ("hdf5", "b.hdf5"), ("hdf5", "notes"),
                          ("zarr-rows", "b.hdf5")]:  # fmt: skip
-        with pytest.raises(ExportError, match=r"that is no such export is there"):
+        with pytest.raises(ExportError, match=r"that is not such an export is there"):
             export(store, tmp_path / name, format, LAYOUT, overwrite=True)
     for place in (store.path, Path(store.path) / "parts"):
         with pytest.raises(ExportError, match="belongs to the store itself"):

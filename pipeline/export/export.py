@@ -182,7 +182,7 @@ def _refuse(path: Path, store: DemoStore, format: Format, overwrite: bool) -> No
         return
     if path.is_dir() != format.folder or not format.writer.made(path):
         kind = "folder" if path.is_dir() else "file"
-        raise ExportError(f"export {path}", f"a {kind} that is no such export is there", "choose another place")
+        raise ExportError(f"export {path}", f"a {kind} that is not such an export is there", "choose another place")
     if not overwrite:
         raise ExportError(f"export {path}", "it exists already", "add --overwrite to replace it")
 

@@ -25,7 +25,7 @@ class ExtractConfig:
     steps: int = DEFAULT_STEPS
     """States per scene: longer logs are cut, shorter ones end early."""
     agents: Literal["vehicles", "all"] = "vehicles"
-    """Whose demos: those of vehicles, or those of pedestrians and cyclists too."""
+    """Agents with demos: vehicles, or pedestrians and cyclists too."""
     max_replay_error: float | None = None
     """Demos whose mean distance from the log is above this are left out, m."""
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)

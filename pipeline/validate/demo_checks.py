@@ -26,10 +26,10 @@ def driven(part: Part, group: DemoGroup) -> Iterator[Finding]:
     path = f"{group.path}/agent"
     agent, scene = part.arrays[path], part.scene_of(group.kind)
     outside = (agent < 0) | (agent >= np.diff(part.starts("agent"))[scene])
-    yield from in_rows(part, path, outside, "the agent is none of its scene")
+    yield from in_rows(part, path, outside, "the agent is not in its scene")
     order = np.zeros(len(agent), np.bool_)
     order[1:] = (np.diff(agent) <= 0) & (np.diff(scene) == 0)
-    yield from in_rows(part, path, order, "the agent is one before, or out of order,")
+    yield from in_rows(part, path, order, "the agent has a demo already, or is out of order,")
 
 
 def marks(part: Part, group: DemoGroup) -> Iterator[Finding]:

@@ -128,7 +128,7 @@ def _parts(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(f"part {name}", f"is listed in the {has} but not in the {lacks}")
     folders = {name for name in store.storage.names("parts") if name != "zarr.json"}
     for name in sorted(folders - {*store.parts}):
-        yield Finding(f"part {name}", "is no part of the store, yet lies in its folder", "remove the folder")
+        yield Finding(f"part {name}", "is not part of the store, but is in its folder", "remove the folder")
 
 
 def _totals(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
