@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -31,6 +31,9 @@ lint: $(READY)  ## style, types, and that imports run one way
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(READY)  ## the tables of docs/configuration.md, from the documentation of the settings
+	$(BIN)/python -m gail_cli.gail.config.document docs/configuration.md
 
 bench: $(READY)  ## speed of simulator and store, and how experts drive, on the sample
 	$(BIN)/python -m benchmarks.simulator
