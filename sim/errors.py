@@ -14,7 +14,7 @@ class UserError(ValueError):
         fix: what to do about it; may be empty.
     """
 
-    def __init__(self, where: str, what: str = "", fix: str = "") -> None:
+    def __init__(self, where: str, what: str, fix: str = "") -> None:
         super().__init__(where, what, fix)
         self.where, self.what, self.fix = where, what, fix
 

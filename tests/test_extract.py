@@ -163,7 +163,7 @@ def test_what_fails_once_is_tried_again(scenes, tmp_path, monkeypatch):
         for ref, found in real(refs):
             asked[Path(ref.path).name] += 1
             fails = (ref.path.endswith("b.json") and asked["b.json"] == 1) or ref.path.endswith("d.json")
-            yield ref, SceneError(f"{ref}: the line is down") if fails else found
+            yield ref, SceneError(str(ref), "the line is down") if fails else found
 
     monkeypatch.setattr(build_module, "read_scenes", flaky)
     report = run(scenes, tmp_path / "store")

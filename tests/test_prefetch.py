@@ -26,7 +26,7 @@ def test_each_epoch_is_a_permutation_of_its_own(length):
 
 def test_what_went_wrong_in_the_background_is_told_each_time():
     def fail(number):
-        raise StoreError(f"number {number}")
+        raise StoreError("", f"number {number}")
 
     ahead = Prefetch(fail)
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_errors_of_the_background_surface(make_store, sampler, monkeypatch):
     source._prefetch.close()
 
     def damaged(scenes):
-        raise StoreError(f"scenes {scenes}: damaged")
+        raise StoreError("", f"scenes {scenes}: damaged")
 
     monkeypatch.setattr(store, "read", damaged)
     broken = WorldStream(store, rules_of(), 2)
