@@ -1,7 +1,7 @@
 """Action spaces: what a policy may do in one step, as data that is stored with the demos.
 
 Expert and policy are quantised by the same :class:`ActionSpace`, so a discriminator finds no difference there. torch is
-imported where actions are turned into values, so that what a store holds can be told without it.
+imported where actions are turned into values, so that a store can be described without it.
 """
 
 from __future__ import annotations

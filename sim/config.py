@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from pydantic.dataclasses import dataclass
 
 SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Of every dataclass of settings: it has the fields that it has, and its numbers are finite."""
+"""Common to all dataclasses of settings: no other fields, and its numbers are finite."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 ProperFraction = Annotated[float, Field(ge=0, lt=1)]

@@ -1,7 +1,7 @@
 """The names that settings had in earlier versions and in two earlier systems, and where they are here.
 
 A configuration may use GAIL-for-GPUDrive's sections ``train`` and ``environment`` and ML-Agents' ``reward_signals`` as
-they are; so may the command line use the former's flags. What each does is told in docs/configuration.md.
+they are; so may the command line use the former's flags. docs/configuration.md says what each does.
 """
 
 from __future__ import annotations

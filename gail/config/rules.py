@@ -1,4 +1,4 @@
-"""What a setting may be, in words: told where a value is refused, and in the documentation."""
+"""What a setting may be, in words: for the error when a value is refused, and for the documentation."""
 
 from __future__ import annotations
 

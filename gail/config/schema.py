@@ -1,4 +1,4 @@
-"""What a run can be told, as data: read from files and options by :mod:`gail.config.load`.
+"""The settings of a run, as data: read from files and options by :mod:`gail.config.load`.
 
 The docstring of a field is its documentation: docs/configuration.md and the JSON schema are made of them by
 :mod:`gail.config.document`. A value that a field cannot have is refused by its type; only what relates several fields
@@ -23,7 +23,7 @@ RoleName = Literal["sdc", "track_to_predict", "object_of_interest", "mark_as_exp
 
 @dataclass(frozen=True, config=SETTINGS)
 class DemoFilter:
-    """Which demos a run learns from. It changes nobody's part in the simulation: see ``sim.selection`` for that."""
+    """Which demos a run learns from. Who takes part in the simulation is up to ``sim.selection``."""
 
     split: Literal["train", "validation", "test", "all"] = "train"
     """Only scenes of this split, for demos and for worlds; others are not read. A store that was not split is all
@@ -300,7 +300,7 @@ class DiscriminatorConfig:
 
 
 BESIDE_CLONE = 0.3
-"""Weight of the environment's reward beside GAIL's for a policy that was cloned, unless told otherwise."""
+"""Default weight of the environment's reward beside GAIL's for a policy that was cloned."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -443,7 +443,7 @@ class TrainConfig:
 
     @property
     def environment_weight(self) -> float:
-        """Of the environment's own reward."""
+        """Weight of the environment's own reward."""
         if self.algorithm == "ppo":
             return 1.0
         if self.reward.environment is None:

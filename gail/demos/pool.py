@@ -243,7 +243,7 @@ class Pool:
         self._action[place, : len(action)] = action
 
     def _free_batch(self, size: int, views: tuple[tuple[int, ...], ...]) -> _Batch:
-        """Memory for a batch that nobody refers to."""
+        """Memory for a batch, none that an earlier batch is still held in."""
         self._draws += 1
         if self._device.type == "cuda":  # torch's own allocator takes care
             return _Batch(self._observations, size, views)

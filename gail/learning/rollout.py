@@ -49,7 +49,7 @@ class Rollout:
         return int(self.alive.sum())
 
     def seen(self, policy: Policy, where: Tensor) -> Tensor:
-        """What the policy (and its critic) looks at in the steps marked in ``where`` [H, N], one a row."""
+        """What the policy (and its critic) looks at in the steps marked in ``where`` [H, N], one per row."""
         code = None if self.code is None else self.code.expand_as(where)[where]
         return policy.with_code(self.observation[where], code)
 
@@ -79,7 +79,7 @@ class Rollout:
 
 
 def masked_demos(batch: Transitions, layout: ObservationConfig, masking: MaskingConfig) -> Transitions:
-    """Demos with entities hidden as in rollouts, so that nobody can tell one from the other by that."""
+    """Demos with entities hidden as in rollouts, so that this does not tell one from the other."""
     following = batch.next_observation
     return replace(
         batch,

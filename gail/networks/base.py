@@ -1,4 +1,4 @@
-"""What every discriminator answers for itself, so that nobody has to ask which one it is."""
+"""What every discriminator answers for itself, so that its users need not know which one it is."""
 
 from __future__ import annotations
 
