@@ -179,7 +179,7 @@ def test_options_are_taken(make_store, finished, tmp_path):
         (["--out", "{tmp}/a.gif", "--policy", "me"], 2, "'me' is not one of 'expert', 'log', 'constant-velocity', "),
         (["--out", "{tmp}/a.gif", "--policy", "policy"], 2, "--policy policy needs the run that it comes from: --run"),
         (["--out", "{tmp}/a.gif", "--run", "{tmp}"], 1, "config.yaml is missing; make a run with `gail-cli train`"),
-        (["--out", "{tmp}/a.gif", "--box-scale", "nan"], 1, "box_scale is nan; it must be positive"),
+        (["--out", "{tmp}/a.gif", "--box-scale", "nan"], 1, "box_scale is nan; it must be a finite number"),
         (["--out", "{tmp}/a.gif", "--fps", "0"], 2, "0 is not in the range 1<=x<=50"),
     ],
 )
