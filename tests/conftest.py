@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ SMALL = {
     "ppo": {"update_epochs": 1, "minibatch_size": 512, "warmup_iterations": 1, "bc_batch_size": 16},
     "discriminator": {"network": {"entity_hidden": 8, "hidden": 16}, "batch_size": 64, "updates": 3},
 }
+
+
+def pytest_collection_finish():
+    """What all tests import stays for good: the garbage collector need not look through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
