@@ -21,7 +21,7 @@ EGO = len(LAYOUT.ego_fields)
 CONTINUOUS = ActionSpace.create("classic", "continuous")
 DISCRETE = replace(ActionSpace.create("classic"), grid=((-1.0, 0.0, 1.0), (0.0, 0.5)))
 SPACES = {"continuous": CONTINUOUS, "discrete": DISCRETE}
-ROWS, HIDDEN, CODES = 5, 3, 6
+ROWS, HIDDEN, CODES = 5, 2, 3
 SETTINGS = [
     {},
     {"use_actions": True},
