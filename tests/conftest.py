@@ -13,6 +13,7 @@ from s3 import s3, s3_server  # noqa: F401
 from gail_cli.gail.config.load import config_from_dict
 from gail_cli.gail.config.schema import DataConfig
 from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.learning import trainer
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.store.store import DemoStore
@@ -41,6 +42,14 @@ SMALL = {
 def pytest_collection_finish():
     """What all tests import stays for good: the garbage collector need not look through it again and again."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_samples_for_normalisers():
+    """Runs of seconds need no 8192 demos to begin with, which turn a whole pool over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_NORMALISER_SAMPLES", 256)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,6 @@ def begin(make_store, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "gail_cli.gail.figures.curves.curves_figure", lambda folder: SimpleNamespace(savefig=lambda file: None)
     )
-    monkeypatch.setattr("gail_cli.gail.learning.trainer._NORMALISER_SAMPLES", 256)
     some = ("--store", make_store(scenes=3).path)
 
     def begin(args=(), text="", store=some):

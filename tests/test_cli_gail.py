@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,13 @@ def finished(make_store, small, tmp_path_factory):
     return folder / "run", store, printed
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """The picture of a run is an empty file, where it is not what is tested."""
+    figure = SimpleNamespace(savefig=Path.touch)
+    monkeypatch.setattr("gail_cli.gail.figures.curves.curves_figure", lambda folder: figure)
+
+
 # train
 
 
@@ -84,6 +92,7 @@ def test_training(finished):
     assert progress["timesteps"] >= 400
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_can_go_on(finished, config, make_store, tmp_path):
     """Only when asked; with nothing left to do it ends at once."""
     command = ["train", config, "--store", make_store(scenes=2).path, "--run", tmp_path / "run"]
@@ -96,6 +105,7 @@ def test_a_run_can_go_on(finished, config, make_store, tmp_path):
     assert went_on["iteration"] == done["iteration"] + 1
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_what_a_run_goes_on_with_is_told(finished, tmp_path):
     """A line for each setting that was changed, on stderr; another algorithm is refused."""
     folder = tmp_path / "run"
@@ -116,6 +126,7 @@ def test_the_algorithm_is_chosen_once(config, make_store, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_goes_on_with_its_stores_and_its_settings(config, make_store, tmp_path):
     """When nothing is named but the run."""
     stores = [make_store(scenes=2).path, make_store().path]
@@ -129,6 +140,7 @@ def test_a_run_goes_on_with_its_stores_and_its_settings(config, make_store, tmp_
     assert known == [str(path) for path in stores]
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_stores_may_be_named_in_the_configuration(config, make_store, tmp_path):
     stores = [str(make_store(scenes=2).path)]
     settings = yaml.safe_load(config.read_text())
@@ -277,6 +289,7 @@ def interrupted_at_the_first_line():
         listener.join()
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_ctrl_c_ends_with_a_checkpoint_to_go_on_from(config, make_store, tmp_path, monkeypatch):
     """At the first line of progress; then the same command goes on."""
     folder = tmp_path / "run"
@@ -364,8 +377,8 @@ def test_evaluation(finished, tmp_path):
     assert result.stderr.splitlines() == ["evaluating: 2 of 2 scenes"]
 
 
-def test_evaluation_is_repeatable_and_can_draw_actions(finished, tmp_path):
-    folder, store, _ = finished
+def test_evaluation_is_repeatable_and_can_draw_actions(finished, make_store, tmp_path):
+    folder, store = finished[0], make_store(scenes=1).path
 
     def results(*options):
         common = ["--store", store, "--report", tmp_path / "r.json", "--rollouts", 1]
@@ -382,7 +395,8 @@ def test_evaluation_is_repeatable_and_can_draw_actions(finished, tmp_path):
 def test_evaluation_of_splits(finished, tmp_path):
     """Each split that has scenes is told of apart, or those that are asked for."""
     folder, *_ = finished
-    split = run("extract-demos", SAMPLE, "--store", tmp_path / "store", "--split", "0.5,0.25,0.25", "--workers", 1)
+    options = ["--split", "0.5,0.25,0.25", "--workers", 1, "--limit", 5]
+    split = run("extract-demos", SAMPLE, "--store", tmp_path / "store", *options)
     assert split.exit_code == 0
     there = {kind: len(DemoStore(tmp_path / "store").scenes_of(kind)) for kind in ("train", "validation", "test")}
     assert there["train"] > 0 < there["validation"]
@@ -394,8 +408,8 @@ def test_evaluation_of_splits(finished, tmp_path):
         assert all(f"agents in {there[kind]} {kind} scenes" in result.stdout for kind in kinds)
 
 
-def test_the_clone_of_another_run_and_of_none(finished, tmp_path):
-    folder, store, _ = finished
+def test_the_clone_of_another_run_and_of_none(finished, make_store, tmp_path):
+    folder, store = finished[0], make_store(scenes=1).path
     other = tmp_path / "run"
     shutil.copytree(folder, other)
     (other / CLONED).unlink()
@@ -406,8 +420,8 @@ def test_the_clone_of_another_run_and_of_none(finished, tmp_path):
     assert "behaviour cloning   " in result.stdout
 
 
-def test_submissions(finished, tmp_path):
-    folder, store, _ = finished
+def test_submissions(finished, make_store, tmp_path):
+    folder, store = finished[0], make_store(scenes=1).path
     file = tmp_path / "rollouts.binproto"
     options = ["--rollouts", 1, "--submission", file]
     info = ["--submission-info", "unique_method_name=a=b", "--submission-source", SAMPLE]
@@ -416,7 +430,7 @@ def test_submissions(finished, tmp_path):
     assert f"submission: {file}\n" in result.stdout
     message = sim_agents_submission_pb2.SimAgentsChallengeSubmission.FromString(file.read_bytes())
     assert message.unique_method_name == "a=b"
-    assert [len(scene.joint_scenes) for scene in message.scenario_rollouts] == [32, 32]
+    assert [len(scene.joint_scenes) for scene in message.scenario_rollouts] == [32]
     told = refusal(run("evaluate", folder, "--store", store, *options, "--submission-info", "athors=me"))
     assert "a submission has no field 'athors'; did you mean authors?" in told
     result = run("evaluate", folder, "--store", store, *options, "--submission-info", "authors")

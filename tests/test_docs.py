@@ -170,7 +170,7 @@ def test_the_training_loop_of_the_documentation_runs(make_store, tmp_path, monke
     """The code block of docs/scale.md, on a small store of that name."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/scale.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.zarr").symlink_to(make_store().path)
+    (tmp_path / "train.zarr").symlink_to(make_store(scenes=2).path)
     exec(block, {})
     size = load_config().observation.size
     assert f"torch.Size([1024, {size}]) torch.Size([1024, 2]) torch.Size([1024, {size}])" in capfd.readouterr().out

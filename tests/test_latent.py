@@ -214,13 +214,13 @@ def test_a_run_with_codes_trains_and_is_loaded(make_store, small, tmp_path):
 def test_a_run_with_codes_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
     """Cut while cloning and after a rollout."""
     config, steps = small(total_timesteps=10**9, latent=LATENT), 4 + 2
-    trained(config, make_store(), tmp_path / "whole", stop=after(steps))
+    trained(config, make_store(scenes=2), tmp_path / "whole", stop=after(steps))
     assert "codes" in checkpoint(tmp_path / "whole")
     for cut in (2, 5):
         parts = tmp_path / f"cut after {cut}"
-        trained(config, make_store(), parts, stop=after(cut))
+        trained(config, make_store(scenes=2), parts, stop=after(cut))
         torch.manual_seed(99)
-        trained(config, make_store(), parts, stop=after(steps - cut), resume=True)
+        trained(config, make_store(scenes=2), parts, stop=after(steps - cut), resume=True)
         assert_equal(checkpoint(parts), checkpoint(tmp_path / "whole"))
 
 

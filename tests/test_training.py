@@ -286,13 +286,12 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
 # Going on
 
 
-def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path, monkeypatch):
+def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path):
     """Cut while cloning, and after one and two rollouts, which share their worlds."""
-    monkeypatch.setattr("gail_cli.gail.learning.trainer._NORMALISER_SAMPLES", 256)
-    data = {"pool_scenes": 2, "rows_per_scene": 32}
+    data = {"pool_scenes": 2, "rows_per_scene": 64}
     config = small(total_timesteps=LONG, worlds={"rollouts_per_batch": 2}, data=data)
-    whole, steps = tmp_path / "whole", 4 + 3
-    trained(config, make_store(), whole, stop=after(steps))
+    store, whole, steps = make_store(scenes=3), tmp_path / "whole", 4 + 3
+    trained(config, store, whole, stop=after(steps))
 
     def lasting(folder):
         timed = {"seconds", "time/steps_per_s"}
@@ -300,9 +299,9 @@ def test_a_run_goes_on_as_if_nothing_had_happened(make_store, small, tmp_path, m
 
     for cut in (2, 5, 6):
         parts = tmp_path / f"cut after {cut}"
-        trained(config, make_store(), parts, stop=after(cut))
+        trained(config, store, parts, stop=after(cut))
         torch.manual_seed(99)  # whatever the generator of another process may hold
-        trained(config, make_store(), parts, stop=after(steps - cut), resume=True)
+        trained(config, store, parts, stop=after(steps - cut), resume=True)
         assert_equal(checkpoint(parts), checkpoint(whole))
         assert lasting(parts) == lasting(whole)
 
@@ -337,7 +336,7 @@ def test_a_run_is_resumed_only_where_there_is_one_and_with_its_store(tiny_run, s
 def test_episodes_may_be_shorter_or_longer_than_the_log(tiny_run, make_store, horizon):
     trainer, _ = tiny_run
     config = replace(trainer.config, sim=replace(trainer.config.sim, horizon=horizon, end_with_log=False))
-    means = evaluate(trainer.networks.policy, config, make_store(), rollouts=1)["results"]["expert replayed"]
+    means = evaluate(trainer.networks.policy, config, make_store(scenes=2), rollouts=1)["results"]["expert replayed"]
     assert means["ade"] < 0.1
 
 
@@ -371,7 +370,7 @@ def test_checkpoints_come_while_it_runs_and_are_whole(make_store, small, tmp_pat
     """A write that fails half-way leaves the last checkpoint as it was."""
     config = small(total_timesteps=LONG, bc={"steps": 0}, checkpoint_every=2)
     folder, iterations = tmp_path / "run", []
-    trainer = Trainer(config, make_store().path, folder, report=lambda *_: iterations.append(found(folder)))
+    trainer = Trainer(config, make_store(scenes=2).path, folder, report=lambda *_: iterations.append(found(folder)))
 
     def found(folder):
         return checkpoint(folder)["progress"]["iteration"] if (folder / CHECKPOINT).exists() else None
@@ -565,17 +564,18 @@ def test_a_cloned_policy_drives_better_than_without_looking(make_store, small, t
     assert losses[2] < 0.6 * sum(math.log(n) for n in store.space.sizes)
     config, policy = load_run(tmp_path / "run")
     done = []
-    few = {"rollouts": 2}
-    result = evaluate(policy, config, store, progress=lambda *place: done.append(place), **few)
+    result = evaluate(policy, config, store, rollouts=2, progress=lambda *place: done.append(place))
     ade = {name: means["ade"] for name, means in result["results"].items()}
     assert ade["expert replayed"] < 0.1 < ade["policy"] < 0.7 * ade["constant velocity"] < 0.7 * ade["random"]
     assert result["results"]["expert replayed"]["goal"] == 1
     assert (result["scenes"], result["box_scale"], done) == (2, 0.7, [(2, 2)])
     assert result["agents"] == sum(record.demos.num_demos for record in store.read())
-    assert evaluate(policy, config, store, **few)["results"] == result["results"]
+    few = {"rollouts": 1, "scenes": [1]}
+    first = evaluate(policy, config, store, **few)["results"]
+    assert evaluate(policy, config, store, **few)["results"] == first
     drawn = evaluate(policy, config, store, deterministic=False, **few)["results"]
-    assert drawn["policy"] != result["results"]["policy"]
-    assert evaluate(policy, config, store, scenes=[1], box_scale=1.0, **few)["box_scale"] == 1.0
+    assert drawn["policy"] != first["policy"]
+    assert evaluate(policy, config, store, box_scale=1.0, **few)["box_scale"] == 1.0
     assert draw_scene(policy, config, store, 0).axes
 
 
@@ -626,7 +626,7 @@ def test_policies_of_another_action_space_are_refused(tiny_run, make_store):
 def test_pedestrians_and_cyclists_can_be_learned_from(small, tmp_path):
     """They are the ones controlled, by displacements; vehicles follow their logs."""
     config = ExtractConfig(ActionSpace.create("classic"), agents="all")
-    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1), limit=4)
     store = DemoStore(tmp_path / "store", agents="vru")
     chosen = small(data={"agents": "vru"}, sim={"selection": {"remove_non_vehicles": False}, "horizon": 20})
     trainer = trained(replace(chosen, total_timesteps=1), store, tmp_path / "run")
@@ -649,7 +649,7 @@ def make_vehicles_only(path):
 
 def test_a_run_learns_from_its_split_alone(small, tmp_path):
     config = ExtractConfig(ActionSpace.create("classic"), split=(0.5, 0.5, 0))
-    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1), limit=12)
+    extract([str(SAMPLE)], str(tmp_path / "store"), config, ExtractOptions(workers=1), limit=6)
     store = DemoStore(tmp_path / "store")
     splits = store.index.split.tolist()
     assert len(set(splits)) == 2

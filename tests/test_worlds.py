@@ -94,7 +94,7 @@ def test_every_agent_has_a_world_once_an_epoch(make_store, size):
     store = make_store()
     truth = agents_of(store)
     stream = WorldStream(store, rules_of(single_agent=True), size, seed=2)
-    epochs = 2 * size  # so that batches and epochs end together
+    epochs = size  # so that batches and epochs end together
     batches = [stream.next() for _ in range(epochs * len(truth) // size)]
     assert [w.num_worlds for w in batches] == [size] * len(batches)
     assert Counter(x for w in batches for x in lone(w)) == dict.fromkeys(truth, epochs)
