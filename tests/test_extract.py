@@ -431,7 +431,7 @@ def test_an_interrupted_extraction_into_a_bucket_goes_on(whole, two_parts, s3, m
 def test_a_bucket_keeps_its_store_until_there_is_another(scenes, s3, tmp_path):
     run(scenes, s3, limit=1)
     storage = DemoStore(s3).storage
-    for group in ("agents", "tracks", "roads", "lights", "demos"):  # a bucket takes its time for each file
+    for group in ("agents", "tracks", "roads", "lights", "demos", "vru"):  # a bucket takes its time for each file
         storage.remove(f"parts/00000/{group}")
     before = [storage.tree(folder) for folder in ("parts", "manifest", "index")]
     assert all(before)
