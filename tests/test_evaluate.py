@@ -2,16 +2,12 @@
 
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from gail_cli.gail import evaluation
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, drive, drivers, make_env
 from gail_cli.gail.evaluation.evaluate import drive_features, evaluate, log_features, pooled, splits_of
 from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
@@ -38,14 +34,14 @@ def policy_for(config, store, seed=0):
 
 @pytest.fixture(scope="module")
 def evaluated(config, make_store):
-    store = make_store()
+    store = make_store(scenes=3)
     policy, clone = policy_for(config, store), policy_for(config, store, seed=1)
-    return policy, clone, store, evaluate(policy, config, store, cloned=clone, rollouts=3)
+    return policy, clone, store, evaluate(policy, config, store, cloned=clone, rollouts=2)
 
 
 def test_what_is_told(evaluated):
     *_, result = evaluated
-    assert (result["scenes"], result["rollouts"], result["deterministic"]) == (5, 3, True)
+    assert (result["scenes"], result["rollouts"], result["deterministic"]) == (3, 2, True)
     names = ["policy", CLONED_DRIVER, "expert replayed", "constant velocity", "random"]
     assert list(result["results"]) == list(result["intervals"]) == names
     assert list(result["differences"]) == names[1:]
@@ -71,17 +67,17 @@ def test_people_are_more_realistic_than_constant_velocity_and_that_than_chance(e
 
 def test_drives_depend_on_the_seed_alone(evaluated, config):
     policy, _, store, result = evaluated
-    alone = evaluate(policy, config, store, anchors=False, rollouts=3)
+    alone = evaluate(policy, config, store, anchors=False, rollouts=2)
     assert alone["results"] == {"policy": result["results"]["policy"]}
     assert alone["per_scene"]["sums"]["policy"] == result["per_scene"]["sums"]["policy"]
-    other = evaluate(policy, config, store, anchors=False, rollouts=3, seed=1)["results"]["policy"]
+    other = evaluate(policy, config, store, anchors=False, rollouts=2, seed=1)["results"]["policy"]
     assert other["ade"] == alone["results"]["policy"]["ade"]
     assert other["drawn_ade"] != alone["results"]["policy"]["drawn_ade"]
 
 
 def test_the_clone_is_driven_as_the_policy_is(evaluated, config):
     policy, clone, store, result = evaluated
-    swapped = evaluate(clone, config, store, cloned=policy, rollouts=3)["results"]
+    swapped = evaluate(clone, config, store, cloned=policy, rollouts=2)["results"]
     assert swapped[CLONED_DRIVER] == result["results"]["policy"]
     assert swapped["policy"] == result["results"][CLONED_DRIVER]
 
@@ -97,7 +93,7 @@ def test_sampled_metrics_are_those_of_the_first_drawn_drive(evaluated, config):
 def test_one_evaluation_of_several(evaluated, config):
     """Scenes apart, and together: the same but for drawn actions, which anchors without a policy have none of."""
     policy, _, store, whole = evaluated
-    folds = [evaluate(policy, config, store, scenes=scenes, rollouts=2) for scenes in ([0, 1], [2, 3, 4])]
+    folds = [evaluate(policy, config, store, scenes=scenes, rollouts=2) for scenes in ([0], [1, 2])]
     together = pooled(folds)
     assert (together["scenes"], together["agents"]) == (whole["scenes"], whole["agents"])
     assert together["per_scene"]["scenes"] == whole["per_scene"]["scenes"]
@@ -155,7 +151,7 @@ def test_tables_are_readable_and_whole(evaluated):
     text = printed(result, "held-out")
     assert "…" not in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
-    assert "agents in 5 held-out scenes" in text
+    assert "agents in 3 held-out scenes" in text
     (row, *_) = [line for line in text.splitlines() if line.strip().startswith("constant velocity")]
     means, sure = result["results"]["constant velocity"], result["intervals"]["constant velocity"]
     cells = row.replace("*", " ").split()[2:]
@@ -189,12 +185,3 @@ def test_pictures(evaluated, tmp_path):
     *_, result = evaluated
     evaluation_figure({"train": result, "validation": result}).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 50_000
-
-
-def test_evaluation_does_not_need_matplotlib():
-    """Neither does an episode, which is driven before it is drawn."""
-    files = Path(evaluation.__file__).parent.glob("[!_]*.py")
-    modules = ["figures.episode", *(f"evaluation.{file.stem}" for file in files)]
-    code = f"import sys\nfor name in {modules}: __import__('gail_cli.gail.' + name)\nprint('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

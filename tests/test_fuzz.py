@@ -171,7 +171,7 @@ def check_episode(env, actions):
 # What is right
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @given(scenes=st.lists(odd_scenes, min_size=1, max_size=3), how=rules, layout=layouts, selection=selections,
        space=spaces, seed=seeds)  # fmt: skip
 def test_any_scene_gives_whole_episodes_of_finite_numbers(scenes, how, layout, selection, space, seed):
@@ -267,7 +267,7 @@ def seen_distances(layout, observation):
     return [place[there].norm(dim=-1) * scale for place, there in zip(places, layout.present(*blocks), strict=True)]
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(scenes=st.lists(odd_scenes, min_size=1, max_size=3), layout=st.sampled_from(["entity", "gpudrive"]),
        selection=selections, space=spaces, seed=seeds, when=st.integers(0, STEPS - 1))  # fmt: skip
 def test_agents_touch_and_see_what_brute_force_finds(scenes, layout, selection, space, seed, when):
@@ -312,7 +312,7 @@ def test_five_hundred_agents_live_beside_worlds_with_one_and_with_none(how, layo
 # What does not matter
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(scenes=st.lists(odd_scenes, min_size=2, max_size=4), how=rules, layout=layouts, space=spaces, seed=seeds)
 def test_a_world_does_not_depend_on_its_batch(scenes, how, layout, space, seed):
     """The same bits again, in another order of worlds, and alone."""
@@ -330,7 +330,7 @@ def test_a_world_does_not_depend_on_its_batch(scenes, how, layout, space, seed):
         assert_same(of_agents(history, rows), roll(alone, actions[:, rows]))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(scenes=st.lists(odd_scenes, min_size=1, max_size=3), how=rules, layout=layouts, space=spaces, seed=seeds)
 def test_what_agents_that_ended_are_told_does_not_matter(scenes, how, layout, space, seed):
     env = simulator(scenes, how, layout, space)
@@ -341,7 +341,7 @@ def test_what_agents_that_ended_are_told_does_not_matter(scenes, how, layout, sp
         assert_same([expected], [seen_after(env, torch.where(env.alive()[:, None], action, other))])
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(scenes=st.lists(odd_scenes, min_size=2, max_size=4), how=rules, layout=layouts, space=spaces, seed=seeds,
        data=st.data())  # fmt: skip
 def test_worlds_are_reset_at_any_time_without_the_others_noticing(scenes, how, layout, space, seed, data):
@@ -387,7 +387,7 @@ SPARSE = [random_scene(seed, segments=12, extent=40.0) for seed in range(4)]
 """Too few segments and agents for two of them to be so equally far from an agent that rounding swaps them."""
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @given(number=st.integers(0, 3), angle=st.floats(-3.14, 3.14), x=st.floats(-300, 300), y=st.floats(-300, 300),
        how=rules, layout=layouts)  # fmt: skip
 def test_a_rigid_motion_of_the_scene_changes_nothing(number, angle, x, y, how, layout):
@@ -468,7 +468,7 @@ def fast_file():
 AT_FIRST = {"how": "ignore", "layout": "entity", "space": SPACES[0], "seed": 0}
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @example(found=fast_file(), **AT_FIRST)
 @given(found=broken_files(), how=rules, layout=layouts, space=spaces, seed=seeds)
 def test_a_broken_file_is_refused_in_a_sentence_or_drives(found, how, layout, space, seed):
@@ -478,7 +478,7 @@ def test_a_broken_file_is_refused_in_a_sentence_or_drives(found, how, layout, sp
     assert refusal_or_episode(found.id, make, seed)
 
 
-@settings(max_examples=80)
+@settings(max_examples=30)
 @example(broken=scene(car(x=np.nan, speed=5)), **AT_FIRST)
 @example(broken=scene(car(speed=5, size=(0.0, 2.0, 1.0))), **AT_FIRST)
 @given(broken=broken_scenes(), how=rules, layout=layouts, space=spaces, seed=seeds)
