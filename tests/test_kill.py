@@ -21,7 +21,7 @@ from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=12, scenes_per_part=3)
-KILLS = 12
+KILLS = 20
 WRITES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate")
 
 
