@@ -52,7 +52,7 @@ COLUMNS = {
     "off_road": "{:10.1%}", "saturated": "{:11.1%}", "zero": "{:7.1%}", "quantisation_m": "{:10.4f}",
     "jerk_m_per_s3": "{:8.2f}", "chatter": "{:9.1%}", "search_ms_per_scene": "{:12.2f}",
 }  # fmt: skip
-"""What is told, and how."""
+"""What is reported, and how."""
 _LITTLE = ObservationConfig(partners=1, road_segments=1, radius=1.0)
 
 

@@ -229,8 +229,8 @@ def curves(jobs: Sequence[Job]) -> Figure:
     """What the recipes' rollouts did as they learned: a line a recipe, the mean over folds and seeds."""
     names = {
         "rollout/goal": "at the goal", "rollout/collision": "collision", "rollout/off_road": "off-road",
-        "rollout/length": "steps of an episode", "discriminator/expert_accuracy": "discriminator: experts told right",
-        "discriminator/policy_accuracy": "discriminator: policy told right",
+        "rollout/length": "steps of an episode", "discriminator/expert_accuracy": "discriminator: experts recognised",
+        "discriminator/policy_accuracy": "discriminator: policy recognised",
         "ppo/entropy": "entropy (nats)", "ppo/approx_kl": "change of the policy a rollout (KL, nats)",
     }  # fmt: skip
     figure = Figure(figsize=(15, 6.5), dpi=110, layout="constrained")
@@ -316,10 +316,10 @@ def main(
         seen = [[reports[job] for job in jobs if (job.recipe, job.fold) == (name, fold)] for fold in range(folds)]
         results[name] = pooled([over_seeds(of_seeds) for of_seeds in seen])
     (out / f"{what}.json").write_text(json.dumps(results))
-    told = table(results) + "\n" + differences(results, against)
-    (out / f"{what}.md").write_text(told)
+    text = table(results) + "\n" + differences(results, against)
+    (out / f"{what}.md").write_text(text)
     curves(jobs).savefig(out / f"{what}.png")
-    click.echo(told)
+    click.echo(text)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 SCENES are files or folders of logged scenes; without them and without a store, the committed sample. Worlds are these
 scenes, repeated as needed. Every controlled agent coasts for whole episodes, resets included, and only steps of agents
 whose episode still runs are counted. Worlds and layouts take turns, an episode each, so that ratios hold on a busy
-machine; told is the median episode. Bytes are those that the observation must read and write: itself, the candidate
+machine; the median episode is reported. Bytes are those that the observation must read and write: itself, the candidate
 segments and the agents of the world; the bandwidth they are compared with is that of a large copy on the same device.
 """
 
@@ -111,13 +111,13 @@ def measure(scenes: Sequence[Scene], counts: Sequence[int], device: torch.device
         "copy_bandwidth_gb_per_s": bandwidth / 1e9,
     }
     for name, layout in LAYOUTS.items():
-        told = {n: statistics.median(rates[name, n]) for n in counts}
+        median = {n: statistics.median(rates[name, n]) for n in counts}
         moved = {n: bytes_per_observation(envs[name, n]) for n in counts}
         result[name] = {
             "observation_floats": layout.size,
-            "controlled_agent_steps_per_s": told,
+            "controlled_agent_steps_per_s": median,
             "bytes_per_agent_step": moved,
-            "share_of_bandwidth": {n: told[n] * moved[n] / bandwidth for n in counts},
+            "share_of_bandwidth": {n: median[n] * moved[n] / bandwidth for n in counts},
         }
     return {"controlled_agent_steps_per_s": result["full"]["controlled_agent_steps_per_s"], **result}
 

@@ -5,8 +5,8 @@
 SCENES are logged scenes whose extraction is timed by stage on one core; the committed sample without them. Batches are
 drawn from the store, by default the one made of these scenes. The first N rows of it are materialised in full as Zarr
 rows (the project's own export), HDF5, a memory map and a torch tensor, and random rows of these are read. Every
-measurement has a process of its own, whose peak memory is told; the ways take turns, and told is the median turn, so
-that ratios hold on a busy machine. ``warm``: nothing is replaced; ``cold``: the store's files are not in the page
+measurement has a process of its own, whose peak memory is reported; the ways take turns, and the median turn is reported,
+so that ratios hold on a busy machine. ``warm``: nothing is replaced; ``cold``: the store's files are not in the page
 cache, and scenes are replaced as by default.
 """
 
@@ -66,7 +66,7 @@ def stages(sources: list[str], folder: str) -> dict[str, float]:
 
 
 def sizes(path: str) -> dict[str, float]:
-    """Bytes a scene and a transition, beside those of the same observations as float32 rows."""
+    """Bytes per scene and per transition, beside those of the same observations as float32 rows."""
     store = DemoStore(path)
     transitions, size = store.attributes["report"]["transitions"], store.storage.size()
     raw = transitions * rows.LAYOUT.size * 4
@@ -132,7 +132,7 @@ def main(
 def _print(results: dict[str, Any]) -> None:
     for title in ("extraction_ms", "size"):
         click.echo(f"{title}: " + ", ".join(f"{name} {value:,.1f}" for name, value in results[title].items()))
-    click.echo(f"{'':44s}{'rows/s':>12s}{'first batch s':>15s}{'peak MB':>10s}{'scenes a batch':>16s}")
+    click.echo(f"{'':44s}{'rows/s':>12s}{'first batch s':>15s}{'peak MB':>10s}{'scenes/batch':>16s}")
     for name, found in results["draw"].items():
         distinct = f"{found['scenes']:16,.0f}" if "scenes" in found else ""
         numbers = f"{found['rows_per_s']:12,.0f}{found['first_batch_s']:15.3f}{found['peak_mb']:10,.0f}"

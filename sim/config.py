@@ -114,7 +114,7 @@ class SimConfig:
 
     @classmethod
     def gpudrive(cls, on_collision: Behaviour = "remove", selection: Selection | None = None) -> SimConfig:
-        """GPUDrive's rules with its own defaults: agents that collide are removed, 64 agents a world."""
+        """GPUDrive's rules with its own defaults: agents that collide are removed, 64 agents per world."""
         return cls(
             compat="gpudrive", selection=selection or Selection(max_agents=GPUDRIVE_AGENTS), on_collision=on_collision
         )

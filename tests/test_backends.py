@@ -56,7 +56,7 @@ def test_configurations(small):
     assert few.sim.selection.max_agents == 8
     with pytest.raises(ConfigError, match=r"set sim\.compat to gpudrive too"):
         load_config(None, ["backend=gpudrive"])
-    with pytest.raises(ConfigError, match=r"holds 64 agents a world; lower sim\.selection\.max_agents \(65\)"):
+    with pytest.raises(ConfigError, match=r"holds 64 agents per world; lower sim\.selection\.max_agents \(65\)"):
         load_config(None, ["backend=gpudrive", "sim.compat=gpudrive", "sim.selection.max_agents=65"])
     assert with_backend(load_config(), "gpudrive") == config
     assert with_backend(config, "embedded").sim == config.sim

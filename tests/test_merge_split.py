@@ -1,3 +1,4 @@
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from gail_cli.pipeline.extract.cluster import ExtractionError
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.extract.merge_split import merge, split
 from gail_cli.pipeline.records import Split, split_of
+from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import DemoStore, manifest
 from gail_cli.pipeline.validate.validate import validate_store
 from gail_cli.sim.actions import ActionSpace
@@ -155,6 +157,14 @@ def test_a_merged_store_tells_where_it_comes_from(stores, tmp_path):
     part = DemoStore(tmp_path / "parts" / "train").attributes
     assert part["settings"]["split"] == [0.5, 0.5, 0.0]
     assert part["made_from"] == [[merged["plan"], len(DemoStore(tmp_path / "parts" / "train"))]]
+
+
+def test_a_store_without_an_entry_of_its_manifest_is_refused(stores, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(stores[0], copy)
+    next(copy.glob("manifest/*.json")).unlink()
+    with pytest.raises(StoreError, match=r"copy: its manifest lists \d+ part\(s\), its attributes \d+; restore it"):
+        merge([str(copy)], str(tmp_path / "merged"))
 
 
 def test_scenes_that_are_there_twice_are_told(stores, tmp_path):

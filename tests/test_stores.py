@@ -46,7 +46,7 @@ def test_any_run_of_turns_holds_its_share_of_each(weights, first, count):
 
 @pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [1, float("nan")], [float("inf"), 1]])
 def test_weights_that_are_none(weights):
-    with pytest.raises(ValueError, match="must be positive finite numbers, one a store"):
+    with pytest.raises(ValueError, match="must be positive finite numbers, one per store"):
         Interleave(weights)
 
 
@@ -172,8 +172,8 @@ def test_stores_that_do_not_go_together(make_store, two, tmp_path):
     with pytest.raises(StoreError, match="its steps are not those of"):
         Stores([two[0], short])
     for given_weights, what, fix in (
-        ([1.0], "1 weight(s) for 2 store(s)", "give one a store"),
-        ([1, -1], "[1, -1]: they must be positive finite numbers, one a store", ""),
+        ([1.0], "1 weight(s) for 2 store(s)", "give one per store"),
+        ([1, -1], "[1, -1]: they must be positive finite numbers, one per store", ""),
     ):
         with pytest.raises(WeightsError) as caught:
             Stores(two, given_weights)

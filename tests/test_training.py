@@ -222,7 +222,7 @@ def test_a_run_may_learn_from_several_stores(make_store, small, tmp_path):
     with pytest.raises(RunError, match="resume with that store"):
         Trainer(config, paths[::-1], tmp_path / "run", resume=True)
     for wrong, told in (
-        ([1], r"1 weight\(s\) for 2 store\(s\); give one a store"),
+        ([1], r"1 weight\(s\) for 2 store\(s\); give one per store"),
         ([1, 0], "must be positive finite"),
     ):
         with pytest.raises(UserError, match=f"^data.store_weights: .*{told}"):

@@ -70,7 +70,7 @@ SECTIONS = {
     "environment": ENVIRONMENT_FLAGS | ENVIRONMENT_KEYS,
 }
 FLAGS = GAIL_KEYS | ENVIRONMENT_FLAGS | {"single_agent": "worlds.mode"}
-"""Settings that are flags, and the choice between its two programs, for many agents a world and for one."""
+"""Settings that are flags, and the choice between its two programs, for many agents per world and for one."""
 
 RENAMED = {
     "ppo.clip": "ppo.clip_coef",

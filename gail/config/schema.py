@@ -472,5 +472,5 @@ def _held_by_gpudrive(sim: SimConfig) -> SimConfig:
         raise ValueError("backend gpudrive drives by GPUDrive's own rules; set sim.compat to gpudrive too")
     most = sim.selection.max_agents
     if most is not None and most > GPUDRIVE_AGENTS:
-        raise ValueError(f"GPUDrive holds {GPUDRIVE_AGENTS} agents a world; lower sim.selection.max_agents ({most})")
+        raise ValueError(f"GPUDrive holds {GPUDRIVE_AGENTS} agents per world; lower sim.selection.max_agents ({most})")
     return replace(sim, selection=replace(sim.selection, max_agents=most or GPUDRIVE_AGENTS))

@@ -32,7 +32,7 @@ class Interleave:
     def __init__(self, weights: Sequence[float]) -> None:
         share = np.asarray(weights, np.float64)
         if not len(share) or not (np.isfinite(share) & (share > 0)).all():
-            raise WeightsError("weights", f"{list(weights)}: they must be positive finite numbers, one a store")
+            raise WeightsError("weights", f"{list(weights)}: they must be positive finite numbers, one per store")
         exact = share / share.sum() * (_ROUND - len(share))
         self.quota = 1 + np.floor(exact).astype(np.int64)  # one for each, however small its weight
         """[S] turns of each in a round."""

@@ -305,7 +305,7 @@ def _interleave(weights: Sequence[float], stores: int) -> Interleave:
     """
     where = "data.store_weights"
     if len(weights) != stores:
-        raise WeightsError(where, f"{len(weights)} weight(s) for {stores} store(s)", "give one a store")
+        raise WeightsError(where, f"{len(weights)} weight(s) for {stores} store(s)", "give one per store")
     try:
         return Interleave(weights)
     except WeightsError as error:

@@ -27,7 +27,7 @@ PANELS = (
         "agent steps",
         ("discriminator/expert_accuracy", "discriminator/policy_accuracy", "discriminator/held_out_accuracy"),
     ),
-    Panel("reward a step", "agent steps", ("reward/gail", "reward/environment")),
+    Panel("reward per step", "agent steps", ("reward/gail", "reward/environment")),
     Panel("rollouts: share of agents", "agent steps", ("rollout/goal", "rollout/collision", "rollout/off_road")),
     Panel("PPO", "agent steps", ("ppo/approx_kl", "ppo/clip_fraction", "ppo/explained_variance")),
     Panel("beside PPO", "agent steps", ("ppo/entropy", "ppo/bc_loss")),

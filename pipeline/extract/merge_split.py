@@ -18,6 +18,7 @@ from gail_cli.pipeline.extract.report import LISTS, kept, make_report, replay_su
 from gail_cli.pipeline.records import Record, Split, split_of
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.files import aside, json_digest, sync
+from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
 from gail_cli.pipeline.store.store import DemoStore, manifest, open_storage, part_name
 
@@ -171,7 +172,7 @@ def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, 
     """What was left out and repaired in the sources of whole stores; where scenes are chosen, only in theirs."""
     lists: dict[str, list[Any]] = {kind: [] for kind in LISTS}
     for store, scenes in chosen:
-        entries = manifest(store.storage)
+        entries = _entries(store)
         sources = _sources(entries)
         wanted = {sources[scene] for scene in scenes}
         for kind in LISTS:
@@ -184,9 +185,22 @@ def _kept_lists(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> dict[str, 
 def _scenes(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Iterator[tuple[Record, str]]:
     """Scenes, with the source of each."""
     for store, scenes in chosen:
-        sources = _sources(manifest(store.storage))
+        sources = _sources(_entries(store))
         for scene, record in zip(scenes, store.read(scenes), strict=True):
             yield record, sources[scene]
+
+
+def _entries(store: DemoStore) -> list[dict[str, Any]]:
+    """The manifest entries of a store's parts.
+
+    Raises:
+        StoreError: when there are not as many as parts.
+    """
+    entries = manifest(store.storage)
+    if [entry["part"] for entry in entries] != list(store.parts):
+        what = f"its manifest lists {len(entries)} part(s), its attributes {len(store.parts)}"
+        raise StoreError(f"store {store.path}", what, "restore it from a copy, or extract it again with --overwrite")
+    return entries
 
 
 def _sources(entries: Sequence[Mapping[str, Any]]) -> list[str]:
