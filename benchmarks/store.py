@@ -5,9 +5,9 @@
 SCENES are logged scenes whose extraction is timed by stage on one core; the committed sample without them. Batches are
 drawn from the store, by default the one made of these scenes. The first N rows of it are materialised in full as Zarr
 rows (the project's own export), HDF5, a memory map and a torch tensor, and random rows of these are read. Every
-measurement has a process of its own, whose peak memory is reported; the ways take turns, and the median turn is reported,
-so that ratios hold on a busy machine. ``warm``: nothing is replaced; ``cold``: the store's files are not in the page
-cache, and scenes are replaced as by default.
+measurement has a process of its own, whose peak memory is reported; the ways take turns, and the median turn is
+reported, so that ratios hold on a busy machine. ``warm``: nothing is replaced; ``cold``: the store's files are not in
+the page cache, and scenes are replaced as by default.
 """
 
 from __future__ import annotations
