@@ -49,7 +49,7 @@ def test_no_panel_asks_for_what_no_run_writes(runs):
 def test_a_run_with_held_out_scenes_has_every_curve(runs):
     """The reward of the environment beside that of the discriminator, and the accuracy that the gate is asked with."""
     curves = drawn(runs["bc+gail"])
-    assert curves["reward a step"] == ["gail", "environment"]
+    assert curves["reward per step"] == ["gail", "environment"]
     assert curves["discriminator accuracy"] == ["expert accuracy", "policy accuracy", "held out accuracy"]
     for panel in PANELS:
         assert len(curves[panel.title]) == len(panel.metrics)
@@ -57,6 +57,6 @@ def test_a_run_with_held_out_scenes_has_every_curve(runs):
 
 def test_what_a_run_does_not_write_is_left_out(runs):
     curves = drawn(runs["ppo"])
-    assert curves["reward a step"] == ["environment"]
+    assert curves["reward per step"] == ["environment"]
     assert curves["discriminator accuracy"] == curves["warm start: -log pi(expert action)"] == []
     assert drawn(runs["mlagents"])["discriminator accuracy"] == ["expert accuracy", "policy accuracy"]
