@@ -64,10 +64,10 @@ class Split(IntEnum):
 
 
 def split_of(scene_id: str, fractions: Sequence[float]) -> Split:
-    """The split of a scene: always the same for one id, whatever else is in the store.
+    """The split that an id stands for: always the same one, whatever else is in the store.
 
     Args:
-        scene_id: its id.
+        scene_id: the first id among the scenes of a log, see :func:`pipeline.logs.splits`.
         fractions: of train, validation and test, whose sum is 1.
     """
     place = int.from_bytes(hashlib.sha256(scene_id.encode()).digest()[:8]) / 2**64
