@@ -108,9 +108,7 @@ def _pairs(fingerprints: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray
     return linked // scenes, linked % scenes
 
 
-def _neighbours(
-    hashes: NDArray[np.uint64], scene: NDArray[np.int64], scenes: int
-) -> Iterator[NDArray[np.int64]]:
+def _neighbours(hashes: NDArray[np.uint64], scene: NDArray[np.int64], scenes: int) -> Iterator[NDArray[np.int64]]:
     """Pairs a * scenes + b of scenes a < b that have a hash in common, given in rising order of hash and scene."""
     begin = np.arange(len(hashes))
     for distance in range(1, _DISTANCE + 1):

@@ -58,7 +58,9 @@ def test_what_stands_still_is_no_sign():
     position, velocity = drive(4, 40)
     assert not fingerprint(scenario(position, velocity=velocity * 0)).any()
     parked = np.concatenate([position[:, :1]] * 40, axis=1)
-    trembling = scenario(np.concatenate([position[:1], parked]), velocity=np.concatenate([velocity[:1], velocity * 0.01]))
+    trembling = scenario(
+        np.concatenate([position[:1], parked]), velocity=np.concatenate([velocity[:1], velocity * 0.01])
+    )
     assert np.array_equal(fingerprint(trembling), fingerprint(window((position, velocity), 0, 40, slice(1))))
     creeping = fingerprint(scenario(position, velocity=velocity * 0.01))
     assert np.array_equal(creeping, fingerprint(scenario(position, velocity=velocity)))
