@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.records import split_of
+from gail_cli.pipeline.records import SAMPLES, split_of
 from gail_cli.sim.scenario import Scenario
 
-SAMPLES = 96
-"""Hashes of a scene: one per step of a window of WOMD (91), the smallest ones of a longer log."""
 SHARED = 2
 """Scenes that have so many hashes in common are of one log. Two cars of different logs at one place are at exactly the
 same position (WOMD: float32, 0.1 to 1 mm) now and then: by chance alone one common hash is not rare among the

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import scenario
 
-from gail_cli.pipeline.logs import SAMPLES, SHARED, common, fingerprint, groups, splits
-from gail_cli.pipeline.records import Split, split_of
+from gail_cli.pipeline.logs import SHARED, common, fingerprint, groups, splits
+from gail_cli.pipeline.records import SAMPLES, Split, split_of
 
 HALVES = (0.5, 0.5, 0.0)
 
