@@ -171,6 +171,8 @@ def export(**given: Any) -> None:
     type=click.Path(exists=True, dir_okay=False),
     help="Check that the store fits the training run of this configuration.",
 )
+@click.option("--against", multiple=True, type=click.Path(), callback=options.existing, metavar="STORE",
+              help="Check that no scene is of a log that STORE has scenes of, too; may be repeated.")  # fmt: skip
 @click.option("--sample", type=click.IntRange(min=0), default=64, help="Scenes that are replayed.")
 @click.option("--seed", type=options.seed, default=0, help="Chooses the scenes that are replayed.")
 @options.report_option

@@ -21,7 +21,7 @@ same position (WOMD: float32, 0.1 to 1 mm) now and then: by chance alone one com
 _SLOW = 0.5
 """Slower than this, an agent may have one position for many steps, which would be one hash for all of them, m/s."""
 _DISTANCE = 16
-"""Of the scenes that have a hash, each is compared with so many that follow; others are linked by those between."""
+"""Of the scenes that have a hash, each is compared with so many; others are linked by those between."""
 _BUCKETS = 16
 """Hashes are sorted in so many portions, which bounds memory."""
 
@@ -38,7 +38,7 @@ def fingerprint(scenario: Scenario) -> NDArray[np.uint64]:
     """
     tracks = scenario.tracks
     place = np.ascontiguousarray(tracks.position[..., :2]) + 0.0  # no -0
-    hashes = _mixed(_mixed(place[..., 0].view(np.uint64)) + place[..., 1].view(np.uint64))
+    hashes = mixed(mixed(place[..., 0].view(np.uint64)) + place[..., 1].view(np.uint64))
     hashes = np.maximum(hashes >> np.uint64(16), np.uint64(1))  # six bytes of each are kept
     square = np.einsum("...i,...i", tracks.velocity, tracks.velocity)
     none = np.uint64(1 << 48)
@@ -51,7 +51,7 @@ def fingerprint(scenario: Scenario) -> NDArray[np.uint64]:
     return np.pad(found, (0, SAMPLES - len(found)))
 
 
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of the word changes every bit of the hash."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -74,35 +74,67 @@ def groups(fingerprints: NDArray[np.uint64]) -> NDArray[np.int64]:
     return _components(len(fingerprints), *_pairs(fingerprints))
 
 
-def common(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The scenes of one set whose log is in another one too, each with the first scene there of the same log.
+def common(
+    ours: NDArray[np.uint64], theirs: NDArray[np.uint64], shared: int = SHARED
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The scenes of one set that have so many hashes in common with one of another set.
 
     Args:
-        ours: [S, K] fingerprints.
-        theirs: [R, K] fingerprints.
+        ours: [S, K] hashes of scenes, zeros for none.
+        theirs: [R, L] likewise.
+        shared: how many make a pair.
 
     Returns:
-        Rows of ``ours`` in rising order, and as many rows of ``theirs``.
+        Rows of ``ours`` in rising order, and the first such row of ``theirs`` for each (of those that have a hash in
+        common with very many others, one of the first).
     """
-    group = groups(np.concatenate([ours, theirs]))
-    log, first = np.unique(group[len(ours) :], return_index=True)
-    rows = np.flatnonzero(np.isin(group[: len(ours)], log))
-    return rows, first[np.searchsorted(log, group[rows])]
+    mine, hashes = (x.reshape(-1) for x in (ours, theirs))
+    found = _Tally()
+    for bucket in range(_BUCKETS):
+        order = _in_bucket(hashes, bucket)
+        known, there = hashes[order], order // max(theirs.shape[1], 1)
+        own = _in_bucket(mine, bucket)
+        first, last = (np.searchsorted(known, mine[own], side=side) for side in ("left", "right"))
+        scene = own // max(ours.shape[1], 1) * len(theirs)
+        each = [(first + k < last) for k in range(_DISTANCE)]
+        found.add([scene[has] + there[first[has] + k] for k, has in enumerate(each)])
+    pairs = found.at_least(shared)
+    rows, place = np.unique(pairs // max(len(theirs), 1), return_index=True)
+    return rows, pairs[place] % max(len(theirs), 1)
+
+
+class _Tally:
+    """How often each number of many has come."""
+
+    def __init__(self) -> None:
+        self._numbers, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def add(self, numbers: Sequence[NDArray[np.int64]]) -> None:
+        """Count some more."""
+        found, n = np.unique(np.concatenate([self._numbers[:0], *numbers]), return_counts=True)
+        self._numbers, place = np.unique(np.concatenate([self._numbers, found]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([self._counts, n]), len(self._numbers))
+        self._counts = counts.astype(np.int64)
+
+    def at_least(self, times: int) -> NDArray[np.int64]:
+        """The numbers that came so often, in rising order."""
+        return self._numbers[self._counts >= times]
+
+
+def _in_bucket(hashes: NDArray[np.uint64], bucket: int) -> NDArray[np.int64]:
+    """Where the hashes [n] of a bucket are, in their order, equal ones as they come; zeros are in none."""
+    chosen = np.flatnonzero((hashes % np.uint64(_BUCKETS) == bucket) & (hashes > 0))
+    return chosen[np.argsort(hashes[chosen], kind="stable")]
 
 
 def _pairs(fingerprints: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of scenes that share :data:`SHARED` hashes, not all of those that a long row of others links."""
     scenes, samples = fingerprints.shape
-    hashes = fingerprints.reshape(-1)
-    known, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    hashes, found = fingerprints.reshape(-1), _Tally()
     for bucket in range(_BUCKETS):
-        chosen = np.flatnonzero((hashes % np.uint64(_BUCKETS) == bucket) & (hashes > 0))
-        order = np.argsort(hashes[chosen], kind="stable")
-        pairs = np.concatenate([known[:0], *_neighbours(hashes[chosen[order]], chosen[order] // samples, scenes)])
-        found, n = np.unique(pairs, return_counts=True)
-        known, place = np.unique(np.concatenate([known, found]), return_inverse=True)
-        counts = np.bincount(place, np.concatenate([counts, n]), len(known)).astype(np.int64)
-    linked = known[counts >= SHARED]
+        order = _in_bucket(hashes, bucket)
+        found.add([*_neighbours(hashes[order], order // samples, scenes)])
+    linked = found.at_least(SHARED)
     return linked // scenes, linked % scenes
 
 

@@ -121,6 +121,8 @@ def test_scenes_of_one_log_in_two_sets():
     ours, theirs = rows([1, 2], [5, 6], [8, 9], [2, 3, 1]), rows([7], [9, 8, 4], [2, 1], [2, 3])
     mine, others = common(ours, theirs)
     assert (mine.tolist(), others.tolist()) == ([0, 2, 3], [2, 1, 2])
+    assert [x.tolist() for x in common(ours, theirs, 1)] == [[0, 2, 3], [2, 1, 2]]
+    assert [x.tolist() for x in common(ours, theirs, 3)] == [[], []]
     assert [x.tolist() for x in common(ours[:0], theirs)] == [[], []]
     assert [x.tolist() for x in common(ours, theirs[:0])] == [[], []]
 

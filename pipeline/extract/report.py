@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gail_cli.pipeline.records import QUALITY, Record
+from gail_cli.pipeline.store.index import divided
 from gail_cli.pipeline.store.storage import Storage
 from gail_cli.pipeline.store.store import DemoStore, manifest
 
@@ -80,12 +81,11 @@ def make_report(
 
 def logs_of(store: DemoStore) -> dict[str, Any]:
     """How many logs a store's scenes were cut from, and what is amiss with their splits, ready for JSON."""
-    ids, index = store.scene_ids(), store.index
-    logs, sides = np.unique(np.unique(np.stack([index.group, index.split]), axis=1)[0], return_counts=True)
+    ids = store.scene_ids()
     return {
-        "logs": len(logs),
+        "logs": len(np.unique(store.index.group)),
         "unknown": int((~store.fingerprints.any(axis=1)).sum()),
-        "divided": [ids[scene] for scene in logs[sides > 1]],
+        "divided": [ids[scene] for scene in divided(store.index)],
     }
 
 

@@ -49,6 +49,13 @@ class Index:
     """Actions in these."""
 
 
+def divided(index: Index) -> NDArray[np.int64]:
+    """The logs, by their first scenes, that have scenes in more than one split."""
+    logs, sides = np.unique(np.unique(np.stack([index.group, index.split]), axis=1)[0], return_counts=True)
+    found: NDArray[np.int64] = logs[sides > 1]
+    return found
+
+
 def index_columns(
     entries: Sequence[Mapping[str, Any]],
     group: NDArray[np.int64] | None = None,

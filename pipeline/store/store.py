@@ -319,9 +319,18 @@ class DemoStore:
         """Whether the store's version has this array."""
         return column.since <= self.version
 
-    def _columns(self) -> Iterator[tuple[Column, ArraySpec]]:
+    def columns(self, part: int, *paths: str) -> dict[str, NDArray[Any]]:
+        """Some arrays of a part, by number, and the offsets of all kinds.
+
+        Raises:
+            StoreError: when a chunk is damaged or missing.
+        """
+        return self._checked_arrays(part, 0, len(self.part_scenes(part)), paths)
+
+    def _columns(self, paths: Container[str] | None = None) -> Iterator[tuple[Column, ArraySpec]]:
         for column in SCHEMA:
-            yield column, spec_of(column, self._own, self.steps)
+            if paths is None or column.path in paths:
+                yield column, spec_of(column, self._own, self.steps)
 
     def _find_part(self, number: int) -> _Part:
         folder, scenes = f"parts/{part_name(number)}", len(self.part_scenes(number))
@@ -336,23 +345,30 @@ class DemoStore:
         return part
 
     def _read_run(self, number: int, first: int, last: int) -> list[Record]:
-        try:
-            arrays = self._read_arrays(number, first, last)
-        except Exception as error:  # file systems have errors of their own
-            where = f"store {self.path}, part {part_name(number)}"
-            raise StoreError(where, f"damaged ({_reason(error)})", _AGAIN) from error
+        arrays = self._checked_arrays(number, first, last)
         splits = self.index.split[self.part_scenes(number)[first:last]].tolist()
         records = [replace(record_at(arrays, k), split=split) for k, split in enumerate(splits)]
         if self.agents == "vru":
             return [replace(record, demos=cast(Demos, record.vru), vru=None) for record in records]
         return records
 
-    def _read_arrays(self, number: int, first: int, last: int) -> dict[str, NDArray[Any]]:
-        """All arrays of the scenes [first, last) of a part, with offsets from the first on."""
+    def _checked_arrays(
+        self, number: int, first: int, last: int, paths: Container[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        try:
+            return self._read_arrays(number, first, last, paths)
+        except Exception as error:  # file systems have errors of their own
+            where = f"store {self.path}, part {part_name(number)}"
+            raise StoreError(where, f"damaged ({_reason(error)})", _AGAIN) from error
+
+    def _read_arrays(
+        self, number: int, first: int, last: int, paths: Container[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays of the scenes [first, last) of a part, with offsets from the first on."""
         part = self._part(number)
         arrays: dict[str, NDArray[Any]] = {}
         wanted: list[tuple[str, int, int]] = []
-        for column, form in self._columns():
+        for column, form in self._columns(paths):
             a, b = part.rows(column.kind, first, last)
             arrays[column.path] = missing(column, 0 if self.has(column) else b - a, form)
             if b > a and self.has(column):
