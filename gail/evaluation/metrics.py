@@ -69,7 +69,7 @@ def agent_metrics(
         position: [N, T, 2] driven.
         log: [N, T, 2] logged.
         valid: [N, T] bool, logged steps that the agent also drove; the first step is left out.
-        events: [N, 4] bool, what happened to each agent at any step while it drove.
+        events: [N, 5] bool, what happened to each agent at any step while it drove.
         full_collision: [N] bool, whether a box of true size ever touched another.
         full_off_road: [N] bool, whether a corner of it was ever beyond the road's edge.
     """
