@@ -25,7 +25,6 @@ STATE_KINDS = ("stop", "caution", "go", "unknown")
 
 _SURFACE_STREET = 2
 """``map_element_id`` of lanes of streets."""
-_ABSENT = wp.constant(int(LightState.ABSENT))
 _UNKNOWN = wp.constant(int(LightState.UNKNOWN))
 _ARROW_STOP = wp.constant(int(LightState.ARROW_STOP))
 _ARROW_GO = wp.constant(int(LightState.ARROW_GO))
@@ -123,9 +122,9 @@ def _held(state: NDArray[np.int8]) -> NDArray[np.int8]:
 def kind_of_state(state: int) -> int:
     """Which of :data:`STATE_KINDS` a state is."""
     kind = int(1)
-    if state == _STOP or state == _ARROW_STOP or state == _FLASHING_STOP:
+    if state in (_STOP, _ARROW_STOP, _FLASHING_STOP):
         kind = 0
-    elif state == _GO or state == _ARROW_GO:
+    elif state in (_GO, _ARROW_GO):
         kind = 2
     elif state == _UNKNOWN:
         kind = 3
@@ -139,9 +138,7 @@ def state_at(lights: Lights, k: int, step: int) -> int:
 
 
 @wp.func
-def on_lane(
-    lights: Lights, segment: wp.array(dtype=Segment), map: int, k: int, p: wp.vec2
-) -> bool:
+def on_lane(lights: Lights, segment: wp.array(dtype=Segment), map: int, k: int, p: wp.vec2) -> bool:
     """Whether the nearest lane centre to a point, among the streets of a map, is that of light ``k``."""
     best = float(1.0e30)
     nearest = int(-1)
@@ -175,7 +172,7 @@ def runs_red_light(
     runs = bool(False)
     for k in range(lights.start[map], lights.start[map + 1]):
         state = state_at(lights, k, step)
-        if not runs and (state == _STOP or state == _ARROW_STOP):
+        if not runs and state in (_STOP, _ARROW_STOP):
             c = lights.place[k, 2]
             s = lights.place[k, 3]
             x = lights.place[k, 0]

@@ -195,7 +195,8 @@ class ObservationSource:
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
         )
-        return cls(arrays, _scratch_size(worlds, grid), (state, present, none_collided, seen.tensors, seen.lights, grid))
+        owners = (state, present, none_collided, seen.tensors, seen.lights, grid)
+        return cls(arrays, _scratch_size(worlds, grid), owners)
 
 
 class ObservationPool:

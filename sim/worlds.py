@@ -236,4 +236,3 @@ def _segment_table(segment: NDArray[np.float32]) -> NDArray[np.float32]:
     """[S, 8] rows of :data:`~sim.roads.Segment`."""
     heading = segment[:, 4:5]
     return np.concatenate([segment, np.cos(heading), np.sin(heading), np.zeros_like(heading)], axis=1)
-

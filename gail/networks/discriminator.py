@@ -82,10 +82,10 @@ class DiscriminatorNetwork(Discriminator):
     the state and the next one, through the same encoder. ``config.structure`` says how its logit is made:
 
     * ``joint``: one network over everything.
-    * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road, lights
-      and action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours stand to
-      each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state, as
-      partners change places from step to step.)
+    * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road,
+      lights and action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours
+      stand to each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state,
+      as partners change places from step to step.)
     * ``airl`` (Fu et al. 2018, eq. 4): f = g + gamma h(s') - h(s), and the logit is f - log pi(a | s). h(s') is counted
       in the last step too, as it should be with a fixed horizon, where an end is a truncation.
 

@@ -62,7 +62,7 @@ class Normaliser(nn.Module):
 
 
 class EntityEncoder(nn.Module):
-    """Ego, partners, road segments and lights to one vector: each entity by itself through a small network, then a maximum.
+    """Ego, partners, road segments and lights to one vector: each entity through a small network, then a maximum.
 
     Args:
         observation: the layout of the input.

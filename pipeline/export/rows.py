@@ -169,8 +169,7 @@ def describe_export(store: DemoStore, observation: ObservationConfig, sim: SimCo
             "size": observation.size,
             "settings": asdict(observation),
             "blocks": [
-                {"entity": name, "count": count, "fields": list(fields)}
-                for name, count, fields in observation.entities
+                {"entity": name, "count": count, "fields": list(fields)} for name, count, fields in observation.entities
             ],
         },
         "action": store.space.to_json(),
