@@ -122,9 +122,9 @@ def _held(state: NDArray[np.int8]) -> NDArray[np.int8]:
 def kind_of_state(state: int) -> int:
     """Which of :data:`STATE_KINDS` a state is."""
     kind = int(1)
-    if state in (_STOP, _ARROW_STOP, _FLASHING_STOP):
+    if state == _STOP or state == _ARROW_STOP or state == _FLASHING_STOP:
         kind = 0
-    elif state in (_GO, _ARROW_GO):
+    elif state == _GO or state == _ARROW_GO:
         kind = 2
     elif state == _UNKNOWN:
         kind = 3
@@ -172,7 +172,7 @@ def runs_red_light(
     runs = bool(False)
     for k in range(lights.start[map], lights.start[map + 1]):
         state = state_at(lights, k, step)
-        if not runs and state in (_STOP, _ARROW_STOP):
+        if not runs and (state == _STOP or state == _ARROW_STOP):
             c = lights.place[k, 2]
             s = lights.place[k, 3]
             x = lights.place[k, 0]
