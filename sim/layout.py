@@ -41,14 +41,16 @@ LIGHTS = 4
 
 
 class Blocks(NamedTuple):
-    """The parts of observations, or which of their entities are there."""
+    """The parts of observations."""
 
+    ego: torch.Tensor
+    """[..., E]."""
     partners: torch.Tensor
-    """[..., P, F], or [..., P] bool."""
+    """[..., P, F]."""
     roads: torch.Tensor
-    """[..., R, G], or [..., R] bool."""
+    """[..., R, G]."""
     lights: torch.Tensor
-    """[..., L, H], or [..., L] bool."""
+    """[..., L, H]."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -123,19 +125,20 @@ class ObservationConfig:
         """D, floats in an observation."""
         return sum(count * len(fields) for _, count, fields in self.entities)
 
-    def split(self, observation: torch.Tensor) -> tuple[torch.Tensor, Blocks]:
-        """Views of observations [..., D]: ego [..., E], and the entities."""
-        shapes = {name: (count, len(fields)) for name, count, fields in self.entities}
-        ego, *blocks = observation.split([count * fields for count, fields in shapes.values()], dim=-1)
-        found = [block.unflatten(-1, shape) for block, shape in zip(blocks, list(shapes.values())[1:], strict=True)]
+    def split(self, observation: torch.Tensor) -> Blocks:
+        """Views of observations [..., D]."""
+        shapes = [(count, len(fields)) for _, count, fields in self.entities]
+        ego, *blocks = observation.split([count * fields for count, fields in shapes], dim=-1)
+        found = [block.unflatten(-1, shape) for block, shape in zip(blocks, shapes[1:], strict=True)]
         if not self.lights:
             found.append(observation.new_zeros(*observation.shape[:-1], 0, len(self.light_fields)))
-        return ego, Blocks(*found)
+        return Blocks(ego, *found)
 
-    def present(self, blocks: Blocks) -> Blocks:
-        """Which entities are really there (bool)."""
-        partners, roads, lights = blocks
-        return Blocks(
+    def present(
+        self, partners: torch.Tensor, roads: torch.Tensor, lights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which partners [..., P], segments [..., R] and lights [..., L] are really there (bool)."""
+        return (
             partners[..., self.partner_fields.index(self._length_field)] > 0,
             roads[..., -ROAD_TYPES] == 0,
             lights[..., len(_ENTITY_LIGHT) :].sum(dim=-1) > 0,

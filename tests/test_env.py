@@ -218,11 +218,11 @@ def test_who_is_gone_in_gpudrive_sees_who_is_gone():
     )  # fmt: skip
     for _ in range(2):
         observation = coast(env).observation
-    ego, partners, roads = env.observation_config.split(observation)
+    ego, *others = env.observation_config.split(observation)
     assert env.everyone()[1].tolist() == [False, False, True]
-    there = env.observation_config.present(partners, roads)
+    there = env.observation_config.present(*others)
     assert there[0].sum(dim=1).tolist() == [1, 1, 0]
-    assert not partners[:2, 0, 1:3].any()
+    assert not others[0][:2, 0, 1:3].any()
     assert ego[0, 3:5].norm() * 1000 == pytest.approx(np.hypot(11005, 11000), rel=1e-4)
 
 

@@ -213,8 +213,8 @@ class DiscriminatorNetwork(Discriminator):
         """[B] of the ego-neighbour head."""
         assert self.neighbours is not None
         n_ego, n_partners, *_ = self.encoder.normalisers
-        ego, blocks = self.observation.split(inputs["observation"])
-        partners, there = blocks.partners, self.observation.present(blocks).partners
+        ego, partners, roads, lights = self.observation.split(inputs["observation"])
+        there = self.observation.present(partners, roads, lights)[0]
         weight = nearness(self.observation, partners, there, self.config.neighbour_range)
         own = [n_ego(ego)]
         if self.config.inputs == "state_next_state":

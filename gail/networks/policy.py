@@ -96,18 +96,18 @@ class EntityEncoder(nn.Module):
 
     def fit_normaliser(self, observations: Tensor) -> None:
         """Fit the input statistics on expert observations [B, D], over entities that are present."""
-        ego, blocks = self.observation.split(observations)
-        there = [block[here] for block, here in zip(blocks, self.observation.present(blocks), strict=True)]
+        ego, *blocks = self.observation.split(observations)
+        there = [block[here] for block, here in zip(blocks, self.observation.present(*blocks), strict=True)]
         for normaliser, x in zip(self.normalisers, (ego, *there), strict=False):  # no layout without lights has theirs
             assert isinstance(normaliser, Normaliser)
             normaliser.fit(x)
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, D] to [B, size]."""
-        ego, blocks = self.observation.split(observations)
+        ego, *blocks = self.observation.split(observations)
         n_ego, *normalisers = self.normalisers
         parts = [self.ego(n_ego(ego))]
-        networks, present = (self.partners, self.roads, self.lights), self.observation.present(blocks)
+        networks, present = (self.partners, self.roads, self.lights), self.observation.present(*blocks)
         for network, normaliser, block, here in zip(networks, normalisers, blocks, present, strict=False):
             if network is not None:
                 parts.append(_pooled(network, normaliser(block[here]), here))
