@@ -21,7 +21,7 @@ ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 EVERYONE = Selection(init_mode="all_objects")
 LOGGED = Role.MARK_AS_EXPERT
 """The role of agents that are not controlled and follow their log."""
-OFF_ROAD, VEHICLE, NON_VEHICLE, GOAL = Event
+OFF_ROAD, VEHICLE, NON_VEHICLE, GOAL, RED_LIGHT = Event
 
 
 def simulator(*scenes, dynamics="classic", selection=ALL_VALID, observation=None, **rules):
@@ -112,7 +112,7 @@ def test_parked_cars_touch_only_what_moves():
     assert not env._events.any()
     for _ in range(3):
         step = coast(env)
-    assert step.events[0].tolist() == [False, True, False, False]  # at x = -2: reaches to -0.6, the edge begins at -0.1
+    assert step.events[0].nonzero().tolist() == [[VEHICLE]]  # at x = -2: reaches to -0.6, the edge begins at -0.1
     assert env._events[:, VEHICLE].tolist() == [True, False, True]
     assert not env._events[:2, OFF_ROAD].any()
 
