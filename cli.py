@@ -219,11 +219,17 @@ def doctor(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--scenes", type=click.IntRange(min=1), default=16, help="How many.")
 @click.option("--seed", type=options.seed, default=0, help="The same seed gives the same bytes.")
-def make_scenarios(folder: str, scenes: int, seed: int) -> None:
+@click.option(
+    "--kind",
+    type=click.Choice(["road", "stop-signs", "signals", "ramp"]),
+    help="Scenes of one kind: a winding road, a junction with stop signs or with traffic lights, a motorway ramp. "
+    "[default: all four]",
+)
+def make_scenarios(folder: str, scenes: int, seed: int, kind: str | None) -> None:
     """Write scenes of synthetic traffic to FOLDER, as TFRecords of Waymo scenarios."""
     from gail_cli.data.generator import write_scenarios
 
-    paths = write_scenarios(folder, scenes=scenes, seed=seed)
+    paths = write_scenarios(folder, scenes=scenes, seed=seed, kind=kind)
     click.echo(f"{folder}: {scenes} scene(s) in {len(paths)} file(s)")
 
 

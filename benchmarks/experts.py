@@ -53,7 +53,7 @@ COLUMNS = {
     "jerk_m_per_s3": "{:8.2f}", "chatter": "{:9.1%}", "search_ms_per_scene": "{:12.2f}",
 }  # fmt: skip
 """What is reported, and how."""
-_LITTLE = ObservationConfig(partners=1, road_segments=1, radius=1.0)
+_LITTLE = ObservationConfig(partners=1, road_segments=1, radius=1.0, lights=0)
 
 
 def replay(scenes: Sequence[Scene], space: ActionSpace, search: Search) -> dict[str, float]:
@@ -97,7 +97,7 @@ def drive(
     action = np.where(has_action(mark)[..., None], action, idle).astype(action.dtype)
     env.reset()
     track, driven = [env.states().numpy()], [there[:, 0]]
-    events = np.zeros((len(mark), 4), np.bool_)
+    events = np.zeros((len(mark), len(Event)), np.bool_)
     for step in range(1, mark.shape[1]):
         acts = env.alive().numpy() & there[:, step]
         after = env.step(torch.from_numpy(action[:, step - 1]))

@@ -26,12 +26,13 @@ from gail_cli.sim.scenario import DT, AgentType, LightState
 
 CURRENT = 10
 """Index of the current step."""
-TEMPLATES: tuple[Callable[[np.random.Generator], RoadMap], ...] = (
-    winding_road,
-    partial(junction, control=Control.STOP_SIGNS),
-    partial(junction, control=Control.SIGNALS),
-    on_ramp,
-)
+TEMPLATES: dict[str, Callable[[np.random.Generator], RoadMap]] = {
+    "road": winding_road,
+    "stop-signs": partial(junction, control=Control.STOP_SIGNS),
+    "signals": partial(junction, control=Control.SIGNALS),
+    "ramp": on_ramp,
+}
+"""Kinds of scene, by name."""
 _ATTEMPTS = 60
 _GRID = 2.0**-14
 """Positions are multiples of this (0.06 mm), so that the last bit of a sine, which differs between processors, is
@@ -50,14 +51,19 @@ class _Scene:
     """[STEPS, R] per route."""
 
 
-def generate_scenario(seed: int) -> scenario_pb2.Scenario:
+def generate_scenario(seed: int, kind: str | None = None) -> scenario_pb2.Scenario:
     """A scene of plausible traffic.
+
+    Args:
+        seed: of all that is drawn.
+        kind: of :data:`TEMPLATES`; drawn when None.
 
     Raises:
         RuntimeError: when no attempt gave traffic without a fault.
         ValueError: for a negative seed.
     """
-    template = TEMPLATES[np.random.default_rng(seed).integers(len(TEMPLATES))]
+    drawn = list(TEMPLATES)[np.random.default_rng(seed).integers(len(TEMPLATES))]
+    template = TEMPLATES[kind or drawn]
     reasons = set()
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
@@ -72,10 +78,12 @@ def generate_scenario(seed: int) -> scenario_pb2.Scenario:
     )
 
 
-def write_scenarios(folder: str | Path, scenes: int, seed: int = 0, scenes_per_file: int = 4) -> list[Path]:
+def write_scenarios(
+    folder: str | Path, scenes: int, seed: int = 0, scenes_per_file: int = 4, kind: str | None = None
+) -> list[Path]:
     """Write scenes to ``synthetic-00000-of-0000N.tfrecord`` and so on; returns the paths.
 
-    Scene i depends only on (seed, i), whatever the number of scenes.
+    Scene i depends only on (seed, i) and the kind (see :func:`generate_scenario`), whatever the number of scenes.
 
     Raises:
         ValueError: when there is nothing to write.
@@ -90,7 +98,7 @@ def write_scenarios(folder: str | Path, scenes: int, seed: int = 0, scenes_per_f
     for file in range(files):
         path = folder / f"synthetic-{file:05d}-of-{files:05d}.tfrecord"
         indices = range(file * scenes_per_file, min(scenes, (file + 1) * scenes_per_file))
-        protos = (generate_scenario(scene_seed(seed, i)) for i in indices)
+        protos = (generate_scenario(scene_seed(seed, i), kind) for i in indices)
         write_records(str(path), (proto.SerializeToString(deterministic=True) for proto in protos))
         paths.append(path)
     return paths

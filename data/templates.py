@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gail_cli.data.geometry import SPACING, Array, Path, blend, integrate, offset, unit
+from gail_cli.data.geometry import SPACING, Array, Path, arc_length, blend, integrate, join, offset, unit
 from gail_cli.data.roads import Control, RoadMap, Route, nearest
 
 STOP_LINE = 1.2
@@ -130,6 +130,9 @@ def junction(rng: np.random.Generator, control: Control) -> RoadMap:
             behind_kerb = offset(right.path.points, kerb - 0.7)
             sign = behind_kerb[np.searchsorted(right.path.s, right.stop)]
             road.stop_signs.append((sign, tuple(turn.lanes[1] for turn in turns)))
+    if control is Control.SIGNALS:
+        for arm in arms:
+            _begin_turns_at_line(road, arm)
     return road
 
 
@@ -164,6 +167,18 @@ def _add_turn(road: RoadMap, source: _Arm, target: _Arm, stream: int, left: bool
     )
     road.routes.append(route)
     return route
+
+
+def _begin_turns_at_line(road: RoadMap, arm: _Arm) -> None:
+    """Let the lanes that a light controls begin where one stops, as they do in WOMD; routes stay as they are."""
+    lane, turns = road.lanes[arm.inbound], [route for route in road.routes if route.lanes[0] == arm.inbound]
+    line, s = min(route.stop for route in turns), arc_length(lane.points)
+    cut = turns[0].path.position(np.array([line]))
+    before, behind = lane.points[s < line - 0.1], lane.points[s > line + 0.1]
+    for route in turns:
+        turn = road.lanes[route.lanes[1]]
+        turn.points = join(np.concatenate([cut, behind]), turn.points)
+    lane.points = np.concatenate([before, cut])
 
 
 def on_ramp(rng: np.random.Generator) -> RoadMap:

@@ -96,6 +96,8 @@ class SimConfig:
     """In ``weighted_combination``: reward for arriving at the goal."""
     off_road_weight: float = -0.5
     """In ``weighted_combination``: reward per step off the road; negative punishes."""
+    red_light_weight: float = 0.0
+    """In ``weighted_combination``: reward for running a red light; negative punishes. GPUDrive's rules have none."""
 
     def __post_init__(self) -> None:
         """Take GPUDrive's switches.

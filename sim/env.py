@@ -10,7 +10,7 @@ import torch
 
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.kernels import AgentArrays, EventResponse, Rules, conclude, move, restart, touch
+from gail_cli.sim.kernels import AgentArrays, Event, EventResponse, Rules, conclude, move, restart, touch
 from gail_cli.sim.launch import Program, Stage, num_parts, struct, to_warp
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
@@ -31,7 +31,8 @@ class Step:
     truncated: torch.Tensor
     """[N] bool: it ended in this step only because time or the agent's log ran out; value the future as usual."""
     events: torch.Tensor
-    """[N, 4] bool, columns as in :class:`~sim.kernels.Event`: off-road, hit a vehicle, hit another agent, at goal."""
+    """[N, 5] bool, columns as in :class:`~sim.kernels.Event`: off-road, hit a vehicle, hit another agent, at goal, ran
+    a red light."""
     alive: torch.Tensor
     """[N] bool: the agent acts in the next step."""
 
@@ -67,7 +68,7 @@ class Backend(Protocol):
         """[N] bool: which agents act in the next step."""
 
     def events(self) -> torch.Tensor:
-        """[N, 4] event flags of the present step, as in :class:`Step`."""
+        """[N, 5] event flags of the present step, as in :class:`Step`."""
 
     def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
         """[M, 5] states of all agents, and [M] whether each is in its world now."""
@@ -96,7 +97,7 @@ class AgentViews:
         return self._alive.clone()
 
     def events(self) -> torch.Tensor:
-        """[N, 4] event flags of the present step, as in :class:`Step`."""
+        """[N, 5] event flags of the present step, as in :class:`Step`."""
         return self._events[self.worlds.controlled]
 
     def everyone(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +141,7 @@ class Env(AgentViews):
 
         self._state = torch.zeros(m, 5, device=device)
         self._present, self._done, self._collided = flags(m), flags(m), flags(m)
-        self._events, self._arrived = flags(m, 4), flags(m)
+        self._events, self._arrived = flags(m, len(Event)), flags(m)
         self._reward = torch.zeros(m, device=device)
         self._alive, self._terminated, self._truncated = flags(n), flags(n), flags(n)
         self._action = torch.zeros(n, self.action_space.components, device=device)
@@ -194,6 +195,7 @@ class Env(AgentViews):
         if self.config.end_with_log:
             horizon = torch.minimum(horizon, worlds.tensors["last_valid"][worlds.controlled])
         time_left = torch.zeros(self.num_agents, device=device)
+        now = torch.zeros(self.num_agents, dtype=torch.int32, device=device)
         agents = worlds.controlled.to(torch.int32)
         arrays = struct(
             AgentArrays,
@@ -204,6 +206,7 @@ class Env(AgentViews):
             events=self._events,
             arrived=self._arrived,
             step=torch.zeros(worlds.num_agents, dtype=torch.int32, device=device),
+            now=now,
             reward=self._reward,
             end=horizon,
             alive=self._alive,
@@ -221,7 +224,7 @@ class Env(AgentViews):
         def program(begin: Any, argument: torch.Tensor, which: torch.Tensor) -> Program:
             observation = observer.stage(
                 own_bounds, self._state, self._present, agents, time_left, self._observation,
-                collided=self._collided, which=which,
+                step=now, collided=self._collided, which=which,
             )  # fmt: skip
             return Program(
                 [
@@ -312,4 +315,5 @@ def rules_struct(config: SimConfig, dynamics: int = 0) -> Rules:
         collision_weight=config.collision_weight,
         goal_weight=config.goal_achieved_weight,
         off_road_weight=config.off_road_weight,
+        red_light_weight=config.red_light_weight,
     )

@@ -186,7 +186,7 @@ class GPUDriveEnv(AgentViews):
         self._over = torch.zeros(worlds.num_worlds, dtype=torch.bool)
         self._state = torch.zeros(m, 5, device=device)
         self._present, self._collided, self._done = torch.zeros(3, m, dtype=torch.bool, device=device)
-        self._events = torch.zeros(m, 4, dtype=torch.bool, device=device)
+        self._events = torch.zeros(m, len(Event), dtype=torch.bool, device=device)
         self._reward = torch.zeros(m, device=device)
         self._alive = torch.zeros(n, dtype=torch.bool, device=device)
         self._observer = Observer(worlds, self.observation_config)
@@ -251,7 +251,8 @@ class GPUDriveEnv(AgentViews):
         self._state = torch.where(now[:, None], state, self._state)
         self._present = torch.where(now, here, self._present)
         self._collided = torch.where(now, own[:, 6] != 0, self._collided)
-        self._events = torch.where(now[:, None], info[:, :4] != 0, self._events)
+        theirs = slice(Event.RED_LIGHT)  # it has no lights
+        self._events[:, theirs] = torch.where(now[:, None], info[:, :4] != 0, self._events[:, theirs])
         self._done = torch.where(now, done[:, 0] != 0, self._done)
         self._reward = torch.where(now, reward[:, 0], self._reward)
 
@@ -278,12 +279,15 @@ class GPUDriveEnv(AgentViews):
     def _weighted(self, events: torch.Tensor) -> torch.Tensor:
         c = self.config
         weights = [c.off_road_weight, c.collision_weight, c.collision_weight, c.goal_achieved_weight]
-        return events.float() @ torch.tensor(weights, device=events.device)
+        return events[:, : Event.RED_LIGHT].float() @ torch.tensor(weights, device=events.device)
 
     def _observe(self) -> torch.Tensor:
-        left = torch.where(self._over, 0, EPISODE - self._clock).to(self._world.device)
-        time_left = left[self._world[self.worlds.controlled]].float() * DT
-        return self._observer.observe(self._state, self._present, self._agents, time_left, collided=self._collided)
+        world, device = self._world[self.worlds.controlled], self._world.device
+        left = torch.where(self._over, 0, EPISODE - self._clock).to(device)
+        time_left, step = left[world].float() * DT, self._clock.to(device, torch.int32)[world]
+        return self._observer.observe(
+            self._state, self._present, self._agents, time_left, step, collided=self._collided
+        )
 
     # --- velocities, of which GPUDrive reports only the length -----------------------------------------------------
 

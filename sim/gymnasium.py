@@ -25,7 +25,7 @@ class GymnasiumEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
     that very step. With one controlled agent per world (``Selection(max_controlled=1)``) no agent waits, and this is
     Gymnasium's own contract to the letter.
 
-    ``infos`` hold ``alive`` [N], whether each agent acts in the next step, and ``events`` [N, 4], as in
+    ``infos`` hold ``alive`` [N], whether each agent acts in the next step, and ``events`` [N, 5], as in
     :class:`~sim.env.Step`; where an episode ended, also ``final_obs`` and ``final_info`` (the events then).
     The simulator knows no chance, so a seed changes nothing but :attr:`np_random`.
 

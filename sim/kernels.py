@@ -9,8 +9,9 @@ from enum import IntEnum
 
 from gail_cli.sim.dynamics import Action, State, advance
 from gail_cli.sim.geometry import Box, corner_of, overlap
-from gail_cli.sim.heights import height_at, meets, meets_segment, nearer_edge, signed_distance
+from gail_cli.sim.heights import STRETCH, height_at, meets, meets_segment, nearer_edge, signed_distance
 from gail_cli.sim.launch import wp
+from gail_cli.sim.lights import runs_red_light
 from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, cell_at
 from gail_cli.sim.scenario import DT
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
@@ -23,6 +24,7 @@ class Event(IntEnum):
     VEHICLE = 1
     NON_VEHICLE = 2
     GOAL = 3
+    RED_LIGHT = 4
 
 
 class EventResponse(IntEnum):
@@ -40,6 +42,8 @@ OFF_ROAD = wp.constant(int(Event.OFF_ROAD))
 VEHICLE = wp.constant(int(Event.VEHICLE))
 NON_VEHICLE = wp.constant(int(Event.NON_VEHICLE))
 GOAL = wp.constant(int(Event.GOAL))
+RED_LIGHT = wp.constant(int(Event.RED_LIGHT))
+_EVENTS = wp.constant(len(Event))
 _VEHICLE_TYPE = wp.constant(1)
 _CYCLIST_TYPE = wp.constant(3)
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
@@ -64,6 +68,7 @@ class Rules:
     collision_weight: float
     goal_weight: float
     off_road_weight: float
+    red_light_weight: float
 
 
 @wp.struct
@@ -78,6 +83,8 @@ class AgentArrays:
     arrived: wp.array(dtype=wp.bool)
     """[M] has been at its goal in this episode."""
     step: wp.array(dtype=wp.int32)
+    now: wp.array(dtype=wp.int32)
+    """[N] the same of the controlled agents."""
     reward: wp.array(dtype=wp.float32)
     end: wp.array(dtype=wp.int32)
     """[N] step at which the episode is cut off."""
@@ -131,7 +138,7 @@ def restart(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules,
         a.collided[i] = False
         a.done[i] = False
         a.arrived[i] = False
-        for k in range(4):
+        for k in range(_EVENTS):
             a.events[i, k] = False
         _set_state(a, i, _logged(w, row))
         if w.parked[i]:
@@ -147,6 +154,9 @@ def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, ac
     i = first + wp.tid()
     step = a.step[i] + 1
     a.step[i] = step
+    a.events[i, RED_LIGHT] = False
+    before = wp.vec2(a.state[i, 0], a.state[i, 1])
+    was_there = a.present[i]
     n = w.slot[i]
     if rules.on_collision == IGNORE:
         a.collided[i] = False
@@ -176,6 +186,11 @@ def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, ac
         _set_state(a, i, advance(rules.dynamics, s, u, w.size[i, 0]))
     else:
         _follow_log(w, a, rules, i, step)
+    map = w.map[w.world[i]]
+    obeys = w.type[i] == _VEHICLE_TYPE and was_there and a.present[i] and not rules.teleport
+    if obeys and w.lights.start[map + 1] > w.lights.start[map]:
+        after = wp.vec2(a.state[i, 0], a.state[i, 1])
+        a.events[i, RED_LIGHT] = runs_red_light(w.lights, w.segment, map, step, before, after)
 
 
 @wp.func
@@ -246,16 +261,16 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
 
 
 @wp.func
-def edge_distance(w: WorldArrays, map: int, p: wp.vec3) -> float:
+def edge_distance(w: WorldArrays, map: int, p: wp.vec3, stretch: float) -> float:
     """Signed distance (m) of a point to the nearest road edge, positive on its right, where there is no road.
 
-    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py): the heights count
-    three times when the nearest edge is chosen, and then no more.
+    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py): heights count
+    ``stretch`` times, there three, when the nearest edge is chosen, and then no more.
     """
     best = wp.vec3(1.0e30, 1.0e30, -1.0)
     for k in range(w.map_start[map], w.map_start[map + 1]):
         if w.segment_type[k] == ROAD_EDGE:
-            best = nearer_edge(best, w.segment[k], w.segment_z[k, 0], w.segment_z[k, 1], p)
+            best = nearer_edge(best, w, k, p, stretch)
     return signed_distance(best)
 
 
@@ -264,13 +279,12 @@ def _leaves_road(w: WorldArrays, rules: Rules, i: int, me: Box) -> bool:
     """Whether a corner of the box lies beyond the nearest road edge."""
     map = w.map[w.world[i]]
     leaves = bool(False)
-    ground = float(0.0)
-    if rules.heights:
-        ground = height_at(w, i, me.x, me.y) - w.lift[i]
+    stretch = wp.where(rules.heights, STRETCH, 0.0)
+    ground = height_at(w, i, me.x, me.y) - w.lift[i]
     for corner in range(4):
         if not leaves:
             p = corner_of(me, corner)
-            leaves = edge_distance(w, map, wp.vec3(p[0], p[1], ground)) > 0.0
+            leaves = edge_distance(w, map, wp.vec3(p[0], p[1], ground), stretch) > 0.0
     return leaves
 
 
@@ -282,7 +296,9 @@ def _reward(a: AgentArrays, rules: Rules, i: int, at_goal: bool) -> float:
         hits = wp.where(a.events[i, VEHICLE], 1.0, 0.0) + wp.where(a.events[i, NON_VEHICLE], 1.0, 0.0)
         goal = wp.where(a.events[i, GOAL] and not again, 1.0, 0.0)
         off = wp.where(a.events[i, OFF_ROAD], 1.0, 0.0)
-        return rules.collision_weight * hits + rules.goal_weight * goal + rules.off_road_weight * off
+        red = wp.where(a.events[i, RED_LIGHT], 1.0, 0.0)
+        paid = rules.collision_weight * hits + rules.goal_weight * goal + rules.off_road_weight * off
+        return paid + rules.red_light_weight * red
     return wp.where(at_goal and not again, 1.0, 0.0)
 
 
@@ -333,6 +349,7 @@ def conclude(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules
     # GPUDrive learns of a collision only a step later
     ended = a.done[i] or (a.collided[i] and rules.on_collision != IGNORE and not rules.teleport)
     alive = a.alive[n]
+    a.now[n] = a.step[i]
     started = a.step[i] > 0
     a.terminated[n] = started and alive and ended
     a.truncated[n] = started and alive and not ended and a.step[i] >= a.end[n]

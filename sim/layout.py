@@ -1,19 +1,19 @@
 """Layouts of an observation, as data: which fields an agent sees, in which order, at which scale.
 
-An observation is ``ego | partners | road segments``, each a block of fixed size; absent entities are zero rows (road
-rows: one-hot of type "none"). Two layouts exist:
+An observation is ``ego | partners | road segments | traffic lights``, each a block of fixed size; absent entities are
+zero rows (road rows: one-hot of type "none"). Two layouts exist:
 
 * ``gpudrive``: GPUDrive's fields and scales (``gpudrive/env/env_torch.py``), 2,984 floats with 63 partners and 200
-  segments, where the "collided" field is always part of the ego.
+  segments, where the "collided" field is always part of the ego; no lights.
 * ``entity``: the same world in fields that networks like: O(1) scales, headings as cosine and sine, relative
-  velocities, the segment's nearest point, and the time that is left.
+  velocities, the segment's nearest point, the time that is left, and what the lights show.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from gail_cli.sim.config import SETTINGS
@@ -31,7 +31,26 @@ _ENTITY_EGO = ("speed/20", "length/10", "width/5", "goal x/50", "goal y/50", "go
 _ENTITY_PARTNER = ("length/10", "width/5", "x/radius", "y/radius", "cos heading", "sin heading",
                    "relative vx/20", "relative vy/20")  # fmt: skip
 _ENTITY_ROAD = ("nearest x/radius", "nearest y/radius", "cos heading", "sin heading", "ahead/radius", "behind/radius")
+_ENTITY_LIGHT = ("stop point x/radius", "stop point y/radius", "cos lane heading", "sin lane heading")
+_LIGHT_ONE_HOT = ("stop", "caution", "go", "unknown")
 _ROAD_ONE_HOT = ("none", "road edge", "road line", "lane", "crosswalk", "speed bump", "stop sign")
+
+
+LIGHTS = 4
+"""Traffic lights seen by default."""
+
+
+class Blocks(NamedTuple):
+    """The parts of observations."""
+
+    ego: torch.Tensor
+    """[..., E]."""
+    partners: torch.Tensor
+    """[..., P, F]."""
+    roads: torch.Tensor
+    """[..., R, G]."""
+    lights: torch.Tensor
+    """[..., L, H]."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -50,6 +69,20 @@ class ObservationConfig:
     """``nearest`` by the nearest point of the segment, sorted; ``nearest_midpoint`` by its midpoint (GPUDrive's
     ``k_nearest_roadpoints``, which leaves them unsorted); ``first``: the first segments in map order by their midpoint
     (GPUDrive's default, ``linear``), which often are not the nearest."""
+    lights: NonNegativeInt = LIGHTS
+    """Traffic lights seen, the nearest first: those ahead, of lanes that go the agent's way (within 60 degrees), before
+    all others. 0: none, as always with ``layout: gpudrive``, and in runs of earlier versions."""
+
+    def __post_init__(self) -> None:
+        """Leave out the lights where the layout has none.
+
+        Raises:
+            ValueError: when they are asked for there.
+        """
+        if self.layout == "gpudrive":
+            if self.lights not in (0, LIGHTS):
+                raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
+            object.__setattr__(self, "lights", 0)
 
     @classmethod
     def gpudrive(cls, road_order: Literal["nearest_midpoint", "first"] = "first") -> ObservationConfig:
@@ -72,24 +105,44 @@ class ObservationConfig:
         return (*(_GPUDRIVE_ROAD if self.layout == "gpudrive" else _ENTITY_ROAD), *_ROAD_ONE_HOT)
 
     @property
+    def light_fields(self) -> tuple[str, ...]:
+        """Names of the fields of one traffic light."""
+        return () if self.layout == "gpudrive" else (*_ENTITY_LIGHT, *_LIGHT_ONE_HOT)
+
+    @property
+    def entities(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+        """Name, number and fields of the entities of each block of an observation, in order."""
+        blocks = (
+            ("ego", 1, self.ego_fields),
+            ("partner", self.partners, self.partner_fields),
+            ("road segment", self.road_segments, self.road_fields),
+            ("traffic light", self.lights, self.light_fields),
+        )
+        return blocks if self.lights else blocks[:3]
+
+    @property
     def size(self) -> int:
         """D, floats in an observation."""
-        partners = self.partners * len(self.partner_fields)
-        return len(self.ego_fields) + partners + self.road_segments * len(self.road_fields)
+        return sum(count * len(fields) for _, count, fields in self.entities)
 
-    def split(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Views of observations [..., D]: ego [..., E], partners [..., P, F], roads [..., R, G]."""
-        p, r = self.partners * len(self.partner_fields), self.road_segments * len(self.road_fields)
-        ego, partners, roads = observation.split([len(self.ego_fields), p, r], dim=-1)
+    def split(self, observation: torch.Tensor) -> Blocks:
+        """Views of observations [..., D]."""
+        shapes = [(count, len(fields)) for _, count, fields in self.entities]
+        ego, *blocks = observation.split([count * fields for count, fields in shapes], dim=-1)
+        found = [block.unflatten(-1, shape) for block, shape in zip(blocks, shapes[1:], strict=True)]
+        if not self.lights:
+            found.append(observation.new_zeros(*observation.shape[:-1], 0, len(self.light_fields)))
+        return Blocks(ego, *found)
+
+    def present(
+        self, partners: torch.Tensor, roads: torch.Tensor, lights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which partners [..., P], segments [..., R] and lights [..., L] are really there (bool)."""
         return (
-            ego,
-            partners.unflatten(-1, (self.partners, len(self.partner_fields))),
-            roads.unflatten(-1, (self.road_segments, len(self.road_fields))),
+            partners[..., self.partner_fields.index(self._length_field)] > 0,
+            roads[..., -ROAD_TYPES] == 0,
+            lights[..., len(_ENTITY_LIGHT) :].sum(dim=-1) > 0,
         )
-
-    def present(self, partners: torch.Tensor, roads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which partners [..., P] and which segments [..., R] are really there (bool)."""
-        return partners[..., self.partner_fields.index(self._length_field)] > 0, roads[..., -ROAD_TYPES] == 0
 
     @property
     def _length_field(self) -> str:

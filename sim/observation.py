@@ -36,6 +36,9 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
         partner_fields=len(config.partner_fields),
         road_fields=len(config.road_fields),
         first_road=len(config.ego_fields) + config.partners * len(config.partner_fields),
+        lights=config.lights,
+        light_fields=len(config.light_fields),
+        first_light=config.size - config.lights * len(config.light_fields),
         scratch_per_part=device.type == "cpu",
     )
 
@@ -44,7 +47,8 @@ def _scratch_size(worlds: Worlds, grid: Any) -> int:
     """Entries of scratch memory that one observation needs."""
     agents = int(worlds.tensors["agent_start"].diff().amax())
     listed = int(np.diff(grid.start.numpy()).max(initial=0))
-    return 3 * max(agents, listed) + 1
+    lights = int(worlds.lights["start"].diff().amax())
+    return 3 * max(agents, listed, lights) + 1
 
 
 def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
@@ -88,7 +92,7 @@ class Observer:
             present: [M] or [M, T] bool, whether the agent is in the world.
             agents: [Q] int32 rows of the agents that observe.
             time_left: [Q] seconds until the agent's episode ends.
-            step: [Q] int32 step at which each observes; needed with tracks.
+            step: [Q] int32 step at which each observes: of tracks, and of the lights; 0 when None.
             collided: [M] bool, for the field of that name in the ``gpudrive`` layout; false when None.
             seen: others see agent m in row m + ``seen`` of ``state`` and ``present``.
 
@@ -130,11 +134,12 @@ class Observer:
             collided=self._none_collided if collided is None else collided,
             stride=state.shape[1] if state.dim() == 3 else 1,
         )
-        base = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
+        step = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
-        arrays = map(to_warp, (agents, base, time_left, which))
-        inputs = [self._arrays, self._grid, states, seen * states.stride, self._layout, *arrays, *scratch, to_warp(out)]
+        who, when, left, where = map(to_warp, (agents, step, time_left, which))
+        place = [self._arrays, self._grid, states, seen * states.stride, self._layout]
+        inputs = [*place, who, when, int(state.dim() == 3), left, where, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
 
 
@@ -181,15 +186,17 @@ class ObservationSource:
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
         logs = ("log", "log_z", "valid")
         unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
+        seen = replace(worlds, tensors=unlogged)
         arrays = struct(
             SourceArrays,
-            worlds=replace(worlds, tensors=unlogged).arrays(),
+            worlds=seen.arrays(),
             grid=grid,
             states=struct(States, state=state, present=present, collided=none_collided, stride=1),
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
         )
-        return cls(arrays, _scratch_size(worlds, grid), (state, present, none_collided, unlogged, grid))
+        owners = (state, present, none_collided, seen.tensors, seen.lights, grid)
+        return cls(arrays, _scratch_size(worlds, grid), owners)
 
 
 class ObservationPool:

@@ -8,8 +8,9 @@ from enum import IntEnum
 
 from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
+from gail_cli.sim.lights import kind_of_state, state_at
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
-from gail_cli.sim.scenario import DT
+from gail_cli.sim.scenario import DT, LightState
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
 
 
@@ -24,6 +25,9 @@ class RoadOrder(IntEnum):
 _FIRST = wp.constant(int(RoadOrder.FIRST))
 _NEAREST = wp.constant(int(RoadOrder.NEAREST))
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
+_SAME_WAY = wp.constant(wp.float32(0.5))
+"""Cosine of 60 degrees: a lane that goes an agent's way heads no further away than this."""
+_ABSENT = wp.constant(int(LightState.ABSENT))
 _TURNS_PER_RADIAN = wp.constant(wp.float32(0.15915494309189535))
 
 
@@ -40,6 +44,9 @@ class Layout:
     partner_fields: int
     road_fields: int
     first_road: int
+    lights: int
+    light_fields: int
+    first_light: int
     scratch_per_part: wp.bool
     """On a CPU the agents of a part observe one by one and share scratch memory; on CUDA each has its own."""
 
@@ -330,12 +337,60 @@ def _write_roads(
 
 
 @wp.func
+def _write_lights(
+    w: WorldArrays,
+    layout: Layout,
+    ego: _EgoFrame,
+    map: int,
+    step: int,
+    distance: wp.array(dtype=wp.float32),
+    index: wp.array(dtype=wp.int32),
+    out: wp.array(dtype=wp.float32),
+):
+    """The lights' block: who must obey which is not known, so those ahead for the agent's way come first."""
+    first = w.lights.start[map]
+    last = w.lights.start[map + 1]
+    n = int(0)
+    begin = int(0)
+    if last > first:
+        reach = layout.radius * layout.radius
+        for k in range(first, last):
+            if state_at(w.lights, k, step) != _ABSENT:
+                dx = w.lights.place[k, 0] - ego.x
+                dy = w.lights.place[k, 1] - ego.y
+                d = dx * dx + dy * dy
+                if d <= reach:
+                    c = w.lights.place[k, 2]
+                    s = w.lights.place[k, 3]
+                    same_way = c * ego.c + s * ego.s > _SAME_WAY or (c == 0.0 and s == 0.0)
+                    ahead = dx * ego.c + dy * ego.s >= 0.0
+                    distance[n] = wp.where(same_way and ahead, d, d + reach)
+                    index[n] = k
+                    n += 1
+        begin = _rank(distance, index, n, layout.lights, 2.0 * reach)
+        n = wp.min(n, layout.lights)
+        for j in range(n):
+            k = index[begin + j]
+            col = layout.first_light + j * layout.light_fields
+            p = in_frame(ego.c, ego.s, w.lights.place[k, 0] - ego.x, w.lights.place[k, 1] - ego.y)
+            lane = in_frame(ego.c, ego.s, w.lights.place[k, 2], w.lights.place[k, 3])
+            _store_zeros(out, col, col + layout.light_fields)
+            out[col] = p[0] / layout.radius
+            out[col + 1] = p[1] / layout.radius
+            out[col + 2] = lane[0]
+            out[col + 3] = lane[1]
+            out[col + 4 + kind_of_state(state_at(w.lights, k, step))] = 1.0
+    _store_zeros(out, layout.first_light + n * layout.light_fields, out.shape[0])
+
+
+@wp.func
 def _observe_agent(
     w: WorldArrays,
     g: RoadGrid,
     v: States,
     layout: Layout,
     agent: int,
+    step: int,
     base: int,
     seen_base: int,
     time_left: float,
@@ -343,7 +398,8 @@ def _observe_agent(
     index: wp.array(dtype=wp.int32),
     out: wp.array(dtype=wp.float32),
 ):
-    """The observation of one agent, itself at ``base`` and others at ``seen_base``, with its part's scratch memory."""
+    """The observation of one agent at a step, itself at ``base`` and others at ``seen_base``, with its part's scratch
+    memory."""
     me = base + agent * v.stride
     ego = _EgoFrame()
     ego.x = v.state[me, 0]
@@ -353,7 +409,10 @@ def _observe_agent(
     ego.s = wp.sin(ego.heading)
     _write_ego(w, v, layout, ego, agent, me, time_left, out)
     _write_partners(w, v, layout, ego, agent, base, seen_base, distance, index, out)
-    _write_roads(w, g, layout, ego, w.map[w.world[agent]], distance, index, out)
+    map = w.map[w.world[agent]]
+    _write_roads(w, g, layout, ego, map, distance, index, out)
+    if layout.lights > 0:
+        _write_lights(w, layout, ego, map, step, distance, index, out)
 
 
 @wp.kernel(enable_backward=False)
@@ -366,22 +425,25 @@ def observe(
     seen: int,
     layout: Layout,
     agents: wp.array(dtype=wp.int32),
-    base: wp.array(dtype=wp.int32),
+    step: wp.array(dtype=wp.int32),
+    rows_per_step: int,
     time_left: wp.array(dtype=wp.float32),
     which: wp.array(dtype=wp.bool),
     distance: wp.array2d(dtype=wp.float32),
     index: wp.array2d(dtype=wp.int32),
     out: wp.array2d(dtype=wp.float32),
 ):
-    """Write what agent ``agents[q]`` sees into row ``q`` of ``out`` [Q, D], if its world is one of ``which`` [W].
+    """Write what agent ``agents[q]`` sees at ``step[q]`` into row ``q`` of ``out`` [Q, D], if its world is one of
+    ``which`` [W].
 
     Others are seen ``seen`` rows of states further on.
     """
     q = first + wp.tid()
     if which[w.world[agents[q]]]:
         h = wp.where(layout.scratch_per_part, part, q)
+        base = step[q] * rows_per_step
         _observe_agent(
-            w, g, v, layout, agents[q], base[q], base[q] + seen, time_left[q], distance[h], index[h], out[q],
+            w, g, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h], out[q],
         )  # fmt: skip
 
 
@@ -410,6 +472,6 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].states, layout, query[q, 1], base, base + sources[k].seen,
-            time_left[q], distance[h], index[h], row,
+            sources[k].worlds, sources[k].grid, sources[k].states, layout, query[q, 1], query[q, 2], base,
+            base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

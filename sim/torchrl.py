@@ -12,6 +12,7 @@ from torchrl.envs import EnvBase
 
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.env import Backend
+from gail_cli.sim.kernels import Event
 
 GROUP = "agents"
 DONE = ("done", "terminated", "truncated")
@@ -28,7 +29,7 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
     * ``action`` [W, A, K]: grid indices, or values; without meaning where the mask is false,
     * ``reward`` [W, A, 1], zero where it did not act,
     * ``done``, ``terminated``, ``truncated`` [W, A, 1], from its own end to the reset of its world,
-    * ``events`` [W, A, 4], as in :class:`~sim.env.Step`.
+    * ``events`` [W, A, 5], as in :class:`~sim.env.Step`.
 
     Worlds are reset by the mask ``_reset`` [W, 1]. The simulator knows no chance, so a seed changes nothing. After the
     backend swapped its worlds, make a new one of these.
@@ -71,7 +72,7 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
         seen = Unbounded((*agents, layout.size), dtype=torch.float32, device=device)
         # Flags of agents are observed: among the done flags, rollout(break_when_all_done=True) of TorchRL 0.14 fails.
         ends = {name: flags(*agents, 1) for name in DONE}
-        observation = spec(observation=seen, mask=flags(*agents), events=flags(*agents, 4), **ends)
+        observation = spec(observation=seen, mask=flags(*agents), events=flags(*agents, len(Event)), **ends)
         self.observation_spec = Composite({GROUP: observation}, shape=self.batch_size)
         action = spec(action=action_spec(self.backend.action_space, agents, device))
         self.action_spec = Composite({GROUP: action}, shape=self.batch_size)

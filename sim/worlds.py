@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.sim.config import Selection
-from gail_cli.sim.launch import to_warp, wp
+from gail_cli.sim.launch import struct, to_warp, wp
+from gail_cli.sim.lights import Lights, light_arrays, starts
 from gail_cli.sim.roads import Roads, Segment, road_grid
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, Scene, check_scene
@@ -85,6 +86,7 @@ class WorldArrays:
     segment: wp.array(dtype=Segment)
     segment_z: wp.array2d(dtype=wp.float32)
     segment_type: wp.array(dtype=wp.int32)
+    lights: Lights
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ class Worlds:
     selected: tuple[SelectedAgents, ...]
     tensors: dict[str, torch.Tensor]
     """The arrays, by the names of :class:`WorldArrays`."""
+    lights: dict[str, torch.Tensor]
+    """The arrays of :class:`~sim.lights.Lights`."""
     controlled: torch.Tensor
     """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
@@ -132,11 +136,9 @@ class Worlds:
 
     def arrays(self) -> Any:
         """The struct that kernels take; holds views, so keep this object alive as long as it is in use."""
-        struct = WorldArrays()
-        struct.steps = self.num_steps
-        for name, tensor in self.tensors.items():
-            setattr(struct, name, to_warp(tensor, Segment if name == "segment" else None))
-        return struct
+        tensors = {name: x for name, x in self.tensors.items() if name != "segment"}
+        segment, lights = to_warp(self.tensors["segment"], Segment), struct(Lights, steps=self.num_steps, **self.lights)
+        return struct(WorldArrays, steps=self.num_steps, segment=segment, lights=lights, **tensors)
 
     def grid(self, reach: float, solid: bool = False) -> Any:
         """The :class:`~sim.roads.RoadGrid` of the segments within ``reach`` (m), made once and kept.
@@ -151,6 +153,11 @@ class Worlds:
             listed = hit if solid else torch.ones_like(hit)
             self._grids[reach, solid] = road_grid(self.roads, reach, max(reach / 2, _SMALLEST_CELL), listed)
         return self._grids[reach, solid]
+
+    @property
+    def lit(self) -> torch.Tensor:
+        """[W] bool, which worlds have traffic lights."""
+        return self.lights["start"].diff()[self.tensors["map"].long()] > 0
 
     def controlled_agents(self) -> list[tuple[int, int]]:
         """(world, row in the scene's agents) of the N controlled agents, in order."""
@@ -188,14 +195,14 @@ def make_worlds(
     for scene in maps.values():
         check_scene(scene)
     place = {key: k for k, key in enumerate(maps)}
-    counts = [len(c.row) for c in chosen]
+    counts, map_start = [len(c.row) for c in chosen], starts([len(s.segment) for s in maps.values()])
     size = gather([s.agent_size[c.row] for s, c in pairs], np.float32)
     controlled = gather([c.controlled for c in chosen], np.bool_)
     arrays: dict[str, NDArray[Any]] = {
         "log": gather([s.log[c.row].reshape(-1, 5) for s, c in pairs], np.float32),
         "log_z": gather([s.log_z[c.row].reshape(-1) for s, c in pairs], np.float32),
         "valid": gather([s.valid[c.row].reshape(-1) for s, c in pairs], np.bool_),
-        "agent_start": _starts(counts),
+        "agent_start": starts(counts),
         "world": np.repeat(np.arange(len(scenes), dtype=np.int32), counts),
         "size": size,
         "radius": np.hypot(size[:, 0], size[:, 1]) / 2,
@@ -206,15 +213,18 @@ def make_worlds(
         "slot": np.where(controlled, np.cumsum(controlled) - 1, -1).astype(np.int32),
         "last_valid": gather([s.last_valid[c.row] for s, c in pairs], np.int32),
         "map": np.array([place[id(s)] for s in scenes], np.int32),
-        "map_start": _starts([len(s.segment) for s in maps.values()]),
+        "map_start": map_start,
         "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
         "segment_z": gather([s.segment_z for s in maps.values()], np.float32),
         "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
     }
     on = torch.empty(0, device=device).device  # with its number, which plain "cuda" does not have
-    tensors = {name: torch.from_numpy(array).to(on) for name, array in arrays.items()}
+    lights = light_arrays(list(maps.values()), map_start[:-1].tolist())
+    tensors, light_tensors = (
+        {name: torch.from_numpy(array).to(on) for name, array in table.items()} for table in (arrays, lights)
+    )
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
-    return Worlds(tuple(scenes), chosen, tensors, rows, on)
+    return Worlds(tuple(scenes), chosen, tensors, light_tensors, rows, on)
 
 
 def _lift(scene: Scene) -> NDArray[np.float32]:
@@ -226,7 +236,3 @@ def _segment_table(segment: NDArray[np.float32]) -> NDArray[np.float32]:
     """[S, 8] rows of :data:`~sim.roads.Segment`."""
     heading = segment[:, 4:5]
     return np.concatenate([segment, np.cos(heading), np.sin(heading), np.zeros_like(heading)], axis=1)
-
-
-def _starts(counts: Sequence[int]) -> NDArray[np.int32]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

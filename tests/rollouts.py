@@ -4,6 +4,7 @@ import torch
 
 from gail_cli.gail.learning.rollout import Rollout
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
@@ -29,7 +30,7 @@ def rollout(*lives, seed=0, steps=STEPS, **fields):
         "alive": torch.arange(steps)[:, None] < torch.tensor([length for length, _ in lives]),
         "environment_reward": torch.zeros(steps, agents),
         "end": torch.full((agents,), steps),
-        "events": torch.zeros(agents, 4, dtype=torch.bool),
+        "events": torch.zeros(agents, len(Event), dtype=torch.bool),
         **ends,
     }
     return Rollout(**made | fields)

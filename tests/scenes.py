@@ -48,8 +48,10 @@ def valid_only(*steps, of=STEPS):
     return np.isin(np.arange(of), steps)
 
 
-def scene(*agents, segments=(), name="scene"):
-    """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading)."""
+def scene(*agents, segments=(), segment_z=0.0, lights=(), name="scene"):
+    """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading), with its number as id
+    of its road, and ``segment_z`` the height of all of them, of each, or [S, 2] of both ends of each; a light is (number
+    of its lane, x, y, state or [T] states)."""
     steps = len(agents[0].log)
     valid = np.array([np.ones(steps, bool) if a.valid is None else a.valid for a in agents])
     return Scene(
@@ -64,19 +66,20 @@ def scene(*agents, segments=(), name="scene"):
         log_z=np.array([np.zeros(steps) if a.z is None else a.z for a in agents], np.float32) * valid,
         valid=valid,
         segment=np.array([s[1:] for s in segments], np.float32).reshape(-1, 5),
-        segment_z=np.zeros((len(segments), 2), np.float32),
+        segment_z=np.array(np.broadcast_to(np.transpose(segment_z), (2, len(segments))).T, np.float32),
         segment_type=np.array([s[0] for s in segments], np.int8),
         segment_map_type=np.zeros(len(segments), np.int8),
         segment_road=np.arange(len(segments)),
-        light_lane=np.zeros(0, np.int64),
-        light_state=np.zeros((0, steps), np.int8),
-        light_stop_point=np.zeros((0, 2), np.float32),
+        light_lane=np.array([light[0] for light in lights], np.int64),
+        light_state=np.array([np.broadcast_to(light[3], steps) for light in lights], np.int8).reshape(-1, steps),
+        light_stop_point=np.array([light[1:3] for light in lights], np.float32).reshape(-1, 2),
         timestamp=np.arange(steps) * 0.1,
     )
 
 
-def random_scene(seed, agents=10, segments=60, extent=80.0, steps=STEPS):
-    """Agents of all types on straight tracks, some late, some that end early, some on their log; roads of all types."""
+def random_scene(seed, agents=10, segments=60, extent=80.0, steps=STEPS, lights=12):
+    """Agents of all types on straight tracks, some late, some that end early, some on their log; roads of all types;
+    lights near segments, of lanes and of others, in all states, some absent at times."""
     rng = np.random.default_rng(seed)
     types = [AgentType.VEHICLE, AgentType.VEHICLE, AgentType.PEDESTRIAN, AgentType.CYCLIST, AgentType.OTHER]
     rows = []
@@ -102,7 +105,11 @@ def random_scene(seed, agents=10, segments=60, extent=80.0, steps=STEPS):
         (rng.integers(1, 7), *rng.uniform(-extent, extent, 2), rng.uniform(0, 8), 0.1, rng.uniform(-np.pi, np.pi))
         for _ in range(segments)
     ]
-    return scene(*rows, segments=roads, name=f"random {seed}")
+    signals = []
+    for lane in rng.choice(segments + 5, lights):
+        x, y = roads[lane][1:3] if lane < segments else (0, 0)
+        signals.append((lane, *rng.normal((x, y), 2.0), rng.integers(-1, 9, steps)))
+    return scene(*rows, segments=roads, lights=signals, name=f"random {seed}")
 
 
 def moved(original, angle, shift):
@@ -115,7 +122,8 @@ def moved(original, angle, shift):
     log[~original.valid] = 0.0
     segment[:, :2] = segment[:, :2] @ turn + shift
     segment[:, 4] = wrapped(segment[:, 4] + angle)
-    return replace(original, log=log.astype(np.float32), segment=segment.astype(np.float32))
+    lights = (original.light_stop_point @ turn + shift).astype(np.float32)
+    return replace(original, log=log.astype(np.float32), segment=segment.astype(np.float32), light_stop_point=lights)
 
 
 def wrapped(angle):

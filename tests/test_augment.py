@@ -70,7 +70,7 @@ def test_a_mirror_image_is_seen_the_other_way_round(make_store):
     store = make_store()
     record = record_of(store)
     seen, image = observed(record, store.space), observed(mirrored(record, store.space), store.space)
-    (ego, partners, roads), (ego_, partners_, roads_) = LAYOUT.split(seen), LAYOUT.split(image)
+    (ego, partners, roads, _), (ego_, partners_, roads_, _) = LAYOUT.split(seen), LAYOUT.split(image)
     signs = {"goal y/50": -1, "y/radius": -1, "sin heading": -1, "relative vy/20": -1, "nearest y/radius": -1}
 
     def factors(names):

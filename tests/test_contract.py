@@ -82,7 +82,7 @@ def test_shapes_and_types(make):
     n, m = env.num_agents, env.worlds.num_agents
     expected = {
         "observation": ((n, LAYOUT.size), torch.float32), "reward": ((n,), torch.float32),
-        "terminated": ((n,), torch.bool), "truncated": ((n,), torch.bool), "events": ((n, 4), torch.bool),
+        "terminated": ((n,), torch.bool), "truncated": ((n,), torch.bool), "events": ((n, 5), torch.bool),
         "alive": ((n,), torch.bool),
     }  # fmt: skip
     step = env.step(some_actions(env, 1)[0])
@@ -93,7 +93,7 @@ def test_shapes_and_types(make):
     tensors = [*vars(step).values(), states, present, env.states(), env.alive(), env.events(), again]
     assert {x.device for x in tensors} == {env.worlds.device}
     assert (states.shape, present.shape, present.dtype) == ((m, 5), (m,), torch.bool)
-    assert (env.states().shape, env.events().shape, again.shape) == ((n, 5), (n, 4), (n, LAYOUT.size))
+    assert (env.states().shape, env.events().shape, again.shape) == ((n, 5), (n, 5), (n, LAYOUT.size))
 
 
 def test_episodes_start_where_the_logs_do(make):

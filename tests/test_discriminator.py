@@ -20,9 +20,11 @@ layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.l
 
 
 def observations(layout, count=6, seed=0):
-    """Random ones, in which the last two partners and the last two segments are absent."""
+    """Random ones, in which the last two partners, segments and lights are absent."""
     flat = torch.randn(count, layout.size, generator=torch.Generator().manual_seed(seed))
-    _, partners, roads = layout.split(flat)
+    _, partners, roads, lights = layout.split(flat)
+    lights[..., 4:] = 0.0
+    lights[:, :-2, 4:5] = 1.0
     partners.abs_()
     partners[:, -2:] = 0.0
     roads[..., -ROAD_TYPES:] = 0.0
@@ -212,8 +214,9 @@ def test_normalisers_are_inside_and_in_the_checkpoint():
 def test_normalisers_are_fitted_on_present_entities_only(layout):
     encoder, flat = EntityEncoder(layout, SIZES), observations(layout)
     encoder.fit_normaliser(flat)
-    ego, partners, roads = layout.split(flat)
-    for normaliser, rows in zip(encoder.normalisers, (ego, partners[:, :-2], roads[:, :-2]), strict=True):
+    ego, *blocks = layout.split(flat)
+    there = [block[:, :-2] for block in blocks if block.numel()]
+    for normaliser, rows in zip(encoder.normalisers, (ego, *there), strict=True):
         torch.testing.assert_close(normaliser.mean, rows.flatten(0, -2).mean(dim=0))
 
 
@@ -222,13 +225,13 @@ def test_the_order_of_entities_does_not_matter_and_absent_ones_do_not_exist(layo
     torch.manual_seed(0)
     encoder, flat = EntityEncoder(layout, SIZES).eval(), observations(layout)
     encoder.fit_normaliser(flat)
-    ego, partners, roads = layout.split(flat)
+    ego, partners, roads, lights = layout.split(flat)
 
-    def encoded(partners, roads):
-        return encoder(torch.cat([ego, partners.flatten(1), roads.flatten(1)], dim=1))
+    def encoded(partners, roads, lights=lights):
+        return encoder(torch.cat([ego, partners.flatten(1), roads.flatten(1), lights.flatten(1)], dim=1))
 
     original = encoded(partners, roads)
-    torch.testing.assert_close(encoded(partners.flip(1), roads[:, torch.randperm(7)]), original)
+    torch.testing.assert_close(encoded(partners.flip(1), roads[:, torch.randperm(7)], lights.flip(1)), original)
     (length,) = [column for column, name in enumerate(layout.partner_fields) if "length" in name]
     none_road = roads.shape[-1] - ROAD_TYPES
     junk_partners, junk_roads = partners.clone(), roads.clone()
@@ -239,13 +242,19 @@ def test_the_order_of_entities_does_not_matter_and_absent_ones_do_not_exist(layo
     without_one = partners.clone()
     without_one[:, 0, length] = 0.0
     assert (encoded(without_one, roads) != original).any()
+    if layout.lights:
+        junk_lights, other_lights = lights.clone(), lights.clone()
+        junk_lights[:, -2:, :4], other_lights[:, :-2, 4:] = 9.0, lights[:, :-2, 4:].flip(-1)
+        torch.testing.assert_close(encoded(partners, roads, junk_lights), original, rtol=0, atol=0)
+        assert (encoded(partners, roads, other_lights) != original).any()
 
 
 def test_a_world_without_anyone_is_fine():
     layout = LAYOUTS[0]
     encoder, empty = EntityEncoder(layout, SIZES).eval(), observations(layout)
-    _, partners, roads = layout.split(empty)
+    _, partners, roads, lights = layout.split(empty)
     partners.zero_()
+    lights.zero_()
     roads.zero_()[..., -ROAD_TYPES] = 1.0
     encoder.fit_normaliser(empty)
     assert encoder(empty).isfinite().all()

@@ -21,7 +21,7 @@ ALL_VALID = Selection(init_mode="all_valid", remove_non_vehicles=False)
 EVERYONE = Selection(init_mode="all_objects")
 LOGGED = Role.MARK_AS_EXPERT
 """The role of agents that are not controlled and follow their log."""
-OFF_ROAD, VEHICLE, NON_VEHICLE, GOAL = Event
+OFF_ROAD, VEHICLE, NON_VEHICLE, GOAL, RED_LIGHT = Event
 
 
 def simulator(*scenes, dynamics="classic", selection=ALL_VALID, observation=None, **rules):
@@ -112,7 +112,7 @@ def test_parked_cars_touch_only_what_moves():
     assert not env._events.any()
     for _ in range(3):
         step = coast(env)
-    assert step.events[0].tolist() == [False, True, False, False]  # at x = -2: reaches to -0.6, the edge begins at -0.1
+    assert step.events[0].nonzero().tolist() == [[VEHICLE]]  # at x = -2: reaches to -0.6, the edge begins at -0.1
     assert env._events[:, VEHICLE].tolist() == [True, False, True]
     assert not env._events[:2, OFF_ROAD].any()
 
@@ -218,11 +218,11 @@ def test_who_is_gone_in_gpudrive_sees_who_is_gone():
     )  # fmt: skip
     for _ in range(2):
         observation = coast(env).observation
-    ego, partners, roads = env.observation_config.split(observation)
+    ego, *others = env.observation_config.split(observation)
     assert env.everyone()[1].tolist() == [False, False, True]
-    there = env.observation_config.present(partners, roads)
+    there = env.observation_config.present(*others)
     assert there[0].sum(dim=1).tolist() == [1, 1, 0]
-    assert not partners[:2, 0, 1:3].any()
+    assert not others[0][:2, 0, 1:3].any()
     assert ego[0, 3:5].norm() * 1000 == pytest.approx(np.hypot(11005, 11000), rel=1e-4)
 
 

@@ -264,7 +264,8 @@ def seen_distances(layout, observation):
     scale = layout.radius if layout.layout == "entity" else 1000.0
     column = layout.partner_fields.index("x/radius" if layout.layout == "entity" else "x/1000")
     places = blocks[0][:, column : column + 2], blocks[1][:, :2]
-    return [place[there].norm(dim=-1) * scale for place, there in zip(places, layout.present(*blocks), strict=True)]
+    present = layout.present(*blocks)[:2]
+    return [place[there].norm(dim=-1) * scale for place, there in zip(places, present, strict=True)]
 
 
 @settings(max_examples=40)
@@ -406,7 +407,7 @@ def as_directions(observation, config):
     """Headings of GPUDrive's layout jump by a turn at pi, which no rigid motion spares: compare their sines."""
     if config.layout == "entity":
         return observation
-    ego, *entities = config.split(observation)
+    ego, *entities, _ = config.split(observation)
     for block, names in zip(entities, (config.partner_fields, config.road_fields), strict=True):
         column = names.index("relative heading/2pi")
         block[..., column] = torch.sin(2 * torch.pi * block[..., column])

@@ -106,7 +106,7 @@ def test_spaces_and_data_pass_gymnasiums_checks():
             observation, reward, terminated, truncated, infos = env.step(env.action_space.sample())
             check_obs(observation, env.observation_space, "step")
             assert reward.shape == terminated.shape == truncated.shape == infos["alive"].shape == (3,)
-            assert infos["events"].shape == (3, 4)
+            assert infos["events"].shape == (3, 5)
     assert (env.single_action_space.low == -np.inf).all()
 
 
@@ -147,7 +147,7 @@ def test_what_is_final_is_told_apart_from_what_comes_next():
     np.testing.assert_allclose(observation[:, column] * 50, [3, 6], atol=1e-5)
     np.testing.assert_allclose(infos["final_obs"][0][column] * 50, 0, atol=1e-5)
     assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [True, False]
-    assert infos["final_info"]["events"].tolist() == [[False, False, False, True], [False] * 4]
+    assert infos["final_info"]["events"].tolist() == [[False, False, False, True, False], [False] * 5]
     assert not infos["events"].any()
 
 

@@ -22,7 +22,7 @@ def config(**settings):
 def observations(layout, size=64, seed=0):
     """Ego, partners and segments that are all there, with numbers that are not zero."""
     made = 0.1 + torch.rand(size, layout.size, generator=torch.Generator().manual_seed(seed))
-    _, _, roads = layout.split(made)
+    _, _, roads, _ = layout.split(made)
     roads[..., -ROAD_TYPES:] = 0.0
     roads[..., -ROAD_TYPES + 1] = 1.0
     return made
@@ -30,14 +30,14 @@ def observations(layout, size=64, seed=0):
 
 def there(layout, found):
     """Which partners [B, P] and which segments [B, R] are there."""
-    _, partners, roads = layout.split(found)
-    return layout.present(partners, roads)
+    _, *blocks = layout.split(found)
+    return layout.present(*blocks)[:2]
 
 
 def absent(layout, seen, partners, roads):
     """Observations as the simulator shows them where these partners [B, P] and segments [B, R] are not there."""
     seen = seen.clone()
-    _, p, r = layout.split(seen)
+    _, p, r, _ = layout.split(seen)
     p[partners] = 0.0
     r[roads] = 0.0
     r[..., -ROAD_TYPES][roads] = 1.0
@@ -73,6 +73,7 @@ def test_what_is_hidden_does_not_count(layout):
     seen, other = observations(layout), observations(layout, seed=1)
     ego = slice(0, len(layout.ego_fields))
     other[:, ego] = seen[:, ego]
+    layout.split(other).lights[:] = layout.split(seen).lights
     everything = config(all_partners=1, all_roads=1)
     assert torch.equal(encoder(masked(seen, layout, everything)), encoder(masked(other, layout, everything)))
 

@@ -73,7 +73,7 @@ def test_over_rollouts_by_hand():
 
     def drive(goals, errors):
         flags, errors = np.array(goals, bool), np.array(errors, np.float32)
-        return AgentMetrics(flags, ~flags, flags, flags, errors, 2 * errors, ~flags, flags, ~flags)
+        return AgentMetrics(flags, ~flags, flags, flags, errors, 2 * errors, ~flags, flags, ~flags, 0 * errors)
 
     found = over_rollouts([drive([1, 0], [4, 1]), drive([1, 0], [2, 5]), drive([0, 0], [3, 3])])
     assert (found["min_ade"].tolist(), found["min_fde"].tolist()) == ([2, 1], [4, 2])

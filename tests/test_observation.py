@@ -16,8 +16,8 @@ from gail_cli.sim.worlds import make_worlds
 EVERYONE = Selection(init_mode="all_objects")
 LAYOUTS = [
     ObservationConfig(),
-    ObservationConfig(partners=3, road_segments=5, radius=30.0),
-    ObservationConfig(partners=4, road_segments=10, radius=40.0, road_order="first"),
+    ObservationConfig(partners=3, road_segments=5, radius=30.0, lights=9),
+    ObservationConfig(partners=4, road_segments=10, radius=40.0, road_order="first", lights=0),
     ObservationConfig.gpudrive(),
     ObservationConfig("gpudrive", partners=3, road_segments=7, radius=25.0, road_order="nearest"),
 ]
@@ -33,7 +33,7 @@ def in_frame_of(ego, x, y):
     return np.array([c * x + s * y, c * y - s * x])
 
 
-def expected_observation(s, states, present, me, time_left, config, collided=False):
+def expected_observation(s, states, present, me, step, time_left, config, collided=False):
     """The layout in float64, with partners and segments found by brute force."""
     ego, length, width = states[me], s.agent_size[:, 0], s.agent_size[:, 1]
     gpudrive, radius = config.layout == "gpudrive", config.radius
@@ -91,7 +91,27 @@ def expected_observation(s, states, present, me, time_left, config, collided=Fal
     roads[:, 6] = 1
     for k, (_, row) in enumerate(found[: config.road_segments]):
         roads[k] = row
-    return np.concatenate([first, partners.ravel(), roads.ravel()])
+    return np.concatenate([first, partners.ravel(), roads.ravel(), expected_lights(s, ego, step, config).ravel()])
+
+
+def expected_lights(s, ego, step, config):
+    """The block of lights: those ahead for the agent's way by their distance, then the others."""
+    found, kinds = [], {1: 0, 4: 0, 7: 0, 2: 1, 5: 1, 8: 1, 3: 2, 6: 2, 0: 3}
+    for lane, states, stop in zip(s.light_lane, s.light_state, s.light_stop_point.astype(np.float64), strict=True):
+        x, y = in_frame_of(ego, *(stop - ego[:2]))
+        if states[step] < 0 or np.hypot(x, y) > config.radius:
+            continue
+        known = lane < len(s.segment) and s.segment_type[lane] == RoadType.LANE
+        turn = s.segment[lane, 4] - ego[2] if known else None
+        direction = [np.cos(turn), np.sin(turn)] if known else [0, 0]
+        first = x >= 0 and (not known or np.cos(turn) > 0.5)
+        row = [x / config.radius, y / config.radius, *direction, *np.eye(4)[kinds[states[step]]]]
+        found.append(((not first, np.hypot(x, y)), row))
+    found.sort(key=lambda pair: pair[0])
+    lights = np.zeros((config.lights, len(config.light_fields)))
+    for k, (_, row) in enumerate(found[: config.lights]):
+        lights[k] = row
+    return lights
 
 
 def observe(s, config, step, collided=None):
@@ -100,8 +120,9 @@ def observe(s, config, step, collided=None):
     agents = torch.arange(s.num_agents, dtype=torch.int32)
     left = torch.ones(s.num_agents)
     return Observer(worlds, config).observe(
-        worlds.log[:, step].contiguous(), worlds.valid[:, step].contiguous(), agents, left, collided=collided
-    )
+        worlds.log[:, step].contiguous(), worlds.valid[:, step].contiguous(), agents, left,
+        torch.full_like(agents, step), collided,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("config", LAYOUTS, ids=name)
@@ -113,18 +134,20 @@ def test_agrees_with_brute_force_in_float64(config, seed, step):
     actual = observe(s, config, step, collided).numpy()
     states = s.log[:, step].astype(np.float64)
     for me in range(s.num_agents):
-        expected = expected_observation(s, states, s.valid[:, step], me, 1.0, config, me % 2 == 0)
+        expected = expected_observation(s, states, s.valid[:, step], me, step, 1.0, config, me % 2 == 0)
         np.testing.assert_allclose(actual[me], expected, atol=3e-6, err_msg=f"agent {me}")
 
 
 def test_sizes_and_names_fit_the_vector():
     assert ObservationConfig.gpudrive().size == 2984
     for config in LAYOUTS:
-        ego, partners, roads = config.split(torch.arange(config.size))
+        ego, partners, roads, lights = config.split(torch.arange(config.size))
         assert ego.shape == (len(config.ego_fields),)
         assert partners.shape == (config.partners, len(config.partner_fields))
         assert roads.shape == (config.road_segments, len(config.road_fields))
-        assert torch.cat([ego, partners.flatten(), roads.flatten()]).tolist() == list(range(config.size))
+        assert lights.shape == (config.lights, len(config.light_fields))
+        blocks = [ego, partners.flatten(), roads.flatten(), lights.flatten()]
+        assert torch.cat(blocks).tolist() == list(range(config.size))
 
 
 def test_entity_layout_by_hand():
@@ -132,16 +155,17 @@ def test_entity_layout_by_hand():
     me = car(10, 0, np.pi / 2, speed=5)
     other = car(14, 0, np.pi, speed=2, size=(5, 2.5, 2))
     edge, lane = (RoadType.ROAD_EDGE, 10, 20, 4, 0.1, 0), (RoadType.LANE, 10, 70, 9, 0.1, np.pi / 2)
-    config = ObservationConfig(partners=2, road_segments=2)
-    ego, partners, roads = config.split(observe(scene(me, other, segments=[edge, lane]), config, 0)[0])
+    config = ObservationConfig(partners=2, road_segments=2, lights=2)
+    ego, *blocks = config.split(observe(scene(me, other, segments=[edge, lane]), config, 0)[0])
+    partners, roads, lights = blocks
     torch.testing.assert_close(ego, torch.tensor([0.25, 0.4, 0.4, 0.1, 0, 0.1, 0.25, 1 / 9]))
     # its heading is a quarter turn to the left; it comes nearer by 2 m/s and falls back by 5 m/s
     torch.testing.assert_close(partners[0], torch.tensor([0.5, 0.5, 0, -0.08, 0, 1, -0.25, 0.1]))
     torch.testing.assert_close(roads[0], torch.tensor([0.4, 0, 0, -1, 0.08, 0.08, 0, 1, 0, 0, 0, 0, 0]))
     assert not partners[1].any()
     torch.testing.assert_close(roads[1], torch.eye(13)[6])
-    there = config.present(partners, roads)
-    assert [x.tolist() for x in there] == [[True, False], [True, False]]
+    assert not lights.any()
+    assert [x.tolist() for x in config.present(*blocks)] == [[True, False], [True, False], [False, False]]
 
 
 def test_gpudrive_layout_by_hand():
@@ -149,13 +173,13 @@ def test_gpudrive_layout_by_hand():
     config = ObservationConfig.gpudrive()
     collided = torch.tensor([True, False])
     observation = observe(scene(me, car(14, 0, np.pi, speed=2), segments=[sign]), config, 0, collided)
-    ego, partners, roads = config.split(observation[0])
+    ego, partners, roads, lights = config.split(observation[0])
     torch.testing.assert_close(ego, torch.tensor([0.05, 2.8 / 30, 1.4 / 15, 0.005, 0, 1]))
     torch.testing.assert_close(partners[0], torch.tensor([0.02, 0, -0.004, 0.25, 2.8 / 30, 1.4 / 15]))
     sign = torch.tensor([0.02, 0, 0.002, 0.002, 0.01, -0.25, 0, 0, 0, 0, 0, 0, 1])
     torch.testing.assert_close(roads[0], sign)
     assert config.hidden_from_discriminator == (5,)
-    assert [int(x.sum()) for x in config.present(partners, roads)] == [1, 1]
+    assert [int(x.sum()) for x in config.present(partners, roads, lights)] == [1, 1, 0]
 
 
 def test_first_order_takes_the_map_order_and_nearest_the_nearest():
@@ -182,8 +206,8 @@ def test_the_radius_counts_a_long_segment_by_its_nearest_point():
     s = scene(car(), segments=[(RoadType.LANE, 60, 0, 20, 0.1, 0)])
     for order, seen in (("first", False), ("nearest", True)):
         config = ObservationConfig(road_order=order)
-        _, partners, roads = config.split(observe(s, config, 0))
-        assert config.present(partners, roads)[1].any() == seen
+        _, *blocks = config.split(observe(s, config, 0))
+        assert config.present(*blocks)[1].any() == seen
 
 
 @pytest.mark.parametrize("config", LAYOUTS, ids=name)
@@ -209,7 +233,7 @@ def test_an_absent_agent_is_not_seen():
     s = scene(car(), car(5, 0, valid=valid_only(0, 2)))
     config = ObservationConfig(partners=1)
     for step, there in enumerate([True, False, True]):
-        _, partners, _ = config.split(observe(s, config, step)[0])
+        partners = config.split(observe(s, config, step)[0]).partners
         assert partners.any() == there
 
 

@@ -122,10 +122,10 @@ def test_layers_of_an_mlp():
 
 def dense(encoder, flat):
     """What the encoder computes, over every row whether there is anything in it or not."""
-    ego, partners, roads = LAYOUT.split(flat)
+    ego, *blocks = LAYOUT.split(flat)
     parts = [encoder.ego(encoder.normalisers[0](ego))]
-    networks = (encoder.partners, encoder.roads)
-    seen = zip(networks, encoder.normalisers[1:], (partners, roads), LAYOUT.present(partners, roads), strict=True)
+    networks = (encoder.partners, encoder.roads, encoder.lights)
+    seen = zip(networks, encoder.normalisers[1:], blocks, LAYOUT.present(*blocks), strict=True)
     for network, normaliser, entities, present in seen:
         parts.append((network(normaliser(entities)) * present.unsqueeze(-1)).amax(dim=1))
     return encoder.trunk(torch.cat(parts, dim=1))
@@ -137,7 +137,7 @@ def test_the_encoder_looks_at_those_who_are_there_alone():
     torch.manual_seed(2)
     encoder = EntityEncoder(LAYOUT, NetworkConfig(entity_hidden=8, hidden=16)).double()
     flat = observations().double()
-    _, partners, roads = LAYOUT.split(flat)
+    _, partners, roads, _ = LAYOUT.split(flat)
     roads[..., -ROAD_TYPES] = (torch.rand(50, 4) < 0.5).double()
     partners[-1], partners[-3] = 0.0, 0.0
     roads[-2:, :, -ROAD_TYPES] = 1.0

@@ -30,9 +30,10 @@ def network(layout=LAYOUT, space=SPACE, gamma=0.9, sizes=SIZES, **settings):
 
 
 def observations(count=6, seed=0, neighbours=5):
-    """Random ones, in which so many partners are there, at 5 to 35 m, and all roads."""
+    """Random ones, in which so many partners are there, at 5 to 35 m, and all roads and lights."""
     flat = torch.randn(count, LAYOUT.size, generator=torch.Generator().manual_seed(seed))
-    _, partners, roads = LAYOUT.split(flat)
+    _, partners, roads, lights = LAYOUT.split(flat)
+    lights[..., 4:] = torch.eye(4)
     partners.abs_()
     partners[..., X], partners[..., Y] = torch.linspace(0.1, 0.7, 5), 0.0
     partners[:, neighbours:] = 0.0
@@ -75,7 +76,7 @@ def test_split_logits_by_hand():
     LAYOUT.split(batch.observation)[1][:3, 1:, LENGTH] = 0.0  # three rows with one neighbour left, 5 m away
     model.fit_normaliser(batch)
     action = model.flatten_actions(batch.action)
-    ego, partners, _ = LAYOUT.split(batch.observation)
+    ego, partners, *_ = LAYOUT.split(batch.observation)
     expected = model.estimator(model.body(torch.cat([model.encoder(batch.observation), action], dim=1)))[:, 0].tolist()
     totals = []
     for row in range(6):
@@ -284,7 +285,7 @@ def test_spectral_norm_bounds_every_layer():
         return [torch.linalg.svdvals(m.weight)[0].item() for m in layers], norms
 
     values, norms = largest(spectral=True)
-    assert values == pytest.approx([1.0] * 9, abs=1e-3)
+    assert values == pytest.approx([1.0] * 11, abs=1e-3)
     assert not norms
     values, norms = largest(spectral=False)
     assert max(values) > 1.5
@@ -343,10 +344,10 @@ def test_the_penalty_is_by_all_inputs(settings, monkeypatch):
     batch = replace(batch, observation=batch.observation.double(), next_observation=batch.next_observation.double())
     inputs = model.inputs(batch)
     nn.init.zeros_(model.encoder.roads[0].weight[:, -ROAD_TYPES])  # it says who is there, so there is no slope in it
-    roads = torch.arange(LAYOUT.size - LAYOUT.road_segments * len(LAYOUT.road_fields), LAYOUT.size)
-    absent = roads[len(LAYOUT.road_fields) - ROAD_TYPES :: len(LAYOUT.road_fields)].tolist()
+    roads = LAYOUT.split(torch.arange(LAYOUT.size)).roads
+    absent = roads[:, -ROAD_TYPES].tolist()
     found = model.compute_gradient_magnitude(batch, batch).item()
-    _, partners, _ = LAYOUT.split(inputs["observation"])
+    partners = LAYOUT.split(inputs["observation"]).partners
     weights = nearness(LAYOUT, partners, partners[..., LENGTH] > 0, 10.0)
     monkeypatch.setattr("gail_cli.gail.networks.discriminator.nearness", lambda *_: weights)
     squared = 0.0

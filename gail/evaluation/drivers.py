@@ -16,6 +16,7 @@ from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.actions import ActionSpace, Dynamics
 from gail_cli.sim.env import Backend
+from gail_cli.sim.kernels import Event
 from gail_cli.sim.scenario import DT
 
 CLONED_DRIVER = "behaviour cloning"
@@ -34,7 +35,7 @@ class Drive:
     driven: Tensor
     """[N, T] bool: the agent was in its world."""
     events: Tensor
-    """[N, 4] bool: what happened to it at any step, columns as in :class:`~gail_cli.sim.kernels.Event`."""
+    """[N, 5] bool: what happened to it at any step, columns as in :class:`~gail_cli.sim.kernels.Event`."""
     everyone: Tensor
     """[M, T, 5] x, y, heading, vx, vy of all agents."""
     present: Tensor
@@ -48,7 +49,7 @@ def drive(env: Backend, driver: Driver) -> Drive:
     alive = env.alive()
     driven = [torch.ones_like(alive)]
     everyone = [tuple(x.clone() for x in env.everyone())]
-    events = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
+    events = torch.zeros(env.num_agents, len(Event), dtype=torch.bool, device=observation.device)
     for k in range(env.horizon):
         step = env.step(driver(env, observation, k))
         events |= step.events & alive[:, None]

@@ -63,7 +63,9 @@ def score(result: Drive, found: Features, worlds: Worlds) -> AgentMetrics:
     log, valid = worlds.log[worlds.controlled, :steps], worlds.valid[worlds.controlled, :steps]
     compared = valid & result.driven[:, :steps]
     position, full = result.track[:, :steps, :2], (touches(found), leaves_road(found))
-    return agent_metrics(position, log[..., :2], compared, result.events, *full)
+    own = worlds.controlled
+    lit = worlds.lit[worlds.tensors["world"][own].long()] & (worlds.tensors["type"][own] == AgentType.VEHICLE)
+    return agent_metrics(position, log[..., :2], compared, result.events, *full, lit)
 
 
 def score_scenes(drives: dict[str, tuple[Drive, list[Drive]]], worlds: Worlds, rollouts: int) -> SceneScores:

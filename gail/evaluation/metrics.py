@@ -43,6 +43,8 @@ class AgentMetrics:
     """A corner of its box of true size lay beyond the nearest road edge (Waymo's measure) at some step."""
     full_safe_success: NDArray[np.bool_]
     """At its goal, and neither of these two."""
+    red_light: NDArray[np.float64]
+    """1 if it ran a red light at some step, 0 if not; NaN for who is no vehicle, or where there are no lights."""
 
 
 def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +63,13 @@ def displacement_errors(position: Tensor, log: Tensor, valid: Tensor) -> tuple[T
 
 
 def agent_metrics(
-    position: Tensor, log: Tensor, valid: Tensor, events: Tensor, full_collision: Tensor, full_off_road: Tensor
+    position: Tensor,
+    log: Tensor,
+    valid: Tensor,
+    events: Tensor,
+    full_collision: Tensor,
+    full_off_road: Tensor,
+    obeys_lights: Tensor | None = None,
 ) -> AgentMetrics:
     """All metrics of N agents over T steps.
 
@@ -69,9 +77,10 @@ def agent_metrics(
         position: [N, T, 2] driven.
         log: [N, T, 2] logged.
         valid: [N, T] bool, logged steps that the agent also drove; the first step is left out.
-        events: [N, 4] bool, what happened to each agent at any step while it drove.
+        events: [N, 5] bool, what happened to each agent at any step while it drove.
         full_collision: [N] bool, whether a box of true size ever touched another.
         full_off_road: [N] bool, whether a corner of it was ever beyond the road's edge.
+        obeys_lights: [N] bool, who is a vehicle where there are lights; nobody when None.
     """
     counted = valid.clone()
     counted[:, 0] = False
@@ -79,7 +88,10 @@ def agent_metrics(
     goal = events[:, Event.GOAL]
     collision, off_road = events[:, Event.VEHICLE] | events[:, Event.NON_VEHICLE], events[:, Event.OFF_ROAD]
     safe, full_safe = goal & ~collision & ~off_road, goal & ~full_collision & ~full_off_road
-    values = (goal, collision, off_road, safe, ade, fde, full_collision, full_off_road, full_safe)
+    red = torch.full_like(ade, torch.nan, dtype=torch.float64)
+    if obeys_lights is not None:
+        red = torch.where(obeys_lights, events[:, Event.RED_LIGHT].double(), red)
+    values = (goal, collision, off_road, safe, ade, fde, full_collision, full_off_road, full_safe, red)
     return AgentMetrics(*(x.cpu().numpy() for x in values))
 
 

@@ -17,13 +17,14 @@ _METRES = ("ade", "fde")
 _TITLES = {
     "safe_success": "safe\nsuccess",
     "off_road": "off-road",
+    "red_light": "red\nlight",
     "ade": "ADE (m)",
     "fde": "FDE (m)",
-    "min_ade": "minADE (m)",
-    "drawn_ade": "ADE drawn (m)",
+    "min_ade": "minADE\n(m)",
+    "drawn_ade": "ADE drawn\n(m)",
 }
 _MAIN = ("goal", "collision", "off_road", "safe_success", "ade", "fde")
-_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "drawn_ade", "min_ade")
+_FULL = ("full_collision", "full_off_road", "full_safe_success", "red_light", "infeasible", "drawn_ade", "min_ade")
 MARK = "*"
 LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
 
@@ -84,8 +85,10 @@ def _empty(title: str) -> Table:
     return table
 
 
-def _form(name: str) -> tuple[float, int, int]:
+def _form(name: str) -> tuple[float, int, int | None]:
     """Factor of a metric, and digits after the point of it and of its interval: m, or per cent."""
+    if name == "red_light":  # there is no room for an interval
+        return (100, 1, None)
     return (1, 2, 1) if name.endswith(_METRES) else (100, 1, 1)
 
 

@@ -59,7 +59,7 @@ class Episode:
     controlled: NDArray[np.int64]
     """[N] which of the agents 0 .. M-1."""
     events: NDArray[np.bool_]
-    """[N, T, 4] what happens to controlled agents that act, columns as in :class:`~gail_cli.sim.kernels.Event`."""
+    """[N, T, 5] what happens to controlled agents that act, columns as in :class:`~gail_cli.sim.kernels.Event`."""
     goal_radius: float
     """m."""
     box_scale: float

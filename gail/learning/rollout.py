@@ -39,7 +39,7 @@ class Rollout:
     end: Tensor
     """[N] step at which the environment cuts each agent off."""
     events: Tensor
-    """[N, 4] bool: what ever happened to each agent while it acted, columns as in :class:`~sim.kernels.Event`."""
+    """[N, 5] bool: what ever happened to each agent while it acted, columns as in :class:`~sim.kernels.Event`."""
     code: Tensor | None = None
     """[N] latent code of each agent, of policies that have some."""
 
@@ -108,7 +108,7 @@ def collect(
         return observation.clone() if hidden is observation else hidden
 
     observation, alive = seen(env.reset()), env.alive()
-    ever = torch.zeros(env.num_agents, 4, dtype=torch.bool, device=observation.device)
+    ever = torch.zeros(env.num_agents, len(Event), dtype=torch.bool, device=observation.device)
     steps: list[dict[str, Tensor]] = []
     for _ in range(env.horizon):
         action, log_prob = policy.act(policy.with_code(observation, code))

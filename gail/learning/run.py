@@ -32,6 +32,9 @@ sizes, stores by their names."""
 _FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
 """Settings that change nothing in what is learned."""
 
+_BEFORE = {"lights": 0}
+"""What an observation was before there was a setting for it."""
+
 _ELSEWHERE = "train again in another folder"
 
 
@@ -148,7 +151,9 @@ class RunFolder:
     def config(self) -> TrainConfig:
         """What the run was configured with."""
         with self.reading(CONFIG):
-            return config_from_dict(yaml.safe_load((self.path / CONFIG).read_text()), str(self.path / CONFIG))
+            data = yaml.safe_load((self.path / CONFIG).read_text())
+            data["observation"] = _BEFORE | data.get("observation", {})
+            return config_from_dict(data, str(self.path / CONFIG))
 
     def environment(self) -> dict[str, Any]:
         """What the run learned in and from: ``action_space``, ``stores``, and ``resumed``, what was changed when."""

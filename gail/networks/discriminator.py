@@ -82,10 +82,10 @@ class DiscriminatorNetwork(Discriminator):
     the state and the next one, through the same encoder. ``config.structure`` says how its logit is made:
 
     * ``joint``: one network over everything.
-    * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road and
-      action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours stand to
-      each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state, as
-      partners change places from step to step.)
+    * ``split`` (DecompGAIL, 2510.06913): f = f_map + a sum w_i f_i / max(1, sum w_i), where f_map sees ego, road,
+      lights and action, and f_i sees only ego, action and the i-th neighbour, with w_i = exp(-d_i / b). How neighbours
+      stand to each other, which the ego cannot help, counts for nothing. (The pairs see only the ego of the next state,
+      as partners change places from step to step.)
     * ``airl`` (Fu et al. 2018, eq. 4): f = g + gamma h(s') - h(s), and the logit is f - log pi(a | s). h(s') is counted
       in the last step too, as it should be with a fixed horizon, where an end is a truncation.
 
@@ -212,11 +212,10 @@ class DiscriminatorNetwork(Discriminator):
     def _neighbours(self, inputs: dict[str, Tensor], extra: list[Tensor]) -> Tensor:
         """[B] of the ego-neighbour head."""
         assert self.neighbours is not None
-        n_ego, n_partners, _ = self.encoder.normalisers
-        ego, partners, roads = self.observation.split(inputs["observation"])
-        weight = nearness(
-            self.observation, partners, self.observation.present(partners, roads)[0], self.config.neighbour_range
-        )
+        n_ego, n_partners, *_ = self.encoder.normalisers
+        ego, partners, roads, lights = self.observation.split(inputs["observation"])
+        there = self.observation.present(partners, roads, lights)[0]
+        weight = nearness(self.observation, partners, there, self.config.neighbour_range)
         own = [n_ego(ego)]
         if self.config.inputs == "state_next_state":
             own.append(n_ego(self.observation.split(inputs["next_observation"])[0]))

@@ -3,7 +3,8 @@
 A policy that has seen few maps tells them apart by their segments and drives from memory, which fails on any other
 map. One that often sees only some of the segments and some of the partners has to make do with what every scene has in
 common. It is dropout (Srivastava et al. 2014) of whole entities instead of units; an entity that is hidden looks like
-one that is not there. Expert batches and rollouts are masked alike, so it tells neither from the other.
+one that is not there. Expert batches and rollouts are masked alike, so it tells neither from the other. Lights are
+not hidden: they are few, what they show changes, and who does not see them cannot obey.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
     if not config.hides:
         return observations
     result = observations.clone()
-    _, partners, roads = layout.split(result)
+    _, partners, roads, _ = layout.split(result)
     partners[_hidden(partners, config.partners, config.all_partners)] = 0.0
     nothing = roads.new_zeros(roads.shape[-1])
     nothing[-ROAD_TYPES] = 1.0

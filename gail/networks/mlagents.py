@@ -4,8 +4,8 @@ Written from its behaviour, which differs from :mod:`gail.networks.discriminator
 reproduce, and in what is an oversight: the gradient penalty bears on the probability and only on the first
 observation, every number is interpolated by itself, the end of an episode can be seen, and the gradient sees a beta
 that the logged loss does not.
-Its observation is a list of tensors; here they are the ego, partner and road blocks of the layout, so the first one is
-the ego block. They are taken as they are, GPUDrive's collided flag and absent entities included.
+Its observation is a list of tensors; here they are the ego, partner, road and light blocks of the layout, so the first
+one is the ego block. They are taken as they are, GPUDrive's collided flag and absent entities included.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Normaliser(nn.Module):
 
 
 class EntityEncoder(nn.Module):
-    """Ego, partners and road segments to one vector: each entity by itself through a small network, then a maximum.
+    """Ego, partners, road segments and lights to one vector: each entity through a small network, then a maximum.
 
     Args:
         observation: the layout of the input.
@@ -83,32 +83,34 @@ class EntityEncoder(nn.Module):
         super().__init__()
         self.observation = observation
         h = config.entity_hidden
-        widths = (len(observation.ego_fields), len(observation.partner_fields), len(observation.road_fields))
+        widths = [len(fields) for _, _, fields in observation.entities]
         self.normalisers = nn.ModuleList(Normaliser(n) for n in widths)
         # No LayerNorm over single entities: it would cost most of the time, above all in the gradient penalty.
         self.ego = mlp([widths[0], h, h], dropout, norm=False)
         self.partners = mlp([widths[1], h, h], dropout, norm=False) if partners else None
         self.roads = mlp([widths[2], h, h], dropout, norm=False)
-        self.trunk = mlp([3 * h if partners else 2 * h, config.hidden], dropout, norm)
+        self.lights = mlp([widths[3], h, h], dropout, norm=False) if observation.lights else None
+        networks = [self.ego, self.partners, self.roads, self.lights]
+        self.trunk = mlp([h * sum(x is not None for x in networks), config.hidden], dropout, norm)
         self.size = config.hidden
 
     def fit_normaliser(self, observations: Tensor) -> None:
         """Fit the input statistics on expert observations [B, D], over entities that are present."""
-        ego, partners, roads = self.observation.split(observations)
-        here = self.observation.present(partners, roads)
-        for normaliser, x in zip(self.normalisers, (ego, partners[here[0]], roads[here[1]]), strict=True):
+        ego, *blocks = self.observation.split(observations)
+        there = [block[here] for block, here in zip(blocks, self.observation.present(*blocks), strict=True)]
+        for normaliser, x in zip(self.normalisers, (ego, *there), strict=False):  # no layout without lights has theirs
             assert isinstance(normaliser, Normaliser)
             normaliser.fit(x)
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, D] to [B, size]."""
-        ego, partners, roads = self.observation.split(observations)
-        has_partner, has_road = self.observation.present(partners, roads)
-        n_ego, n_partners, n_roads = self.normalisers
+        ego, *blocks = self.observation.split(observations)
+        n_ego, *normalisers = self.normalisers
         parts = [self.ego(n_ego(ego))]
-        if self.partners is not None:
-            parts.append(_pooled(self.partners, n_partners(partners[has_partner]), has_partner))
-        parts.append(_pooled(self.roads, n_roads(roads[has_road]), has_road))
+        networks, present = (self.partners, self.roads, self.lights), self.observation.present(*blocks)
+        for network, normaliser, block, here in zip(networks, normalisers, blocks, present, strict=False):
+            if network is not None:
+                parts.append(_pooled(network, normaliser(block[here]), here))
         return self.trunk(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
 
 

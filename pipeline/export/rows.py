@@ -169,9 +169,7 @@ def describe_export(store: DemoStore, observation: ObservationConfig, sim: SimCo
             "size": observation.size,
             "settings": asdict(observation),
             "blocks": [
-                {"entity": "ego", "count": 1, "fields": list(observation.ego_fields)},
-                {"entity": "partner", "count": observation.partners, "fields": list(observation.partner_fields)},
-                {"entity": "road segment", "count": observation.road_segments, "fields": list(observation.road_fields)},
+                {"entity": name, "count": count, "fields": list(fields)} for name, count, fields in observation.entities
             ],
         },
         "action": store.space.to_json(),

@@ -99,7 +99,7 @@ def replay(part: Part, group: DemoGroup) -> Iterator[Finding]:
     yes = [np.ones(demos.num_demos, np.bool_) for _, demos in pairs]
     selected = [SelectedAgents(demos.agent, y, ~y) for (_, demos), y in zip(pairs, yes, strict=True)]
     worlds = make_worlds([scene for scene, _ in pairs], selected=selected)
-    env = Env(worlds, group.space, observation=ObservationConfig(partners=1, road_segments=1, radius=1.0))
+    env = Env(worlds, group.space, observation=ObservationConfig(partners=1, road_segments=1, radius=1.0, lights=0))
     mark, state, action = (np.concatenate([getattr(d, n) for _, d in pairs]) for n in ("mark", "state", "action"))
     bad: NDArray[np.bool_] = np.zeros(len(mark), np.bool_)
     for step in range(mark.shape[1]):
