@@ -7,6 +7,7 @@ Nothing in a simulation depends on what is measured here.
 import torch
 
 from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
+from gail_cli.sim.heights import same_level
 from gail_cli.sim.kernels import box_at
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.worlds import WorldArrays, Worlds
@@ -77,8 +78,10 @@ def _measure(
     w: WorldArrays,
     agents: wp.array(dtype=wp.int32),
     steps: int,
+    levels: wp.bool,
     wrapped: wp.bool,
     state: wp.array2d(dtype=wp.float32),
+    z: wp.array(dtype=wp.float32),
     speed: wp.array(dtype=wp.float32),
     present: wp.array(dtype=wp.bool),
     out: wp.array2d(dtype=wp.float32),
@@ -99,7 +102,7 @@ def _measure(
         world = w.world[i]
         for j in range(w.agent_start[world], w.agent_start[world + 1]):
             there = j * steps + t
-            if j != i and present[there]:
+            if j != i and present[there] and (not levels or same_level(w, i, z[row], j, z[there])):
                 dx = state[there, 0] - me.x
                 dy = state[there, 1] - me.y
                 if wp.sqrt(dx * dx + dy * dy) - w.radius[i] - w.radius[j] < wp.max(nearest, headway):
@@ -128,7 +131,12 @@ def _measure(
 
 
 def clearances(
-    worlds: Worlds, track: torch.Tensor, present: torch.Tensor, speed: torch.Tensor, wrapped: bool = True
+    worlds: Worlds,
+    track: torch.Tensor,
+    z: torch.Tensor,
+    present: torch.Tensor,
+    speed: torch.Tensor,
+    theirs: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Distances and times to collision of the N controlled agents at each of T steps.
 
@@ -139,9 +147,11 @@ def clearances(
     Args:
         worlds: where the agents are.
         track: [M, T, 5] x, y, heading, vx, vy of all agents.
+        z: [M, T] m, heights of their centres.
         present: [M, T] bool, who is in its world when.
         speed: [M, T] m/s of all agents, NaN where unknown.
-        wrapped: whether the smaller difference of two headings counts; otherwise 3 and -3 rad are 6 apart.
+        theirs: as the challenge's scorer, for which all are on one level, and headings of 3 and -3 rad are 6 apart;
+            otherwise boxes meet only where their heights do, and the smaller difference counts.
 
     Returns:
         Two tensors [N, T], NaN where an agent is not present: the signed distance of its box to the nearest other
@@ -154,8 +164,10 @@ def clearances(
         worlds.arrays(),
         to_warp(worlds.controlled.to(torch.int32)),
         steps,
-        wrapped,
+        not theirs,
+        not theirs,
         to_warp(track.reshape(-1, 5).contiguous()),
+        to_warp(z.flatten().contiguous()),
         to_warp(speed.flatten().contiguous()),
         to_warp(present.flatten().contiguous()),
         to_warp(out),

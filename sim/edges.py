@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.sim.geometry import corner_of
+from gail_cli.sim.heights import height_at, height_of
 from gail_cli.sim.kernels import box_at
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
@@ -71,15 +72,13 @@ def _side(w: WorldArrays, links: wp.array2d(dtype=wp.int32), k: int, p: wp.vec3)
 
 
 @wp.func
-def _offset(s: Segment, z: wp.vec2, p: wp.vec3) -> wp.vec2:
-    """Squared distance of a point to a segment in the plane, and in space with heights counting :data:`STRETCH`."""
+def _offset(w: WorldArrays, k: int, p: wp.vec3) -> wp.vec2:
+    """Squared distance of a point to segment k in the plane, and in space with heights counting :data:`STRETCH`."""
+    s = w.segment[k]
     along = along_segment(s, p[0], p[1])
     dx = p[0] - s[0] - along * s[5]
     dy = p[1] - s[1] - along * s[6]
-    share = float(0.0)
-    if s[2] > 0.0:
-        share = 0.5 * (along / s[2] + 1.0)
-    dz = _STRETCH * (p[2] - z[0] - share * (z[1] - z[0]))
+    dz = _STRETCH * (p[2] - height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
     flat = dx * dx + dy * dy
     return wp.vec2(flat, flat + dz * dz)
 
@@ -96,7 +95,6 @@ def _nearer(best: wp.vec3, k: int, d: wp.vec2) -> wp.vec3:
 @wp.func
 def _edge_distance(
     w: WorldArrays,
-    heights: wp.array(dtype=wp.vec2),
     links: wp.array2d(dtype=wp.int32),
     edges: RoadGrid,
     map: int,
@@ -109,12 +107,12 @@ def _edge_distance(
         for k in range(edges.start[cell], edges.start[cell + 1]):
             id = edges.item[k]
             if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer(best, id - start, _offset(w.segment[id], heights[id], p))
+                best = _nearer(best, id - start, _offset(w, id, p))
     if best[0] > _CERTAIN:
         best = wp.vec3(_FAR, _FAR, -1.0)
         for id in range(start, w.map_start[map + 1]):
             if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer(best, id - start, _offset(w.segment[id], heights[id], p))
+                best = _nearer(best, id - start, _offset(w, id, p))
     distance = float(wp.nan)
     if best[2] >= 0.0:
         distance = wp.sqrt(best[1]) * _side(w, links, start + int(best[2]), p)
@@ -126,7 +124,6 @@ def _measure(
     first: int,
     part: int,
     w: WorldArrays,
-    heights: wp.array(dtype=wp.vec2),
     links: wp.array2d(dtype=wp.int32),
     edges: RoadGrid,
     agents: wp.array(dtype=wp.int32),
@@ -145,7 +142,7 @@ def _measure(
         me = box_at(w, state, row, i, 1.0)
         for k in range(4):
             corner = corner_of(me, k)
-            d = _edge_distance(w, heights, links, edges, w.map[w.world[i]], wp.vec3(corner[0], corner[1], bottom[row]))
+            d = _edge_distance(w, links, edges, w.map[w.world[i]], wp.vec3(corner[0], corner[1], bottom[row]))
             if k == 0 or d > farthest:
                 farthest = d
     out[item] = farthest
@@ -218,10 +215,9 @@ def edge_distances(
     """
     n, steps = len(worlds.controlled), track.shape[1]
     out = torch.empty(n * steps, device=worlds.device)
-    bottom = z - worlds.tensors["size"][:, 2:3] / 2
+    bottom = z - worlds.tensors["lift"][:, None]
     inputs = [
         worlds.arrays(),
-        to_warp(worlds.tensors["segment_z"].contiguous(), wp.vec2),
         to_warp(_links(worlds, longest_only)),
         worlds.grid(_REACH, solid=True),
         to_warp(worlds.controlled.to(torch.int32)),
@@ -233,3 +229,26 @@ def edge_distances(
     ]
     launch(_measure, n * steps, inputs, worlds.device)
     return out.view(n, steps)
+
+
+@wp.kernel(enable_backward=False)
+def _heights(
+    first: int,
+    part: int,
+    w: WorldArrays,
+    steps: int,
+    state: wp.array2d(dtype=wp.float32),
+    out: wp.array(dtype=wp.float32),
+):
+    """Row i * T + t of ``out``."""
+    row = first + wp.tid()
+    out[row] = height_at(w, row / steps, state[row, 0], state[row, 1])
+
+
+def heights_along(worlds: Worlds, track: torch.Tensor) -> torch.Tensor:
+    """[M, T] m, how high the centres of all agents are along tracks [M, T, 5]: as their logs where those were nearest."""
+    agents, steps = track.shape[:2]
+    out = torch.empty(agents * steps, device=worlds.device)
+    inputs = [worlds.arrays(), steps, to_warp(track.reshape(-1, 5).contiguous()), to_warp(out)]
+    launch(_heights, agents * steps, inputs, worlds.device)
+    return out.view(agents, steps)

@@ -31,6 +31,7 @@ class Agent:
     size: tuple[float, float, float] = (4.0, 2.0, 1.5)
     role: int = 0
     valid: np.ndarray | None = None
+    z: np.ndarray | None = None
 
 
 def car(x=0.0, y=0.0, heading=0.0, speed=0.0, steps=STEPS, **rest):
@@ -54,13 +55,16 @@ def scene(*agents, segments=(), name="scene"):
     return Scene(
         id=name,
         origin=np.zeros(2),
+        origin_z=0.0,
         agent_id=np.arange(len(agents)),
         agent_type=np.array([a.type for a in agents], np.int8),
         agent_role=np.array([a.role for a in agents], np.uint8),
         agent_size=np.array([a.size for a in agents], np.float32),
         log=(np.array([a.log for a in agents]) * valid[..., None]).astype(np.float32),
+        log_z=np.array([np.zeros(steps) if a.z is None else a.z for a in agents], np.float32) * valid,
         valid=valid,
         segment=np.array([s[1:] for s in segments], np.float32).reshape(-1, 5),
+        segment_z=np.zeros((len(segments), 2), np.float32),
         segment_type=np.array([s[0] for s in segments], np.int8),
         segment_map_type=np.zeros(len(segments), np.int8),
         segment_road=np.arange(len(segments)),

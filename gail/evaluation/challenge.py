@@ -58,7 +58,8 @@ def log_of(scene: Scene, device: torch.device | str = "cpu") -> Log:
     zero[..., :2] = -torch.from_numpy(scene.origin[:2])  # where invalid steps are in Waymo's files
     track = torch.where(worlds.valid[..., None], worlds.log, zero)
     street = (lanes_of(scene), signals_of(scene)) if len(scene.light_lane) else None
-    return Log(worlds, track, worlds.log_z, worlds.valid, Theirs([street]))
+    z = worlds.tensors["log_z"].view(track.shape[:2])
+    return Log(worlds, track, z, worlds.valid, Theirs([street]))
 
 
 def log_features(log: Log) -> Features:

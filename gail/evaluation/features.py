@@ -20,8 +20,8 @@ Features = dict[str, Tensor]
 
 ``linear_speed`` (m/s, in space), ``linear_acceleration`` (m/s^2), ``angular_speed`` (rad/s), ``angular_acceleration``
 (rad/s^2), ``distance_to_nearest_object`` (m), ``time_to_collision`` (s, vehicles only), ``distance_to_road_edge`` (m;
-NaN where the map has no edges), ``red_light`` (bool), and ``valid`` (bool): the steps that count. Where a step does not
-count, the others hold anything; where a value is undefined, NaN.
+NaN where the map has no edges), ``red_light`` (bool), and ``valid`` (bool): the steps that count. NaN where a step does
+not count, or a value is undefined.
 """
 
 
@@ -33,8 +33,8 @@ Streets = Sequence[tuple[Lanes, Signals] | None]
 class Theirs:
     """To read features as the challenge's scorer (waymo-open-dataset 1.6.7) does, to the last oddity.
 
-    Headings that differ by 6 rad are not alike; of closed road edges only the longest are closed; speeds are made of
-    states of invalid steps too.
+    Everything is on one level; headings that differ by 6 rad are not alike; of closed road edges only the longest are
+    closed; speeds are made of states of invalid steps too.
     """
 
     streets: Streets
@@ -62,9 +62,9 @@ def features(
     flat = central_difference(track[..., :2], known).norm(dim=-1)
     speed = central_difference(torch.cat([track[own, :, :2], z[own, :, None]], dim=-1), known[own]).norm(dim=-1)
     turning = central_difference(track[own, :, 2:3], known[own], circular=True)[..., 0]
-    nearest, ttc = clearances(worlds, track, present, flat, wrapped=theirs is None)
+    nearest, ttc = clearances(worlds, track, z, present, flat, theirs=theirs is not None)
     vehicle = (worlds.tensors["type"][own] == AgentType.VEHICLE)[:, None]
-    return {
+    values = {
         "linear_speed": speed,
         "linear_acceleration": central_difference(speed[..., None], ~speed.isnan())[..., 0],
         "angular_speed": turning,
@@ -72,9 +72,9 @@ def features(
         "distance_to_nearest_object": nearest,
         "time_to_collision": torch.where(vehicle, ttc, torch.nan),
         "distance_to_road_edge": edge_distances(worlds, track, z, present, longest_only=theirs is not None),
-        "red_light": _red_lights(worlds, track, streets) & vehicle,
-        "valid": counted,
     }
+    found = {name: torch.where(counted, value, torch.nan) for name, value in values.items()}
+    return found | {"red_light": _red_lights(worlds, track, streets) & vehicle & counted, "valid": counted}
 
 
 def central_difference(x: Tensor, valid: Tensor, circular: bool = False) -> Tensor:
@@ -117,16 +117,12 @@ def _red_lights(worlds: Worlds, track: Tensor, streets: Streets) -> Tensor:
 
 
 def only_valid(found: Features) -> Features:
-    """Features of a log with NaN where they are undefined: where it is not valid, and speeds and accelerations also
-    where a neighbour (or a neighbour's) is not, or does not count."""
-    valid = found["valid"]
-    moving = _neighbours(valid)
-    rules = {"speed": moving, "acceleration": _neighbours(moving)}
-    masks = {name: next((m for end, m in rules.items() if name.endswith(end)), valid) for name in found}
-    return {
-        name: values if values.dtype == torch.bool else torch.where(masks[name], values, torch.nan)
-        for name, values in found.items()
-    }
+    """Features of a log with NaN also where a speed has a neighbour (an acceleration a neighbour's) that is not valid,
+    or comes before the steps that count."""
+    moving = _neighbours(found["valid"])
+    masks = {name: moving for name in found if name.endswith("speed")}
+    masks |= {name: _neighbours(moving) for name in found if name.endswith("acceleration")}
+    return found | {name: torch.where(mask, found[name], torch.nan) for name, mask in masks.items()}
 
 
 def _neighbours(valid: Tensor) -> Tensor:
@@ -137,12 +133,12 @@ def _neighbours(valid: Tensor) -> Tensor:
 
 
 def touches(found: Features) -> Tensor:
-    """[N, T] bool: its box with rounded corners is in another agent's."""
+    """[N, T] bool: its box with rounded corners is in another agent's, at a step that counts."""
     return found["distance_to_nearest_object"] < 0
 
 
 def leaves_road(found: Features) -> Tensor:
-    """[N, T] bool: a corner of its box is beyond the nearest road edge."""
+    """[N, T] bool: a corner of its box is beyond the nearest road edge, at a step that counts."""
     return found["distance_to_road_edge"] > 0
 
 

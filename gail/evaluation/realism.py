@@ -134,11 +134,10 @@ def likelihoods(
 
 
 def happens(name: str, found: Features, log: Features) -> NDArray[np.bool_]:
-    """[N] whether an event happens to each agent, at a step that counts in the drive and is valid in its log."""
+    """[N] whether an event happens to each agent in a drive, at a step that is valid in its log."""
     flags = {"collision": touches, "off_road": leaves_road, "traffic_light": lambda f: f["red_light"]}[name](found)
     steps = min(flags.shape[1], log["valid"].shape[1])
-    counted = found["valid"][:, :steps] & log["valid"][:, :steps]
-    return np.asarray((flags[:, :steps] & counted).any(dim=1).cpu().numpy())
+    return np.asarray((flags[:, :steps] & log["valid"][:, :steps]).any(dim=1).cpu().numpy())
 
 
 def _known(found: Features) -> NDArray[np.bool_]:
