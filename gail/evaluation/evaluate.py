@@ -47,7 +47,9 @@ ROLLOUTS = 8
 def drive_features(result: Drive, worlds: Worlds) -> Features:
     """The features of a drive, from its second state on, which is the first that was driven."""
     z = heights_along(worlds, result.everyone)
-    return from_second(features(worlds, result.everyone, z, result.present, result.driven))
+    found = from_second(features(worlds, result.everyone, z, result.present, result.driven))
+    driven = {name: torch.where(found["valid"], x, torch.nan) for name, x in found.items() if x.is_floating_point()}
+    return found | driven
 
 
 def log_features(worlds: Worlds, steps: int) -> Features:

@@ -20,8 +20,8 @@ Features = dict[str, Tensor]
 
 ``linear_speed`` (m/s, in space), ``linear_acceleration`` (m/s^2), ``angular_speed`` (rad/s), ``angular_acceleration``
 (rad/s^2), ``distance_to_nearest_object`` (m), ``time_to_collision`` (s, vehicles only), ``distance_to_road_edge`` (m;
-NaN where the map has no edges), ``red_light`` (bool), and ``valid`` (bool): the steps that count. NaN where a step does
-not count, or a value is undefined.
+NaN where the map has no edges), ``red_light`` (bool), and ``valid`` (bool): the steps that count. NaN where a value is
+undefined, and, but for speeds and accelerations, where a step does not count.
 """
 
 
@@ -64,16 +64,18 @@ def features(
     turning = central_difference(track[own, :, 2:3], known[own], circular=True)[..., 0]
     nearest, ttc = clearances(worlds, track, z, present, flat, theirs=theirs is not None)
     vehicle = (worlds.tensors["type"][own] == AgentType.VEHICLE)[:, None]
-    values = {
+    moving = {
         "linear_speed": speed,
         "linear_acceleration": central_difference(speed[..., None], ~speed.isnan())[..., 0],
         "angular_speed": turning,
         "angular_acceleration": central_difference(turning[..., None], ~turning.isnan())[..., 0],
+    }
+    around = {
         "distance_to_nearest_object": nearest,
         "time_to_collision": torch.where(vehicle, ttc, torch.nan),
         "distance_to_road_edge": edge_distances(worlds, track, z, present, longest_only=theirs is not None),
     }
-    found = {name: torch.where(counted, value, torch.nan) for name, value in values.items()}
+    found = moving | {name: torch.where(counted, value, torch.nan) for name, value in around.items()}
     return found | {"red_light": _red_lights(worlds, track, streets) & vehicle & counted, "valid": counted}
 
 
