@@ -1,4 +1,4 @@
-"""Submissions with which benchmarks.wosac_parity looks for differences: logs driven again, faster or slower, with noise.
+"""Submissions with which benchmarks.wosac_parity looks for differences: logs driven again, faster, slower, with noise.
 
 So that things happen: cars run red lights that their logs obey, leave the road, touch each other; and all of it in logs
 with gaps. Scenes of files without protocol buffers become such messages first.
@@ -6,6 +6,7 @@ with gaps. Scenes of files without protocol buffers become such messages first.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import numpy as np
 from gail_cli.gail.evaluation.challenge import ROLLOUTS, START, STEPS
 from gail_cli.pipeline.readers.protos import scenario_pb2
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
-from gail_cli.sim.scenario import DT, LightState, Road, RoadType, Scenario
+from gail_cli.sim.scenario import DT, AgentType, LightState, Road, RoadType, Scenario
 
-_LANE_TYPES, _LINE_START, _EDGE_START = range(4), 5, 14
+_LANE_TYPES = range(4)
 
 
 def message_of(scenario: Scenario) -> Any:
@@ -52,17 +53,17 @@ def message_of(scenario: Scenario) -> Any:
 
 
 def _add_road(message: Any, road: Road) -> None:
-    points = [dict(zip("xyz", point, strict=True)) for point in road.points.tolist()]
     feature = message.map_features.add(id=road.id)
     if road.type == RoadType.ROAD_EDGE:
-        feature.road_edge.polyline.extend(type(feature.road_edge.polyline.add())(**p) for p in points)
-        del feature.road_edge.polyline[0]
+        line = feature.road_edge.polyline
     elif road.type == RoadType.LANE:
         feature.lane.type = road.map_type if road.map_type in _LANE_TYPES else 0
-        feature.lane.polyline.extend(type(feature.lane.polyline.add())(**p) for p in points)
-        del feature.lane.polyline[0]
+        line = feature.lane.polyline
     else:
         del message.map_features[-1]
+        return
+    for x, y, z in road.points.tolist():
+        line.add(x=x, y=y, z=z)
 
 
 def restless(scenario: Scenario, seed: int, drives: int = ROLLOUTS) -> Any:
@@ -101,3 +102,20 @@ def _path(scenario: Scenario, k: int) -> np.ndarray:
     beyond = np.clip(future - steps[-1], 0, None)[:, None] * DT
     path[:, :2] += beyond * tracks.velocity[k, steps[-1]]
     return path
+
+
+def with_roles(scenario: Scenario) -> Scenario:
+    """The scene with somebody to score: where its file names nobody, the vehicle that goes farthest is the recording
+    car, and the next five vehicles and three others are to be predicted."""
+    if scenario.sdc_index >= 0:
+        return scenario
+    tracks = scenario.tracks
+    ways = np.linalg.norm(np.diff(tracks.position[..., :2], axis=1), axis=-1)
+    way = (ways * (tracks.valid[:, 1:] & tracks.valid[:, :-1])).sum(axis=1)
+    order = [k for k in np.argsort(-way, kind="stable") if tracks.valid[k, START]]
+    vehicles = [k for k in order if tracks.type[k] == AgentType.VEHICLE]
+    others = [k for k in order if tracks.type[k] != AgentType.VEHICLE]
+    chosen = np.array([*vehicles[1:6], *others[:3]], np.int64)
+    return replace(
+        scenario, sdc_index=int(vehicles[0]), tracks_to_predict=chosen, difficulty=np.zeros(len(chosen), np.int64)
+    )

@@ -246,7 +246,7 @@ def _heights(
 
 
 def heights_along(worlds: Worlds, track: torch.Tensor) -> torch.Tensor:
-    """[M, T] m, how high the centres of all agents are along tracks [M, T, 5]: as their logs where those were nearest."""
+    """[M, T] m, heights of all agents along tracks [M, T, 5]: those of their logs where these were nearest."""
     agents, steps = track.shape[:2]
     out = torch.empty(agents * steps, device=worlds.device)
     inputs = [worlds.arrays(), steps, to_warp(track.reshape(-1, 5).contiguous()), to_warp(out)]

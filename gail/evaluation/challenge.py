@@ -1,7 +1,7 @@
 """The challenge's protocol: who takes part and who is scored, from step 10 on; for a store's scenes and for files.
 
-A drive is joined to the log's first 11 steps; all objects that are valid at step 10 take part, and the recording car and
-the tracks to predict are scored (waymo-open-dataset 1.6.7, docs/evaluation.md).
+A drive is joined to the log's first 11 steps; all objects that are valid at step 10 take part, and the recording car
+and the tracks to predict are scored (waymo-open-dataset 1.6.7, docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from gail_cli.sim.worlds import SelectedAgents, Worlds, make_worlds
 
 START, STEPS, ROLLOUTS = 10, 80, 32
 """The last logged step, how many are simulated after it, and how often (Montali et al. 2023)."""
-OFFICIAL_NAMES = {"collision": "collision_indication", "off_road": "offroad_indication", "traffic_light": "traffic_light_violation"}  # fmt: skip
+OFFICIAL_NAMES = {
+    "collision": "collision_indication",
+    "off_road": "offroad_indication",
+    "traffic_light": "traffic_light_violation",
+}
 """What the challenge's scorer calls those components that have another name here."""
 
 

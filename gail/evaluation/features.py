@@ -1,4 +1,4 @@
-"""What a drive is like, step by step: motion, neighbours, the road's edge and red lights, to compare it with the log."""
+"""What a drive is like, step by step: motion, neighbours, the road's edge, red lights, to compare it with the log."""
 
 from __future__ import annotations
 

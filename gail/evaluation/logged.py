@@ -1,4 +1,4 @@
-"""Scenes of files as the challenge's scorer reads them: nothing mended, nothing simplified, float32 in the file's frame.
+"""Scenes of files as the challenge's scorer reads them: nothing mended, nothing simplified, float32 in its frame.
 
 A store's scene is another reading of the same file: headings are wrapped there, states of invalid steps are zero, sizes
 are those of the last step, and lanes and edges are simplified.
@@ -124,7 +124,12 @@ def _of_scenario(scenario: Scenario) -> Logged:
     state = np.concatenate([tracks.position, tracks.heading[..., None]], axis=-1).astype(np.float32)
     seen = lights.state != LightState.ABSENT
     points = np.where(seen[..., None], lights.stop_point[:, None, :2], 0.0).astype(np.float32)
-    notes = () if len(lights.lane) else ("its file has no lights, so nobody runs a red one",)
+    missing = {
+        "no lights, so nobody runs a red one": not len(lights.lane),
+        "no recording car, so only tracks to predict are scored": scenario.sdc_index < 0,
+        "no tracks to predict, so only the recording car is scored": not len(scenario.tracks_to_predict),
+    }
+    notes = tuple(f"its file names {what}" for what, lacks in missing.items() if lacks)
     return Logged(scenario, state, tracks.size, points, notes)
 
 
@@ -132,12 +137,12 @@ def log_of_file(logged: Logged, device: torch.device | str = "cpu") -> Log:
     """The log of a scene of a file, with the whole map.
 
     Raises:
-        UserError: when it does not say which is the recording car and which tracks are to be predicted.
+        UserError: when it names nobody that is to be scored.
     """
     scenario = logged.scenario
-    if scenario.sdc_index < 0:
-        fix = "give a file with the roles of its objects"
-        raise UserError(f"scene {scenario.id!r}", "it does not say which object is the recording car", fix)
+    if scenario.sdc_index < 0 and not len(scenario.tracks_to_predict):
+        what = "its file names neither the recording car nor tracks to predict, so nobody is scored"
+        raise UserError(f"scene {scenario.id!r}", what, "give a file with these roles, as WOMD's own have them")
     tracks = replace(scenario.tracks, size=logged.size)
     scene = scene_from_scenario(replace(scenario, tracks=tracks), START + 1 + STEPS, simplify=0)
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])

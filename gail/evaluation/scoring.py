@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from gail_cli.gail.evaluation.challenge import (
     ROLLOUTS,
-    START,
-    STEPS,
     Log,
     displacements,
     drive_features,
@@ -29,7 +27,7 @@ def score_submission(
     scenes: Sequence[str],
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score a submission.
 
@@ -37,7 +35,7 @@ def score_submission(
         submissions: its files, or folders of them.
         scenes: files, folders, globs or URLs of the scenes; those that it does not simulate are left out.
         device: where features are measured.
-        progress: called with scenes done.
+        progress: called with scenes done and scenes in all, as far as the submission is read.
 
     Returns:
         ``scenes`` {id: {name: number or None}}, ``mean`` {name: number or None} over them, ``rollouts``, and ``notes``
@@ -51,7 +49,7 @@ def score_submission(
     places = index_scenes(scenes)
     found: dict[str, dict[str, float]] = {}
     notes: dict[str, list[str]] = {}
-    for rollouts in read_submission(files):
+    for rollouts, total in read_submission(files):
         if rollouts.scene not in places:
             what = f"scene {rollouts.scene!r} is not among the {len(places)} scene(s) of the files"
             raise SubmissionError("", what, "give the files that hold the submission's scenes")
@@ -59,7 +57,7 @@ def score_submission(
         log = log_of_file(logged, device)
         found[rollouts.scene] = score_rollouts(rollouts, log)
         notes[rollouts.scene] = [*logged.notes, *_unknown(found[rollouts.scene])]
-        progress(len(found))
+        progress(len(found), total)
     names = next(iter(found.values()))
     return {
         "scenes": {scene: {name: _number(x) for name, x in row.items()} for scene, row in found.items()},
@@ -84,7 +82,6 @@ def _drives(rollouts: Rollouts, log: Log) -> Iterator[tuple[torch.Tensor, torch.
     """States [M, 80, 5] and heights [M, 80] of each drive in the frame of the log."""
     scene = log.worlds.scenes[0]
     state: NDArray[np.float64] = rollouts.of(log.objects.tolist()).astype(np.float64)
-    assert state.shape[2] == STEPS and log.track.shape[1] == START + 1 + STEPS
     local = np.zeros((*state.shape[:-1], 5), np.float32)
     local[..., :2] = state[..., :2] - scene.origin[:2]
     local[..., 2] = state[..., 3]

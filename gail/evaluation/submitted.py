@@ -74,24 +74,27 @@ def submission_files(names: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_submission(files: Sequence[Path]) -> Iterator[Rollouts]:
+def read_submission(files: Sequence[Path]) -> Iterator[tuple[Rollouts, int]]:
     """Every scene of a submission's files, one after the other: ``SimAgentsChallengeSubmission`` messages, also
-    compressed with gzip, also in a tar archive as it is uploaded.
+    compressed with gzip, also in a tar archive as it is uploaded; each with how many there are in all, as far as read.
 
     Raises:
         SubmissionError: at the first that can not be read, has not 32 drives of 80 steps, or holds a number that is
             not finite; or when a scene comes twice.
     """
     seen: set[str] = set()
+    total = 0
     for path in files:
         with path.open("rb") as file:
             for name, data in _messages(path, file):
-                for rollouts in _parsed(name, data).scenario_rollouts:
+                message = _parsed(name, data)
+                total += len(message.scenario_rollouts)
+                for rollouts in message.scenario_rollouts:
                     if rollouts.scenario_id in seen:
                         what = f"scene {rollouts.scenario_id!r} is in the submission twice"
                         raise SubmissionError(name, what, "leave one of the two out")
                     seen.add(rollouts.scenario_id)
-                    yield _rollouts(rollouts)
+                    yield _rollouts(rollouts), total
     if not seen:
         raise SubmissionError(str(files[0]), "it holds no scene", "give a SimAgentsChallengeSubmission")
 
@@ -149,8 +152,7 @@ def _rollouts(message: Any) -> Rollouts:
             raise SubmissionError(where, f"drive {number} has other objects than drive 0: {_some(odd)}", fix)
         ids = here[order]
         states.append(_states(where, number, [joint.simulated_trajectories[k] for k in order]))
-    assert ids is not None
-    return Rollouts(message.scenario_id, ids, np.stack(states))
+    return Rollouts(message.scenario_id, np.zeros(0, np.int64) if ids is None else ids, np.stack(states))
 
 
 def _states(where: str, number: int, trajectories: Sequence[Any]) -> NDArray[np.float32]:
