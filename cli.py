@@ -81,7 +81,9 @@ def main() -> None:
 @click.option("--max-replay-error", type=float, callback=options.distance, metavar="M",
               help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
 @click.option("--split", "fractions", callback=options.fractions, default="1,0,0", metavar="T,V,T",
-              help="Shares of train, validation and test scenes, assigned by a hash of their ids.")  # fmt: skip
+              help="Shares of train, validation and test scenes; scenes of one log stay together.")  # fmt: skip
+@click.option("--resample", is_flag=True,
+              help="Bring logs whose steps are not 0.1 s apart to that; otherwise they are left out.")  # fmt: skip
 @click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
 @click.option("--scenes-per-part", type=click.IntRange(min=1), default=256, help="Scenes that are written together.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read at most this many scenes.")
@@ -111,11 +113,13 @@ def extract_demos(**given: Any) -> None:
 @cli.command()
 @click.argument("stores", nargs=-1, required=True, callback=options.existing)
 @click.option("--store", required=True, type=click.Path(), help="Store to make: folder, URL, or .zip for sharing.")
-def merge(stores: tuple[str, ...], store: str) -> None:
+@click.option("--fractions", callback=options.fractions, metavar="T,V,T",
+              help="Assign scenes to splits anew by these shares. [default: as extracted]")  # fmt: skip
+def merge(stores: tuple[str, ...], store: str, fractions: tuple[float, float, float] | None) -> None:
     """Make one store of the scenes of several; of one, a copy: in a folder, in a bucket, or packed into a .zip."""
     from gail_cli.gail.commands.merge_split import merge
 
-    merge(stores, store)
+    merge(stores, store, fractions)
 
 
 @cli.command()
@@ -167,6 +171,8 @@ def export(**given: Any) -> None:
     type=click.Path(exists=True, dir_okay=False),
     help="Check that the store fits the training run of this configuration.",
 )
+@click.option("--against", multiple=True, type=click.Path(), callback=options.existing, metavar="STORE",
+              help="Check that no scene is of a log that STORE has scenes of, too; may be repeated.")  # fmt: skip
 @click.option("--sample", type=click.IntRange(min=0), default=64, help="Scenes that are replayed.")
 @click.option("--seed", type=options.seed, default=0, help="Chooses the scenes that are replayed.")
 @options.report_option

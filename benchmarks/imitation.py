@@ -28,7 +28,7 @@ from matplotlib.ticker import EngFormatter
 
 from gail_cli.gail.evaluation.evaluate import pooled
 from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise
-from gail_cli.pipeline.records import Record, Split
+from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.storage import LocalFolder
 from gail_cli.pipeline.store.store import DemoStore, part_name
@@ -134,14 +134,12 @@ def write_folds(store: DemoStore, folder: Path, folds: int) -> list[Path]:
         if path.exists() and DemoStore(path).attributes.get("complete"):
             continue
         storage, attributes = LocalFolder(path), writer.store_attributes(store.own_space, store.steps)
-
-        def assigned(number: int, record: Record, fold: int = fold) -> Record:
-            return replace(record, split=Split.TEST if folds > 1 and number % folds == fold else Split.TRAIN)
-
-        records = [assigned(number, record) for number, record in enumerate(store.read())]
+        tests = (np.arange(len(store)) % folds == fold) & (folds > 1)
+        sides = np.where(tests, Split.TEST, Split.TRAIN).astype(np.uint8)
+        records = list(store.read())
         writer.create_store(storage, attributes)
         writer.commit_part(storage, writer.write_part(storage, part_name(0), records, store.own_space, store.steps))
-        writer.finish_store(storage, attributes)
+        writer.finish_store(storage, attributes, lambda ids, group, sides=sides: sides)
     return paths
 
 

@@ -16,7 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.extract.report import LISTS, make_report, replay_sums
+from gail_cli.pipeline.extract.report import LISTS, kept, make_report, replay_sums
 from gail_cli.pipeline.records import Demos, Record
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.storage import LocalFolder
@@ -31,13 +31,14 @@ def replicated(records: Sequence[Record], seed: int = 0, first: int = 0) -> Iter
 
     Copy ``k`` is a pure function of the records and ``(seed, k)``. What is relative (actions, replay errors, sizes) is
     as it was; what is absolute moves, by float64 arithmetic rounded to float32. Not for stores whose actions are
-    absolute states.
+    absolute states. Each copy counts as a log of its own.
     """
     for number in count(first):
         record = records[number % len(records)]
         rng = np.random.default_rng([seed, number])
         moved = moved_record(record, rng.uniform(-np.pi, np.pi), rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2))
-        yield replace(moved, scene=replace(moved.scene, id=f"{record.scene.id}-{number}"))
+        scene = replace(moved.scene, id=f"{record.scene.id}-{number}")
+        yield replace(moved, scene=scene, fingerprint=np.zeros_like(record.fingerprint))
 
 
 def moved_record(record: Record, angle: float, shift: NDArray[np.float64]) -> Record:
@@ -97,8 +98,8 @@ def _write_part(source: str, target: str, scenes: int, scenes_per_part: int, num
 def main(source: str, target: str, scenes: int, scenes_per_part: int, workers: int) -> None:
     """Write a store of so many copies."""
     store, storage = DemoStore(source), LocalFolder(Path(target))
-    kept = {key: store.attributes[key] for key in ("settings", "software")}
-    writer.create_store(storage, writer.store_attributes(store.own_space, store.steps, plan=None, **kept))
+    same = {key: store.attributes[key] for key in ("settings", "software")}
+    writer.create_store(storage, writer.store_attributes(store.own_space, store.steps, plan=None, **same))
     parts = range(-(-scenes // scenes_per_part))
     with ProcessPoolExecutor(workers) as pool, click.progressbar(length=len(parts), label="parts") as bar:
         for _ in pool.map(partial(_write_part, source, target, scenes, scenes_per_part), parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 import numpy as np
@@ -25,6 +25,9 @@ component zero, or the grid's value nearest to it (:data:`ZERO` for continuous a
 distance between where the chosen action leads and where the best one of the same range without a grid would, at the
 end of the look-ahead (``delta_local``: after one step).
 """
+
+SAMPLES = 96
+"""Hashes of a fingerprint: one per step of a window of WOMD (91), the smallest ones of a longer log."""
 
 VRU_SPACE = ActionSpace.create("delta_local", "continuous")
 """Action space of pedestrians and cyclists, who drive no car: exact displacements."""
@@ -52,7 +55,7 @@ class Demos:
 
     def only(self, keep: NDArray[np.bool_]) -> Demos:
         """The demos marked in ``keep`` [D]."""
-        return Demos(*(getattr(self, field.name)[keep] for field in fields(self)))
+        return Demos(*(getattr(self, each.name)[keep] for each in fields(self)))
 
 
 class Split(IntEnum):
@@ -64,10 +67,10 @@ class Split(IntEnum):
 
 
 def split_of(scene_id: str, fractions: Sequence[float]) -> Split:
-    """The split of a scene: always the same for one id, whatever else is in the store.
+    """The split that an id stands for: always the same one, whatever else is in the store.
 
     Args:
-        scene_id: its id.
+        scene_id: the first id among the scenes of a log, see :func:`pipeline.logs.splits`.
         fractions: of train, validation and test, whose sum is 1.
     """
     place = int.from_bytes(hashlib.sha256(scene_id.encode()).digest()[:8]) / 2**64
@@ -85,6 +88,9 @@ class Record:
     vru: Demos | None = None
     """Demos of pedestrians and cyclists (vulnerable road users), in :data:`VRU_SPACE`; None: none."""
     split: int = Split.TRAIN
+    """Known of a finished store alone, whose index has it."""
+    fingerprint: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(SAMPLES, np.uint64))
+    """[SAMPLES] a sample of the log, by which scenes of one log are known (:mod:`pipeline.logs`); zeros: none."""
 
     @property
     def moving(self) -> NDArray[np.bool_]:

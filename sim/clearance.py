@@ -7,7 +7,7 @@ Nothing in a simulation depends on what is measured here.
 import torch
 
 from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
-from gail_cli.sim.heights import height_at, nearer_edge, signed_distance
+from gail_cli.sim.heights import STRETCH, height_at, nearer_edge, signed_distance
 from gail_cli.sim.kernels import box_at, edge_distance
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, cell_at
@@ -47,9 +47,9 @@ def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec3) -> flo
         for k in range(edges.start[cell], edges.start[cell + 1]):
             id = edges.item[k]
             if w.segment_type[id] == ROAD_EDGE:
-                best = nearer_edge(best, w.segment[id], w.segment_z[id, 0], w.segment_z[id, 1], p)
+                best = nearer_edge(best, w, id, p, STRETCH)
     if best[0] > _CERTAIN:
-        return edge_distance(w, map, p)
+        return edge_distance(w, map, p, STRETCH)
     return signed_distance(best)
 
 

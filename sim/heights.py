@@ -5,17 +5,19 @@ from the place alone, for experts, policies and logs alike.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
+import torch
+
 from gail_cli.sim.geometry import Box
-from gail_cli.sim.launch import wp
+from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import Segment, along_segment
-from gail_cli.sim.worlds import WorldArrays
+from gail_cli.sim.worlds import WorldArrays, Worlds
 
 LEVEL = wp.constant(wp.float32(2.4))
 """What is farther above or below the ground than this is on another level, m: half of the 4.9 m (16 feet) of clearance
 that bridges over main roads have (AASHTO, A Policy on Geometric Design of Highways and Streets)."""
 _LEAST_HEIGHT = wp.constant(wp.float32(1.0))
 """Boxes are taken to be this high at least, m, also where the log does not tell."""
-_STRETCH = wp.constant(wp.float32(3.0))
+STRETCH = wp.constant(wp.float32(3.0))
 """How many times heights count when the nearest road edge is chosen (Waymo's metrics)."""
 
 
@@ -57,16 +59,17 @@ def _height_of(s: Segment, begin: float, end: float, along: float) -> float:
 
 
 @wp.func
-def nearer_edge(best: wp.vec3, s: Segment, begin: float, end: float, p: wp.vec3) -> wp.vec3:
-    """The nearer of two edges: squared distance with the height stretched, without it, and how far ``p`` lies to the
-    right of its line.
+def nearer_edge(best: wp.vec3, w: WorldArrays, k: int, p: wp.vec3, stretch: float) -> wp.vec3:
+    """The nearer of the best edge so far and segment ``k``: squared distance from a point with heights ``stretch``
+    times as large, without heights, and how far the point lies to the right of the edge's line.
 
     Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
     """
+    s = w.segment[k]
     along = along_segment(s, p[0], p[1])
     dx = p[0] - s[0] - along * s[5]
     dy = p[1] - s[1] - along * s[6]
-    dz = _STRETCH * (p[2] - _height_of(s, begin, end, along))
+    dz = stretch * (p[2] - _height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
     flat = dx * dx + dy * dy
     d = flat + dz * dz
     right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]
@@ -81,3 +84,25 @@ def nearer_edge(best: wp.vec3, s: Segment, begin: float, end: float, p: wp.vec3)
 def signed_distance(best: wp.vec3) -> float:
     """Of what :func:`nearer_edge` found, m; positive on the right."""
     return wp.where(best[2] > 0.0, wp.sqrt(best[1]), -wp.sqrt(best[1]))
+
+
+@wp.kernel(enable_backward=False)
+def _heights(
+    first: int,
+    part: int,
+    w: WorldArrays,
+    steps: int,
+    track: wp.array2d(dtype=wp.float32),
+    z: wp.array(dtype=wp.float32),
+):
+    row = first + wp.tid()
+    z[row] = height_at(w, row / steps, track[row, 0], track[row, 1])
+
+
+def heights(worlds: Worlds, track: torch.Tensor) -> torch.Tensor:
+    """Heights [M, T] of the middles of all agents' boxes along their tracks [M, T, 5], above each scene's ``origin_z``,
+    m; 0 where heights are not known."""
+    z = torch.empty(track.shape[:2], device=worlds.device)
+    inputs = [worlds.arrays(), track.shape[1], to_warp(track.reshape(-1, 5).contiguous()), to_warp(z.view(-1))]
+    launch(_heights, z.numel(), inputs, worlds.device)
+    return z

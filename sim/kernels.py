@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from gail_cli.sim.dynamics import Action, State, advance
 from gail_cli.sim.geometry import Box, corner_of, overlap
-from gail_cli.sim.heights import height_at, meets, meets_segment, nearer_edge, signed_distance
+from gail_cli.sim.heights import STRETCH, height_at, meets, meets_segment, nearer_edge, signed_distance
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import runs_red_light
 from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, cell_at
@@ -261,16 +261,16 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
 
 
 @wp.func
-def edge_distance(w: WorldArrays, map: int, p: wp.vec3) -> float:
+def edge_distance(w: WorldArrays, map: int, p: wp.vec3, stretch: float) -> float:
     """Signed distance (m) of a point to the nearest road edge, positive on its right, where there is no road.
 
-    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py): the heights count
-    three times when the nearest edge is chosen, and then no more.
+    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py): heights count
+    ``stretch`` times, there three, when the nearest edge is chosen, and then no more.
     """
     best = wp.vec3(1.0e30, 1.0e30, -1.0)
     for k in range(w.map_start[map], w.map_start[map + 1]):
         if w.segment_type[k] == ROAD_EDGE:
-            best = nearer_edge(best, w.segment[k], w.segment_z[k, 0], w.segment_z[k, 1], p)
+            best = nearer_edge(best, w, k, p, stretch)
     return signed_distance(best)
 
 
@@ -279,13 +279,12 @@ def _leaves_road(w: WorldArrays, rules: Rules, i: int, me: Box) -> bool:
     """Whether a corner of the box lies beyond the nearest road edge."""
     map = w.map[w.world[i]]
     leaves = bool(False)
-    ground = float(0.0)
-    if rules.heights:
-        ground = height_at(w, i, me.x, me.y) - w.lift[i]
+    stretch = wp.where(rules.heights, STRETCH, 0.0)
+    ground = height_at(w, i, me.x, me.y) - w.lift[i]
     for corner in range(4):
         if not leaves:
             p = corner_of(me, corner)
-            leaves = edge_distance(w, map, wp.vec3(p[0], p[1], ground)) > 0.0
+            leaves = edge_distance(w, map, wp.vec3(p[0], p[1], ground), stretch) > 0.0
     return leaves
 
 

@@ -181,7 +181,7 @@ def scene_from_scenario(
     lights = scenario.lights
     light_state = np.full((len(lights.lane), steps), -1, np.int8)
     light_state[:, :kept] = lights.state[:, :kept]
-    timestamp = scenario.timestamps[0] + np.arange(steps) * DT
+    timestamp = scenario.timestamps[kept - 1] + (np.arange(steps) - (kept - 1)) * DT
     timestamp[:kept] = scenario.timestamps[:kept]
     scene = Scene(
         id=scenario.id,

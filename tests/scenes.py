@@ -48,9 +48,10 @@ def valid_only(*steps, of=STEPS):
     return np.isin(np.arange(of), steps)
 
 
-def scene(*agents, segments=(), lights=(), name="scene"):
+def scene(*agents, segments=(), segment_z=0.0, lights=(), name="scene"):
     """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading), with its number as id
-    of its road; a light is (number of its lane, x, y, state or [T] states)."""
+    of its road, and ``segment_z`` the height of all of them, of each, or [S, 2] of both ends of each; a light is (number
+    of its lane, x, y, state or [T] states)."""
     steps = len(agents[0].log)
     valid = np.array([np.ones(steps, bool) if a.valid is None else a.valid for a in agents])
     return Scene(
@@ -65,7 +66,7 @@ def scene(*agents, segments=(), lights=(), name="scene"):
         log_z=np.array([np.zeros(steps) if a.z is None else a.z for a in agents], np.float32) * valid,
         valid=valid,
         segment=np.array([s[1:] for s in segments], np.float32).reshape(-1, 5),
-        segment_z=np.zeros((len(segments), 2), np.float32),
+        segment_z=np.array(np.broadcast_to(np.transpose(segment_z), (2, len(segments))).T, np.float32),
         segment_type=np.array([s[0] for s in segments], np.int8),
         segment_map_type=np.zeros(len(segments), np.int8),
         segment_road=np.arange(len(segments)),

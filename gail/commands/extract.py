@@ -14,7 +14,7 @@ from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.extract.report import extraction_summary
 from gail_cli.sim.actions import ActionSpace
 
-_CONTENT = ("steps", "agents", "max_replay_error", "compat", "scenes_per_part")
+_CONTENT = ("steps", "agents", "max_replay_error", "compat", "resample", "scenes_per_part")
 """Options that decide what is in the store; the others decide how it is made."""
 
 

@@ -6,14 +6,14 @@ import click
 
 from gail_cli.gail.commands.console import progress_bar
 from gail_cli.pipeline.extract import merge_split
-from gail_cli.pipeline.extract.report import contents, duplicates
+from gail_cli.pipeline.extract.report import contents, duplicates, windows
 
 
-def merge(stores: tuple[str, ...], store: str) -> None:
+def merge(stores: tuple[str, ...], store: str, fractions: tuple[float, float, float] | None) -> None:
     """Make one store of the scenes of several, and print what it holds."""
     with progress_bar("merging", "scenes") as progress:
-        report = merge_split.merge(stores, store, progress=progress)
-    click.echo("\n".join([contents(report), *duplicates(report)]))
+        report = merge_split.merge(stores, store, fractions, progress=progress)
+    click.echo("\n".join([contents(report), *duplicates(report), *windows(report)]))
 
 
 def split(store: str, out: str, fractions: tuple[float, float, float] | None) -> None:

@@ -149,9 +149,9 @@ class Stores:
         """Batches of another split's demos, all as they were recorded, out of few scenes at a time.
 
         Returns:
-            None where a store has no scene in the split.
+            None where a store has no scene in the split, or it is not known yet which.
         """
-        if not all(len(store.scenes_of(split)) for store in self.stores):
+        if not all(store.splits_known and len(store.scenes_of(split)) for store in self.stores):
             return None
         return self.sampler(rules.held_out(split, HELD_OUT_SCENES), seed, drawn, device)
 

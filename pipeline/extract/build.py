@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
 from gail_cli.pipeline.extract.cluster import ExtractionError
+from gail_cli.pipeline.logs import fingerprint
 from gail_cli.pipeline.readers.sources import SceneRef, read_scenes
-from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Record, split_of
+from gail_cli.pipeline.readers.timebase import require_regular, resampled
+from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Record
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import Scenario, SceneError
 from gail_cli.sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, Scene, scene_from_scenario
@@ -29,7 +34,9 @@ class ExtractConfig:
     max_replay_error: float | None = None
     """Demos whose mean distance from the log is above this are left out, m."""
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    """Shares of train, validation and test scenes."""
+    """Shares of train, validation and test scenes; those of one log stay together."""
+    resample: bool = False
+    """Bring logs of other rates to steps of 0.1 s; otherwise they are left out."""
     simplify: float = SIMPLIFY_AREA
     """m^2, see :func:`sim.scene.scene_from_scenario`."""
     compat: Compat = None
@@ -61,22 +68,25 @@ def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = Fal
         ExtractionError: with ``fail_fast``, at the first scene that cannot be read.
     """
     outcome = Outcome()
-    scenes: list[tuple[SceneRef, Scene]] = []
-    for ref, scenario in _read(refs):
-        if isinstance(scenario, Exception):
-            outcome.failed.append({"source": str(ref), "reason": str(scenario)})
+    scenes: list[Scene] = []
+    logs: list[tuple[SceneRef, NDArray[np.uint64]]] = []
+    for ref, logged in _read(refs):
+        if isinstance(logged, Exception):
+            outcome.failed.append({"source": str(ref), "reason": str(logged)})
             continue
-        outcome.mended += [{"source": str(ref), "mend": repair} for repair in _repairs(scenario, config)]
         try:
-            scenes.append((ref, scene_from_scenario(scenario, config.steps, config.simplify, config.compat)))
+            scenario = _at_ten_hertz(logged, config)
+            outcome.mended += [{"source": str(ref), "mend": repair} for repair in _repairs(scenario, config)]
+            scenes.append(scene_from_scenario(scenario, config.steps, config.simplify, config.compat))
+            logs.append((ref, fingerprint(logged)))
         except ValueError as error:
             outcome.dropped.append({"source": str(ref), "reason": str(error)})
-    for (ref, _), found in zip(scenes, _demonstrate([scene for _, scene in scenes], config), strict=True):
+    for (ref, sample), found in zip(logs, _demonstrate(scenes, config), strict=True):
         if isinstance(found, Exception):
             reason = f"{ref}: no expert actions can be found ({type(found).__name__}: {found})"
             outcome.failed.append({"source": str(ref), "reason": reason})
         else:
-            _take(outcome, ref, found, config)
+            _take(outcome, ref, replace(found, fingerprint=sample), config)
     if fail_fast and outcome.failed:
         raise ExtractionError("", f"stopped at the first failure (--fail-fast): {outcome.failed[0]['reason']}")
     return outcome
@@ -86,6 +96,18 @@ def _read(refs: Sequence[SceneRef]) -> Iterator[tuple[SceneRef, Scenario | Scene
     """Scenes, or errors; what fails is read a second time, since the network may have been at fault."""
     for ref, found in read_scenes(refs):
         yield from read_scenes([ref]) if isinstance(found, Exception) else [(ref, found)]
+
+
+def _at_ten_hertz(scenario: Scenario, config: ExtractConfig) -> Scenario:
+    """The log with steps of 0.1 s.
+
+    Raises:
+        SceneError: when it has others and may not be resampled, or cannot be.
+    """
+    if config.resample:
+        return resampled(scenario)
+    require_regular(scenario, config.steps)
+    return scenario
 
 
 def _repairs(scenario: Scenario, config: ExtractConfig) -> Iterator[str]:
@@ -114,7 +136,7 @@ def _records(scenes: Sequence[Scene], config: ExtractConfig) -> Iterator[Record]
     walkers = [row if config.agents == "all" else row[:0] for _, row in rows]
     vru = replay_experts(scenes, VRU_SPACE, walkers)
     for scene, demos, others in zip(scenes, vehicles, vru, strict=True):
-        yield Record(scene, demos, others, split_of(scene.id, config.split))
+        yield Record(scene, demos, others)
 
 
 def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig) -> None:
@@ -131,7 +153,7 @@ def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig
                         {"source": str(ref), "agent": agent, "ade_m": float(error), "reason": far}
                     )
         near, near_vru = (d.quality[:, ade] <= config.max_replay_error for d in (record.demos, record.vru))
-        record = Record(record.scene, record.demos.only(near), record.vru.only(near_vru), record.split)
+        record = replace(record, demos=record.demos.only(near), vru=record.vru.only(near_vru))
     assert record.vru is not None
     if record.moving.any() or record.vru.num_demos:
         outcome.records.append(record)

@@ -12,18 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
 from gail_cli.pipeline.extract.build import ExtractConfig, Outcome, build
 from gail_cli.pipeline.extract.cluster import ExtractionError, dask_client
-from gail_cli.pipeline.extract.report import LISTS, kept, make_report, replay_sums
+from gail_cli.pipeline.extract.report import LISTS, kept, logs_of, make_report, replay_sums
+from gail_cli.pipeline.logs import splits
 from gail_cli.pipeline.readers.sources import SceneRef, list_scenes, resolve
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.files import json_digest
 from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
-from gail_cli.pipeline.store.store import check_ours, manifest, open_storage, part_name, read_root
+from gail_cli.pipeline.store.store import DemoStore, check_ours, manifest, open_storage, part_name, read_root
 
 _PACKAGES = ("gail-cli", "zarr", "numcodecs", "numpy", "warp-lang", "waymo-open-dataset-tf-2-12-0")
 """Packages whose versions determine a store's bytes."""
@@ -169,7 +171,8 @@ def _extract(
     if options.fail_fast and plan.failed:
         raise ExtractionError("", f"stopped at the first failure (--fail-fast): {plan.failed[0]['reason']}")
     if _prepare(storage, plan, config, options):
-        return make_report(storage, plan.scenes, plan.failed, 0, time.perf_counter() - begun)
+        report = make_report(storage, plan.scenes, plan.failed, 0, time.perf_counter() - begun)
+        return report | {"logs": logs_of(DemoStore(storage.url))}
     try:
         done = _make_parts(storage, plan, config, options, progress)
         if len(manifest(storage)) < len(plan.parts):
@@ -183,8 +186,9 @@ def _extract(
     except BaseException:
         _give_back(storage)
         raise
-    writer.finish_store(storage, kept(report))
+    writer.finish_store(storage, kept(report), partial(splits, fractions=config.split))
     writer.clear_store(storage.aside())
+    report["logs"] = logs_of(DemoStore(storage.url))
     report["bytes"] = storage.size()
     report["bytes_per_scene"] = report["bytes"] / report["scenes"]["written"]
     return report

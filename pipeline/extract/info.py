@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.pipeline.extract.report import logs_of
 from gail_cli.pipeline.records import BRIDGED, Record, Split
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import GRIDS, ActionSpace
@@ -28,11 +29,13 @@ def describe_store(path: str | Path) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     for record in store.read():
         counts.update(_count(record))
-    size = store.storage.size()
+    size, logs = store.storage.size(), logs_of(store)
     return {
         "store": str(path),
         "version": ".".join(map(str, store.attributes["version"])),
         "scenes": len(store),
+        "logs": logs["logs"],
+        "scenes_of_unknown_log": logs["unknown"],
         "splits": {split.name.lower(): int((store.index.split == split).sum()) for split in Split},
         "parts": len(store.parts),
         "agents": _named(counts, "agent", AgentType),
@@ -105,6 +108,9 @@ def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     actions, replay = d["actions"], d["replay"]
     yield "scenes", f"{d['scenes']:,} in {d['parts']} part(s), {d['steps']} steps of {d['dt_s']} s"
+    unknown = d["scenes_of_unknown_log"]
+    of_what = f"at most {d['logs']:,}; of {unknown:,} scene(s) it is not known, extraction anew tells"
+    yield "logs", of_what if unknown else f"{d['logs']:,}"
     yield "splits", listed(d["splits"])
     yield "agents", listed(d["agents"])
     yield "roles", listed(d["roles"])

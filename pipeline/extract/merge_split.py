@@ -6,31 +6,43 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gail_cli.pipeline.extract.cluster import ExtractionError
 from gail_cli.pipeline.extract.extract import refuse_inside
-from gail_cli.pipeline.extract.report import LISTS, kept, make_report, replay_sums
-from gail_cli.pipeline.records import Record, Split, split_of
+from gail_cli.pipeline.extract.report import LISTS, kept, logs_of, make_report, replay_sums
+from gail_cli.pipeline.logs import splits
+from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.files import aside, json_digest, sync
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError
 from gail_cli.pipeline.store.store import DemoStore, manifest, open_storage, part_name
+from gail_cli.pipeline.store.writer import Assign
 
 ProgressCallback = Callable[[int, int], None]
 
 
-def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lambda done, total: None) -> dict[str, Any]:
+def merge(
+    stores: Sequence[str],
+    path: str,
+    fractions: tuple[float, float, float] | None = None,
+    *,
+    progress: ProgressCallback = lambda done, total: None,
+) -> dict[str, Any]:
     """One store of the scenes of several, in their order; of one store, a copy.
 
     Args:
         stores: that agree in action space and steps.
         path: of the new store: a folder, a URL, or a ``.zip`` file for sharing.
+        fractions: shares by which scenes are assigned to splits anew, those of one log together; None keeps the
+            splits that they have, and the report tells of logs that are then in more than one.
         progress: called with scenes done and scenes in all.
 
     Returns:
@@ -47,7 +59,10 @@ def merge(stores: Sequence[str], path: str, *, progress: ProgressCallback = lamb
                 what = f"its {words} is not that of {first.path}"
                 raise ExtractionError(f"store {store.path}", what, "extract both with the same options")
     chosen = [(store, range(len(store))) for store in opened]
-    return _copy(chosen, path, lambda record: record, _common([s.attributes["settings"] for s in opened]), progress)
+    settings = _common([s.attributes["settings"] for s in opened])
+    if fractions is None:
+        return _copy(chosen, path, _as_it_was(chosen), settings, progress)
+    return _copy(chosen, path, partial(splits, fractions=fractions), settings | {"split": fractions}, progress)
 
 
 def split(
@@ -62,7 +77,8 @@ def split(
     Args:
         path: the store.
         folder: where the new ones are put; a split without scenes gets none.
-        fractions: shares by which scenes are assigned anew; None keeps the splits that the store has.
+        fractions: shares by which scenes are assigned anew, those of one log together; None keeps the splits that the
+            store has.
         progress: called with scenes done and scenes in all.
 
     Returns:
@@ -72,10 +88,10 @@ def split(
         StoreError, ExtractionError: when a store cannot be read, or the new one cannot be made.
     """
     store = DemoStore(path)
-    splits = store.index.split
+    sides = store.index.split
     if fractions is not None:
-        splits = np.array([split_of(scene, fractions) for scene in store.scene_ids()], np.uint8)
-    chosen = {which: np.flatnonzero(splits == which).tolist() for which in Split}
+        sides = splits(store.scene_ids(), store.index.group, fractions)
+    chosen = {which: np.flatnonzero(sides == which).tolist() for which in Split}
     targets = {which: f"{folder.rstrip('/')}/{which.name.lower()}" for which in Split if chosen[which]}
     for target in targets.values():
         _check_free(open_storage(target))
@@ -86,18 +102,24 @@ def split(
         def report_progress(now: int, _: int, before: int = done) -> None:
             progress(before + now, len(store))
 
-        def assigned(record: Record, which: Split = which) -> Record:
-            return Record(record.scene, record.demos, record.vru, which)
+        def assigned(ids: Sequence[str], _: NDArray[np.int64], which: Split = which) -> NDArray[np.uint8]:
+            return np.full(len(ids), which, np.uint8)
 
         reports[which.name.lower()] = _copy([(store, chosen[which])], target, assigned, settings, report_progress)
         done += len(chosen[which])
     return reports
 
 
+def _as_it_was(chosen: Sequence[tuple[DemoStore, Sequence[int]]]) -> Assign:
+    """Scenes keep their splits."""
+    sides = np.concatenate([store.index.split[scenes] for store, scenes in chosen])
+    return lambda ids, group: sides
+
+
 def _copy(
     chosen: Sequence[tuple[DemoStore, Sequence[int]]],
     path: str,
-    change: Callable[[Record], Record],
+    assign: Assign,
     settings: Mapping[str, Any],
     progress: ProgressCallback,
 ) -> dict[str, Any]:
@@ -107,7 +129,7 @@ def _copy(
         _check_free(target)
         if target.durable:
             with target.lock():
-                return _write(chosen, target, change, settings, progress)
+                return _write(chosen, target, assign, settings, progress)
     except StorageError as error:
         raise ExtractionError(f"store {path}", error.what, error.fix) from error
     except OSError as error:
@@ -118,7 +140,7 @@ def _copy(
         raise ExtractionError(f"store {path}", what, "copy it there afterwards")
     Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(path).absolute().parent, prefix=".merge-") as folder:
-        report = _write(chosen, LocalFolder(Path(folder, "store")), change, settings, progress)
+        report = _write(chosen, LocalFolder(Path(folder, "store")), assign, settings, progress)
         _pack(Path(folder, "store"), Path(path))
     return report | {"store": path, "bytes": Path(path).stat().st_size}
 
@@ -134,7 +156,7 @@ def _check_free(target: Storage) -> None:
 def _write(
     chosen: Sequence[tuple[DemoStore, Sequence[int]]],
     target: Storage,
-    change: Callable[[Record], Record],
+    assign: Assign,
     settings: Mapping[str, Any],
     progress: ProgressCallback,
 ) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def _write(
     progress(0, total)
     for number in range(-(-total // settings["scenes_per_part"])):
         batch = list(islice(scenes, settings["scenes_per_part"]))
-        records = [change(record) for record, _ in batch]
+        records = [record for record, _ in batch]
         entry = writer.write_part(target, part_name(number), records, first.own_space, first.steps)
         entry["scenes"]["source"] = [source for _, source in batch]
         entry |= lists if number == 0 else {kind: [] for kind in LISTS}
@@ -157,8 +179,8 @@ def _write(
         done += len(batch)
         progress(done, total)
     report = make_report(target, total)
-    writer.finish_store(target, kept(report))
-    return report | {"bytes": target.size()}
+    writer.finish_store(target, kept(report), assign)
+    return report | {"bytes": target.size(), "logs": logs_of(DemoStore(target.url))}
 
 
 def _common(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

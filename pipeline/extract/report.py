@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gail_cli.pipeline.records import QUALITY, Record
+from gail_cli.pipeline.store.index import divided
 from gail_cli.pipeline.store.storage import Storage
-from gail_cli.pipeline.store.store import manifest
+from gail_cli.pipeline.store.store import DemoStore, manifest
 
 LISTS = ("dropped", "failed", "mended", "dropped_demos")
 _MEANS = {name: f"{name}_rate" if name == "goal" else name for name in QUALITY}
@@ -78,6 +79,16 @@ def make_report(
     }
 
 
+def logs_of(store: DemoStore) -> dict[str, Any]:
+    """How many logs a store's scenes were cut from, and what is amiss with their splits, ready for JSON."""
+    ids = store.scene_ids()
+    return {
+        "logs": len(np.unique(store.index.group)),
+        "unknown": int((~store.fingerprints.any(axis=1)).sum()),
+        "divided": [ids[scene] for scene in divided(store.index)],
+    }
+
+
 def _totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
@@ -112,7 +123,23 @@ def extraction_summary(report: dict[str, Any]) -> str:
     lines += [f"{n} demo(s) left out: {reason}" for reason, n in reasons.most_common()]
     if repaired := len({item["source"] for item in report["mended"]}):
         lines.append(f"{repaired} scene(s) repaired; --report FILE lists the repairs")
-    return "\n".join([*lines, *duplicates(report)])
+    return "\n".join([*lines, *duplicates(report), *windows(report)])
+
+
+def windows(report: dict[str, Any]) -> list[str]:
+    """What there is to say about scenes of one log, see :func:`logs_of`."""
+    written, logs, unknown = report["scenes"]["written"], report["logs"]["logs"], report["logs"]["unknown"]
+    divided, lines = report["logs"]["divided"], []
+    if logs < written:
+        lines.append(f"{written} scenes are windows of {logs} logs")
+    if divided:
+        lines.append(
+            f"{len(divided)} log(s) have scenes in more than one split (first {divided[0]}); "
+            "add --fractions T,V,T to assign scenes anew, log by log"
+        )
+    if unknown and logs + unknown > 1:
+        lines.append(f"of {unknown} scene(s) it is not known what log they are of; extract them again to tell")
+    return lines
 
 
 def duplicates(report: dict[str, Any]) -> list[str]:

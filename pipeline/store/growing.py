@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from gail_cli.pipeline.records import Split
+from gail_cli.pipeline.store.index import Index, index_columns, read_index, store_totals
 from gail_cli.pipeline.store.schema import StoreError
-from gail_cli.pipeline.store.store import Agents, DemoStore, Index, index_columns, manifest, read_root, store_totals
+from gail_cli.pipeline.store.store import Agents, DemoStore, manifest, read_root
 
 
 class GrowingStore(DemoStore):
@@ -17,6 +19,9 @@ class GrowingStore(DemoStore):
 
     Scenes that join come after those known before, whatever the number of their part, so that indices stay what they
     are. Opened anew, the same scenes may have other indices.
+
+    Which scenes are of one log is known only when there are no more to come. So while the extraction runs each scene
+    counts as a log of its own, and there are splits only if all scenes are in the same one.
     """
 
     def refresh(self) -> int:
@@ -36,6 +41,17 @@ class GrowingStore(DemoStore):
         """Indices of the scenes of a part."""
         return self._scenes[part]
 
+    @property
+    def splits_known(self) -> bool:
+        """See :class:`DemoStore`."""
+        return self.attributes.get("complete") is True or len(self._sides) < 2
+
+    @property
+    def _sides(self) -> list[int]:
+        """The splits that scenes may be in."""
+        shares = self.attributes.get("settings", {}).get("split", [1])
+        return [side for side, share in enumerate(shares) if share != 0]
+
     def _take_stock(self) -> None:
         self.index: Index = Index(**index_columns([]))
         self.totals = store_totals([])
@@ -43,14 +59,17 @@ class GrowingStore(DemoStore):
         self._scenes: dict[int, range] = {}
         self._length = 0
         self._add(manifest(self.storage))
+        if self.attributes.get("complete"):
+            self.index = read_index(self.storage, len(self), self.version)
 
     def _add(self, found: Sequence[Mapping[str, Any]]) -> None:
         """Add parts; what was known before stays valid for readers in another thread."""
-        end = self._length
+        first = end = self._length
         for entry in found:
             begin, end = end, end + len(entry["scenes"]["id"])
             self._scenes[int(entry["part"])] = range(begin, end)
-        columns = index_columns(found)
+        side = self._sides[0] if self.splits_known else Split.TRAIN
+        columns = index_columns(found, np.arange(first, end), np.full(end - first, side, np.uint8))
         self.index = Index(**{name: np.concatenate([getattr(self.index, name), x]) for name, x in columns.items()})
         self.totals = {name: self.totals[name] + n for name, n in store_totals(found).items()}
         self.parts = self.parts + [entry["part"] for entry in found]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Demos, Record
+from gail_cli.pipeline.records import QUALITY, SAMPLES, VRU_SPACE, Demos, Record
 from gail_cli.pipeline.store.arrays import ArraySpec
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.errors import UserError
@@ -64,10 +64,11 @@ def _demo_columns(group: str, kind: Kind, field: str, action: str, components: s
 
 SCHEMA: tuple[Column, ...] = (
     Column("scenes/id", "scene", "uint8", (ID_BYTES,), "scene.id", "scenario id, UTF-8, zero-padded"),
-    Column("scenes/split", "scene", "uint8", (), "split", "0 train, 1 validation, 2 test"),
     Column("scenes/origin", "scene", "float64", (2,), "scene.origin", "x, y (m) subtracted from the log"),
     Column("scenes/origin_z", "scene", "float64", (), "scene.origin_z",
            "z (m) subtracted from the log; NaN: heights are not known", since=3, absent=np.nan),
+    Column("scenes/fingerprint", "scene", "uint64", (SAMPLES,), "fingerprint",
+           "hashes of exact positions, by which scenes of one log are known; zero-padded", since=3),
     Column("scenes/timestamp", "scene", "float64", ("steps",), "scene.timestamp", "s"),
     Column("agents/id", "agent", "int64", (), "scene.agent_id", "object id in the log"),
     Column("agents/type", "agent", "int8", (), "scene.agent_type", "1 vehicle, 2 pedestrian, 3 cyclist, 4 other"),
@@ -92,6 +93,10 @@ SCHEMA: tuple[Column, ...] = (
     *_demo_columns("demos", "demo", "demos", "action", "components"),
     *_demo_columns("vru", "vru", "vru", "float32", VRU_SPACE.components),
 )  # fmt: skip
+
+
+FORMER = {2: frozenset({"scenes/split"})}
+"""Arrays of earlier major versions that are not read any more; the index holds the splits of every version."""
 
 
 def starts_path(kind: Kind) -> str:
@@ -152,7 +157,7 @@ def record_at(arrays: Mapping[str, NDArray[Any]], k: int) -> Record:
         rows = k if column.kind == "scene" else slice(*arrays[starts_path(column.kind)][k : k + 2])
         fields[owner][name] = arrays[column.path][rows]
     fields["scene"]["id"] = decode_id(fields["scene"]["id"])
-    return Record(Scene(**fields["scene"]), Demos(**fields["demos"]), Demos(**fields["vru"]), int(fields[""]["split"]))
+    return Record(Scene(**fields["scene"]), Demos(**fields["demos"]), Demos(**fields["vru"]), **fields[""])
 
 
 def encode_id(text: str) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ Layout (described in ``docs/store-format.md``)::
     STORE/zarr.json            root attributes: format, version, action space, steps, settings, totals
     STORE/parts/00000/         a group of some scenes; ragged arrays one after the other, with offset arrays
     STORE/manifest/00000.json  says that the part is whole: its digest, its counts, what was dropped and repaired
-    STORE/index/               one row per scene: its id, its part, its place there, its split (written last)
+    STORE/index/               one row per scene: its id, its part, its place there, its log, its split (written last)
 
 Every chunk carries a CRC-32C, every manifest entry and the root a digest, and all are checked when they are read.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,12 +22,12 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.records import VRU_SPACE, Record, Split
-from gail_cli.pipeline.store.arrays import ArraySpec, DamagedError, Shard, shard_name
+from gail_cli.pipeline.records import VRU_SPACE, Demos, Record, Split
+from gail_cli.pipeline.store.arrays import ArraySpec, DamagedError, Shard, all_rows, shard_name
 from gail_cli.pipeline.store.files import json_bytes, json_digest
+from gail_cli.pipeline.store.index import Index, read_fingerprints, read_index
 from gail_cli.pipeline.store.schema import (
     FORMAT,
-    ID_BYTES,
     RAGGED,
     READABLE,
     SCHEMA,
@@ -36,7 +36,6 @@ from gail_cli.pipeline.store.schema import (
     Kind,
     StoreError,
     decode_id,
-    encode_id,
     missing,
     record_at,
     spec_of,
@@ -45,15 +44,6 @@ from gail_cli.pipeline.store.schema import (
 from gail_cli.pipeline.store.storage import LocalFolder, Storage, StorageError, storage_at
 from gail_cli.sim.actions import ActionSpace
 
-INDEX: dict[str, ArraySpec] = {
-    "id": ArraySpec(np.dtype(np.uint8), (ID_BYTES,)),
-    "part": ArraySpec(np.dtype(np.int32), ()),
-    "place": ArraySpec(np.dtype(np.int32), ()),
-    "split": ArraySpec(np.dtype(np.uint8), ()),
-    "demos": ArraySpec(np.dtype(np.int32), ()),
-    "transitions": ArraySpec(np.dtype(np.int32), ()),
-}
-"""Arrays of the group ``index``, one row per scene."""
 Agents = Literal["vehicles", "vru"]
 _PARTS_KNOWN = 256
 """Parts whose offsets are kept in memory, some 40 kB each."""
@@ -162,38 +152,6 @@ def manifest(storage: Storage, known: Container[str] = ()) -> list[dict[str, Any
     return entries
 
 
-def index_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays of the index of a store that consists of these parts, given by their manifest entries."""
-    counts = [len(e["scenes"]["id"]) for e in entries]
-    columns: dict[str, Any] = {name: [x for e in entries for x in e["scenes"].get(name, ())] for name in INDEX}
-    columns["id"] = [encode_id(text) for text in columns["id"]] or np.zeros((0, ID_BYTES))
-    columns["part"] = np.repeat([int(e["part"]) for e in entries], counts)
-    columns["place"] = np.concatenate([np.zeros(0), *map(np.arange, counts)])
-    return {name: np.asarray(columns[name]).astype(form.dtype) for name, form in INDEX.items()}
-
-
-def store_totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many rows of each kind there are in some parts, given by their manifest entries."""
-    scenes = sum(len(e["scenes"]["id"]) for e in entries)
-    return {"scenes": scenes, **{f"{kind}s": sum(e[f"{kind}s"] for e in entries) for kind in RAGGED}}
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """One row per scene."""
-
-    id: NDArray[np.uint8]
-    """[S, 64] UTF-8, zero-padded."""
-    part: NDArray[np.int32]
-    place: NDArray[np.int32]
-    split: NDArray[np.uint8]
-    """:class:`~pipeline.records.Split`."""
-    demos: NDArray[np.int32]
-    """Demos of moving vehicles."""
-    transitions: NDArray[np.int32]
-    """Actions in these."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Where the rows of a part's scenes are."""
@@ -226,10 +184,10 @@ class DemoStore:
         self.agents = agents
         self.attributes = read_root(self.storage)
         try:
+            self.version = int(self.attributes["version"][0])
             self._take_stock()
             self._own = ActionSpace.from_json(self.attributes["action_space"])
             self.steps: int = self.attributes["steps"]
-            self.version = int(self.attributes["version"][0])
         except StoreError:
             raise
         except StorageError as error:
@@ -275,25 +233,48 @@ class DemoStore:
             StoreError: when it is damaged or missing.
         """
         try:
-            names = [f"index/{shard_name(name, form)}" for name, form in INDEX.items()] if len(self) else []
-            files = dict(zip(INDEX, self.storage.read(names), strict=False))
-            return Index(**{name: _all_rows(form, len(self), files.get(name, b"")) for name, form in INDEX.items()})
+            return read_index(self.storage, len(self), self.version)
         except Exception as error:
             raise StoreError(f"store {self.path}", f"the index is damaged ({_reason(error)})", _AGAIN) from error
+
+    @cached_property
+    def fingerprints(self) -> NDArray[np.uint64]:
+        """[S, SAMPLES] of the scenes' logs, zeros where they are not known; read from all parts when first asked for.
+
+        Raises:
+            StoreError: when a part is damaged.
+        """
+        counts = {name: len(self.part_scenes(int(name))) for name in self.parts}
+        try:
+            return read_fingerprints(self.storage, counts, self.version)
+        except Exception as error:
+            raise StoreError(f"store {self.path}", f"damaged ({_reason(error)})", _AGAIN) from error
 
     @cached_property
     def _part_bounds(self) -> NDArray[np.int64]:
         """Part p has the scenes [bounds[p], bounds[p + 1])."""
         return np.searchsorted(self.index.part, np.arange(len(self.parts) + 1))
 
+    @property
+    def splits_known(self) -> bool:
+        """Whether it is decided in which split each scene is, as it is in every finished store."""
+        return True
+
     def scene_ids(self) -> list[str]:
         """Ids of all scenes, in order."""
         return [decode_id(row) for row in self.index.id]
 
     def scenes_of(self, split: str) -> NDArray[np.int64]:
-        """Indices of the scenes of a split, by its name in small letters; of all scenes for "all"."""
+        """Indices of the scenes of a split, by its name in small letters; of all scenes for "all".
+
+        Raises:
+            StoreError: when its splits are not known yet.
+        """
         if split == "all":
             return np.arange(len(self))
+        if not self.splits_known:
+            what = f"which scenes are in the split {split!r} is known only when its extraction has finished"
+            raise StoreError(f"store {self.path}", what, "wait for that, or set data.split=all")
         return np.flatnonzero(self.index.split == Split[split.upper()])
 
     def part_scenes(self, part: int) -> range:
@@ -338,14 +319,23 @@ class DemoStore:
         """Whether the store's version has this array."""
         return column.since <= self.version
 
-    def _columns(self) -> Iterator[tuple[Column, ArraySpec]]:
+    def columns(self, part: int, *paths: str) -> dict[str, NDArray[Any]]:
+        """Some arrays of a part, by number, and the offsets of all kinds.
+
+        Raises:
+            StoreError: when a chunk is damaged or missing.
+        """
+        return self._checked_arrays(part, 0, len(self.part_scenes(part)), paths)
+
+    def _columns(self, paths: Container[str] | None = None) -> Iterator[tuple[Column, ArraySpec]]:
         for column in SCHEMA:
-            yield column, spec_of(column, self._own, self.steps)
+            if paths is None or column.path in paths:
+                yield column, spec_of(column, self._own, self.steps)
 
     def _find_part(self, number: int) -> _Part:
         folder, scenes = f"parts/{part_name(number)}", len(self.part_scenes(number))
         heads = self.storage.read([f"{folder}/{shard_name(starts_path(kind), STARTS)}" for kind in RAGGED])
-        starts = {kind: _all_rows(STARTS, scenes + 1, data) for kind, data in zip(RAGGED, heads, strict=True)}
+        starts = {kind: all_rows(STARTS, scenes + 1, data) for kind, data in zip(RAGGED, heads, strict=True)}
         part = _Part(starts, {})
         rows = {column.path: part.rows(column.kind, 0, scenes)[1] for column, _ in self._columns()}
         forms = {column.path: form for column, form in self._columns() if rows[column.path] and self.has(column)}
@@ -355,22 +345,30 @@ class DemoStore:
         return part
 
     def _read_run(self, number: int, first: int, last: int) -> list[Record]:
+        arrays = self._checked_arrays(number, first, last)
+        splits = self.index.split[self.part_scenes(number)[first:last]].tolist()
+        records = [replace(record_at(arrays, k), split=split) for k, split in enumerate(splits)]
+        if self.agents == "vru":
+            return [replace(record, demos=cast(Demos, record.vru), vru=None) for record in records]
+        return records
+
+    def _checked_arrays(
+        self, number: int, first: int, last: int, paths: Container[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
         try:
-            arrays = self._read_arrays(number, first, last)
+            return self._read_arrays(number, first, last, paths)
         except Exception as error:  # file systems have errors of their own
             where = f"store {self.path}, part {part_name(number)}"
             raise StoreError(where, f"damaged ({_reason(error)})", _AGAIN) from error
-        records = [record_at(arrays, k) for k in range(last - first)]
-        if self.agents == "vru":
-            return [Record(r.scene, cast(Any, r.vru), None, r.split) for r in records]
-        return records
 
-    def _read_arrays(self, number: int, first: int, last: int) -> dict[str, NDArray[Any]]:
-        """All arrays of the scenes [first, last) of a part, with offsets from the first on."""
+    def _read_arrays(
+        self, number: int, first: int, last: int, paths: Container[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Arrays of the scenes [first, last) of a part, with offsets from the first on."""
         part = self._part(number)
         arrays: dict[str, NDArray[Any]] = {}
         wanted: list[tuple[str, int, int]] = []
-        for column, form in self._columns():
+        for column, form in self._columns(paths):
             a, b = part.rows(column.kind, first, last)
             arrays[column.path] = missing(column, 0 if self.has(column) else b - a, form)
             if b > a and self.has(column):
@@ -385,15 +383,6 @@ class DemoStore:
         for kind in RAGGED:
             arrays[starts_path(kind)] = part.starts[kind][first : last + 1] - part.starts[kind][first]
         return arrays
-
-
-def _all_rows(form: ArraySpec, rows: int, data: bytes) -> NDArray[Any]:
-    """All of an array from its file."""
-    if rows == 0:
-        return np.zeros((0, *form.tail), form.dtype)
-    shard = Shard.parse(form, rows, data[: form.head(rows)])
-    begin, end = shard.span(0, rows)
-    return shard.rows_of(data[begin:end], 0, rows)
 
 
 def _reason(error: Exception) -> str:

@@ -7,17 +7,30 @@ that counts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gail_cli.pipeline.records import Record
+import numpy as np
+from numpy.typing import NDArray
+
+from gail_cli.pipeline.logs import groups
+from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store.arrays import encode
 from gail_cli.pipeline.store.files import json_bytes
+from gail_cli.pipeline.store.index import index_columns, read_fingerprints, store_totals
 from gail_cli.pipeline.store.schema import FORMAT, RAGGED, SCHEMA, VERSION, StoreError, lay_out
 from gail_cli.pipeline.store.storage import Storage
-from gail_cli.pipeline.store.store import index_columns, manifest, read_root, sealed, store_totals
+from gail_cli.pipeline.store.store import manifest, read_root, sealed
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import DT
+
+Assign = Callable[[Sequence[str], NDArray[np.int64]], NDArray[np.uint8]]
+"""The splits [S] of scenes, by their ids and by the first scene [S] of each one's log."""
+
+
+def all_train(ids: Sequence[str], _: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """No scene is held out."""
+    return np.full(len(ids), Split.TRAIN, np.uint8)
 
 
 def store_attributes(space: ActionSpace, steps: int, **more: Any) -> dict[str, Any]:
@@ -55,7 +68,6 @@ def write_part(
     storage.write_tree(f"parts/{name}", files)
     scenes = {
         "id": [r.scene.id for r in records],
-        "split": [int(r.split) for r in records],
         "demos": [int(r.moving.sum()) for r in records],
         "transitions": [r.transitions for r in records],
     }
@@ -68,10 +80,18 @@ def commit_part(storage: Storage, entry: Mapping[str, Any]) -> None:
     storage.write(f"manifest/{entry['part']}.json", json_bytes(sealed(entry)))
 
 
-def finish_store(storage: Storage, attributes: Mapping[str, Any]) -> None:
-    """Write the index over all committed parts and mark the store complete."""
+def finish_store(storage: Storage, attributes: Mapping[str, Any], assign: Assign = all_train) -> None:
+    """Write the index over all committed parts and mark the store complete.
+
+    Args:
+        storage: where it lies.
+        attributes: of the root, beside those that it has.
+        assign: decides on the splits, now that all scenes are known.
+    """
     entries = manifest(storage)
-    index = encode(index_columns(entries))
+    group = groups(read_fingerprints(storage, {e["part"]: len(e["scenes"]["id"]) for e in entries}, VERSION[0]))
+    split = assign([scene for e in entries for scene in e["scenes"]["id"]], group)
+    index = encode(index_columns(entries, group, split))
     storage.write_tree("index", index)
     totals = store_totals(entries)
     storage.sweep()

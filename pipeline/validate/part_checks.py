@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gail_cli.pipeline.records import Split
+from gail_cli.pipeline.readers.timebase import is_regular
 from gail_cli.pipeline.store.schema import RAGGED, SCHEMA, STARTS, encode_id, spec_of, starts_path
 from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate import demo_checks
-from gail_cli.pipeline.validate.part_view import CHANGED, DemoGroup, Finding, Part, check_places, in_rows, turned
-from gail_cli.sim.scenario import AgentType, LightState, RoadType
+from gail_cli.pipeline.validate.part_view import AGAIN, CHANGED, DemoGroup, Finding, Part, check_places, in_rows, turned
+from gail_cli.sim.scenario import DT, AgentType, LightState, RoadType
 from gail_cli.sim.scene import MAX_SIZE, MAX_SPEED, Role
 
 
@@ -63,7 +63,6 @@ _CODES: dict[str, tuple[int, int]] = {
     "agents/role": (0, sum(Role)),
     "roads/type": (RoadType.ROAD_EDGE, RoadType.STOP_SIGN),
     "lights/state": (min(LightState), max(LightState)),
-    "scenes/split": (min(Split), max(Split)),
 }
 
 
@@ -86,6 +85,12 @@ def _log(part: Part) -> Iterator[Finding]:
     yield from check_places(part, "tracks/log", log)
     fast = np.hypot(log[..., 3], log[..., 4]) > MAX_SPEED
     yield from in_rows(part, "tracks/log", fast, f"an agent is faster than {MAX_SPEED:g} m/s")
+
+
+def _times(part: Part) -> Iterator[Finding]:
+    path = "scenes/timestamp"
+    bad = ~is_regular(part.arrays[path])
+    yield from in_rows(part, path, bad, f"steps are not {DT:g} s apart", f"{AGAIN} and --resample")
 
 
 def _segments(part: Part) -> Iterator[Finding]:
@@ -125,6 +130,7 @@ _PART_CHECKS = (
     _Check(_offsets, (_arrays,)),
     _Check(_ids, (_offsets,)),
     _Check(_finite, (_offsets,)),
+    _Check(_times, (_offsets, _finite)),
     _Check(_codes, (_offsets,)),
     _Check(_segments, (_offsets,)),
     _Check(_log, (_offsets,)),

@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gail_cli.pipeline.store.schema import RAGGED, SCHEMA, StoreError, encode_id
+from gail_cli.pipeline.logs import groups
+from gail_cli.pipeline.records import Split
+from gail_cli.pipeline.store.index import divided
+from gail_cli.pipeline.store.schema import FORMER, RAGGED, SCHEMA, StoreError, encode_id
 from gail_cli.pipeline.store.store import Agents, DemoStore, manifest
 from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate.part_checks import check_part
@@ -118,7 +121,8 @@ def _groups(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
 def _attributes(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
     if store.attributes.get("dt_s") != DT:
         yield Finding("", f"its steps are {store.attributes.get('dt_s')} s apart, the simulator's {DT} s")
-    if set(store.attributes.get("arrays", ())) != {column.path for column in SCHEMA if store.has(column)}:
+    read = {column.path for column in SCHEMA if store.has(column)}
+    if {*store.attributes.get("arrays", ())} != read | FORMER.get(store.version, set()):
         yield Finding("", "the arrays described in its attributes are not those of the format")
 
 
@@ -151,8 +155,10 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
     expected = {
         "part": [k for k, scenes in parts for _ in scenes["id"]],
         "place": [place for _, scenes in parts for place in range(len(scenes["id"]))],
-        **{name: [x for _, scenes in parts for x in scenes[name]] for name in ("split", "demos", "transitions")},
+        **{name: [x for _, scenes in parts for x in scenes[name]] for name in ("demos", "transitions")},
     }
+    if store.version == 2:  # later ones have splits in the index alone
+        expected["split"] = [x for _, scenes in parts for x in scenes["split"]]
     for name, values in expected.items():
         if getattr(index, name).tolist() != values:
             yield Finding(f"index/{name}", "its values are not those of the scenes in the parts")
@@ -160,7 +166,23 @@ def _index(store: DemoStore, entries: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("index/id", "its ids are not those of the scenes in the parts")
 
 
-_STORE_CHECKS = (_groups, _attributes, _parts, _totals, _index)
+def _logs(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
+    """Logs are those of the fingerprints, and none is on two sides; damage is told by the checks of parts."""
+    try:
+        index, fingerprints = store.index, store.fingerprints
+    except StoreError:
+        return
+    if not np.array_equal(index.group, groups(fingerprints)):
+        yield Finding("index/group", "its logs are not those of the fingerprints in the parts")
+    if not np.isin(index.split, [*Split]).all():
+        yield Finding("index/split", f"a code is not within {min(Split)} to {max(Split)}")
+    if len(logs := divided(index)):
+        first = store.scene_ids()[logs[0]]
+        what = f"{len(logs)} log(s) have scenes in more than one split, first that of scene {first!r}"
+        yield Finding("index/split", what, "assign them anew with `gail-cli split` or `merge`, and --fractions")
+
+
+_STORE_CHECKS = (_groups, _attributes, _parts, _totals, _index, _logs)
 
 
 def fit(store: DemoStore, wanted: Expectation) -> list[Problem]:
