@@ -50,8 +50,8 @@ def valid_only(*steps, of=STEPS):
 
 def scene(*agents, segments=(), segment_z=0.0, lights=(), name="scene"):
     """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading), with its number as id
-    of its road, and ``segment_z`` the height of all of them, of each, or [S, 2] of both ends of each; a light is (number
-    of its lane, x, y, state or [T] states)."""
+    of its road, and ``segment_z`` the height of all of them, of each, or [S, 2] of both ends of each; a light is
+    (number of its lane, x, y, state or [T] states)."""
     steps = len(agents[0].log)
     valid = np.array([np.ones(steps, bool) if a.valid is None else a.valid for a in agents])
     return Scene(
