@@ -19,7 +19,7 @@ from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.growing import GrowingStore
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.store import DemoStore, manifest
-from gail_cli.pipeline.validate.against import compare, shared_logs
+from gail_cli.pipeline.validate.against import compare, notes, seen, shared_logs
 from gail_cli.pipeline.validate.validate import validate_store
 from gail_cli.sim.actions import ActionSpace
 
@@ -184,6 +184,26 @@ def test_scenes_of_one_log_in_two_stores_are_a_problem(windows, halves):
     found = shared_logs(*map(DemoStore, halves[::-1]))
     assert [DemoStore(halves[1]).scene_ids()[k] for k in found.scenes] == shared
     assert compare(str(halves[0]), [])[0] == []
+
+
+def test_what_stores_of_one_run_have_in_common(windows, halves, whole):
+    first, second = map(DemoStore, halves)
+    (line,) = notes([first, second])
+    shared = [scene.id for name, many in windows.items() if name != "synthetic8" for scene in many[1::2]]
+    assert line.startswith(f"{len(shared)} scene(s) of {halves[1]} are of logs that {halves[0]} has, too, ")
+    ours, theirs = sides(halves[1]), sides(halves[0])
+    there = {name: theirs[many[0].id] for name, many in windows.items() if name != "synthetic8"}
+    apart = [s.id for name in there for s in windows[name][1::2] if ours[s.id] != there[name]]
+    assert f"{len(apart)} of them in another split" in line
+    assert notes([first]) == []
+    alone = [k for k, name in enumerate(second.scene_ids()) if name not in shared]
+    assert seen(second, alone, first, "all") is None
+    every = range(len(second))
+    assert seen(second, every, first, "all").startswith(f"{len(shared)} of {len(second)} scenes are of logs that the")
+    known = [name for name in there if there[name] == Split.VALIDATION]
+    told = seen(second, every, first, "validation")
+    wanted = sum(len(windows[name][1::2]) for name in known)
+    assert told is None if not wanted else told.startswith(f"{wanted} of ")
 
 
 def test_validate_against(halves, tmp_path):
