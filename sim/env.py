@@ -211,7 +211,7 @@ class Env(AgentViews):
             truncated=self._truncated,
             time_left=time_left,
         )
-        rules = rules_struct(self.config, int(self.action_space.dynamics))
+        rules = rules_struct(self.config, self.action_space)
         everywhere = torch.ones_like(self._which)
         solid = solid_grid(worlds, self.config)
         common = [worlds.arrays(), arrays, rules]
@@ -294,11 +294,12 @@ def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
     return start[cut].tolist(), own[cut].tolist()
 
 
-def rules_struct(config: SimConfig, dynamics: int = 0) -> Rules:
+def rules_struct(config: SimConfig, space: ActionSpace) -> Rules:
     """The rules as kernels see them."""
     return struct(  # type: ignore[no-any-return]
         Rules,
-        dynamics=dynamics,
+        dynamics=int(space.dynamics),
+        reverse=space.reverse,
         on_collision=int(EventResponse[config.on_collision.upper()]),
         on_goal=int(EventResponse[config.on_goal.upper()]),
         goal_radius=config.goal_radius,
