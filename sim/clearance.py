@@ -7,7 +7,8 @@ Nothing in a simulation depends on what is measured here.
 import torch
 
 from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
-from gail_cli.sim.kernels import box_at, edge_distance, nearer_edge
+from gail_cli.sim.heights import STRETCH, height_at, nearer_edge, signed_distance
+from gail_cli.sim.kernels import box_at, edge_distance
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, cell_at
 from gail_cli.sim.worlds import WorldArrays, Worlds
@@ -38,18 +39,18 @@ def _from_corners(a: Box, b: Box) -> float:
 
 
 @wp.func
-def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec2) -> float:
+def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec3) -> float:
     """The same as :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
-    best = wp.vec2(_FAR, -1.0)
+    best = wp.vec3(_FAR, _FAR, -1.0)
     cell = cell_at(edges, map, p[0], p[1])
     if cell >= 0:
         for k in range(edges.start[cell], edges.start[cell + 1]):
             id = edges.item[k]
             if w.segment_type[id] == ROAD_EDGE:
-                best = nearer_edge(best, w.segment[id], p)
+                best = nearer_edge(best, w, id, p, STRETCH)
     if best[0] > _CERTAIN:
-        return edge_distance(w, map, p)
-    return wp.where(best[1] > 0.0, wp.sqrt(best[0]), -wp.sqrt(best[0]))
+        return edge_distance(w, map, p, STRETCH)
+    return signed_distance(best)
 
 
 @wp.kernel(enable_backward=False)
@@ -108,8 +109,10 @@ def _measure(
             out[item, 1] = wp.where(wp.isnan(speed[row]), speed[row], ttc)
             map = w.map[world]
             edge = float(-_FAR)
+            ground = height_at(w, i, me.x, me.y) - w.lift[i]
             for k in range(4):
-                edge = wp.max(edge, _edge_distance(w, edges, map, corner_of(me, k)))
+                p = corner_of(me, k)
+                edge = wp.max(edge, _edge_distance(w, edges, map, wp.vec3(p[0], p[1], ground)))
             out[item, 2] = edge
 
 

@@ -28,7 +28,7 @@ GPUDRIVE_AGENTS = 64
 """That exist in one of GPUDrive's worlds, at most."""
 _GPUDRIVE = {
     "on_goal": "remove", "box_scale": 0.7, "off_road": "touch", "replay_lag": True, "end_with_log": False,
-    "teleport": True, "horizon": 91,
+    "teleport": True, "heights": False, "horizon": 91,
 }  # fmt: skip
 """The switches that have no choice in GPUDrive."""
 
@@ -72,6 +72,10 @@ class SimConfig:
     off_road: OffRoad = "touch"
     """A vehicle is off the road while it touches a segment of a road edge or a stop sign (GPUDrive), or while a corner
     of its box lies beyond the nearest road edge (signed distance, as Waymo's metrics have it)."""
+    heights: bool = True
+    """Agents meet only where the heights of their boxes do, and road edges of another level, more than 2.4 m above or
+    below the ground that an agent drives on, are no edges to it: bridges do not collide. An agent is as high as its
+    log was where it came nearest. GPUDrive knows no heights."""
     replay_lag: bool = False
     """Agents that follow their log are one step behind, as in GPUDrive."""
     end_with_log: bool = True

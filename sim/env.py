@@ -305,6 +305,7 @@ def rules_struct(config: SimConfig, space: ActionSpace) -> Rules:
         goal_radius=config.goal_radius,
         box_scale=config.box_scale,
         outside=config.off_road == "outside",
+        heights=config.heights,
         replay_lag=config.replay_lag,
         end_with_log=config.end_with_log,
         teleport=config.teleport,

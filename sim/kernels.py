@@ -9,8 +9,9 @@ from enum import IntEnum
 
 from gail_cli.sim.dynamics import Action, State, advance
 from gail_cli.sim.geometry import Box, corner_of, overlap
+from gail_cli.sim.heights import STRETCH, height_at, meets, meets_segment, nearer_edge, signed_distance
 from gail_cli.sim.launch import wp
-from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.roads import ROAD_EDGE, STOP_SIGN, RoadGrid, cell_at
 from gail_cli.sim.scenario import DT
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
 
@@ -56,6 +57,7 @@ class Rules:
     goal_radius: float
     box_scale: float
     outside: wp.bool
+    heights: wp.bool
     replay_lag: wp.bool
     end_with_log: wp.bool
     teleport: wp.bool
@@ -208,7 +210,9 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box)
             dy = a.state[j, 1] - me.y
             reach = scale * (w.radius[i] + w.radius[j]) + 1.0e-3
             if dx * dx + dy * dy <= reach * reach:
-                if overlap(me, box_at(w, a.state, j, j, scale)):
+                if overlap(me, box_at(w, a.state, j, j, scale)) and (
+                    not rules.heights or meets(w, i, me, j, wp.vec2(a.state[j, 0], a.state[j, 1]))
+                ):
                     a.events[i, wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)] = True
                     a.collided[i] = True
 
@@ -238,49 +242,35 @@ def _touches_road(w: WorldArrays, solid: RoadGrid, rules: Rules, i: int, me: Box
                     other.s = s[6]
                     other.length = s[2]
                     other.width = s[3]
-                    touches = overlap(me, other)
+                    touches = overlap(me, other) and (not rules.heights or meets_segment(w, i, me, id))
     return touches
 
 
 @wp.func
-def nearer_edge(best: wp.vec2, s: Segment, p: wp.vec2) -> wp.vec2:
-    """The nearer of two edges, as squared distance and how far ``p`` lies to the right of its line.
-
-    Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
-    """
-    along = along_segment(s, p[0], p[1])
-    dx = p[0] - s[0] - along * s[5]
-    dy = p[1] - s[1] - along * s[6]
-    d = dx * dx + dy * dy
-    right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]
-    slack = 1.0e-4 * d + 1.0e-6
-    result = best
-    if d < best[0] - slack or (d < best[0] + slack and wp.abs(right) > wp.abs(best[1])):
-        result = wp.vec2(wp.min(d, best[0]), right)
-    return result
-
-
-@wp.func
-def edge_distance(w: WorldArrays, map: int, p: wp.vec2) -> float:
+def edge_distance(w: WorldArrays, map: int, p: wp.vec3, stretch: float) -> float:
     """Signed distance (m) of a point to the nearest road edge, positive on its right, where there is no road.
 
-    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py).
+    Waymo's definition (waymo-open-dataset, wdl_limited/sim_agents_metrics/map_metric_features.py): heights count
+    ``stretch`` times, there three, when the nearest edge is chosen, and then no more.
     """
-    best = wp.vec2(1.0e30, -1.0)
+    best = wp.vec3(1.0e30, 1.0e30, -1.0)
     for k in range(w.map_start[map], w.map_start[map + 1]):
         if w.segment_type[k] == ROAD_EDGE:
-            best = nearer_edge(best, w.segment[k], p)
-    return wp.where(best[1] > 0.0, wp.sqrt(best[0]), -wp.sqrt(best[0]))
+            best = nearer_edge(best, w, k, p, stretch)
+    return signed_distance(best)
 
 
 @wp.func
-def _leaves_road(w: WorldArrays, i: int, me: Box) -> bool:
+def _leaves_road(w: WorldArrays, rules: Rules, i: int, me: Box) -> bool:
     """Whether a corner of the box lies beyond the nearest road edge."""
     map = w.map[w.world[i]]
     leaves = bool(False)
+    stretch = wp.where(rules.heights, STRETCH, 0.0)
+    ground = height_at(w, i, me.x, me.y) - w.lift[i]
     for corner in range(4):
         if not leaves:
-            leaves = edge_distance(w, map, corner_of(me, corner)) > 0.0
+            p = corner_of(me, corner)
+            leaves = edge_distance(w, map, wp.vec3(p[0], p[1], ground), stretch) > 0.0
     return leaves
 
 
@@ -318,7 +308,7 @@ def touch(
             if not rules.outside:
                 off = _touches_road(w, solid, rules, i, me)
             elif w.type[i] == _VEHICLE_TYPE:
-                off = _leaves_road(w, i, me)
+                off = _leaves_road(w, rules, i, me)
             if off:
                 a.events[i, OFF_ROAD] = True
                 a.collided[i] = True

@@ -179,7 +179,8 @@ class ObservationSource:
         layers = [own] if others is own else [own, others]
         state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
-        unlogged = {name: x[:0].clone() if name in ("log", "valid") else x for name, x in worlds.tensors.items()}
+        logs = ("log", "log_z", "valid")
+        unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
         arrays = struct(
             SourceArrays,
             worlds=replace(worlds, tensors=unlogged).arrays(),

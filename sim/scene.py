@@ -39,6 +39,9 @@ PARKED_DISTANCE = 0.2
 HALF_WIDTH = 0.1
 """GPUDrive's half-width of a segment, m."""
 
+HEIGHT_STEP = 1 / 64
+"""Heights of a simplified scene are multiples of this, which compress well, m."""
+
 _SIMPLIFIED = (RoadType.ROAD_EDGE, RoadType.ROAD_LINE, RoadType.LANE)
 _BOXES = (RoadType.CROSSWALK, RoadType.SPEED_BUMP)
 _MIN_SEGMENTS_TO_SIMPLIFY = 10
@@ -60,11 +63,14 @@ class Role(IntFlag):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A agents over T steps and S segments, in m, rad, m/s, relative to ``origin``."""
+    """A agents over T steps and S segments, in m, rad, m/s, relative to ``origin`` and ``origin_z``."""
 
     id: str
     origin: NDArray[np.float64]
     """[2] what was subtracted from every x and y of the log: the mean of the valid positions, or GPUDrive's own."""
+    origin_z: float
+    """What was subtracted from every z of the log: the mean of the valid positions; NaN where heights are not known,
+    as in stores of format 2, and all of them are 0."""
     agent_id: NDArray[np.int64]
     """[A] the log's object ids, in GPUDrive's order: SDC, tracks to predict, objects of interest, the rest."""
     agent_type: NDArray[np.int8]
@@ -75,10 +81,14 @@ class Scene:
     """[A, 3] length, width, height."""
     log: NDArray[np.float32]
     """[A, T, 5] x, y, heading, vx, vy; zero where not valid."""
+    log_z: NDArray[np.float32]
+    """[A, T] height of the middle of each box; zero where not valid."""
     valid: NDArray[np.bool_]
     """[A, T]."""
     segment: NDArray[np.float32]
     """[S, 5] midpoint x, y, half-length, half-width, heading."""
+    segment_z: NDArray[np.float32]
+    """[S, 2] heights of both ends, against and along its heading."""
     segment_type: NDArray[np.int8]
     """[S] :class:`~sim.scenario.RoadType`, 1 to 6."""
     segment_map_type: NDArray[np.int8]
@@ -134,7 +144,8 @@ def scene_from_scenario(
     Args:
         scenario: the logged scene.
         steps: T of the result; a longer log is cut, a shorter one ends with invalid steps.
-        simplify: triangle area (m^2) below which a polyline point is left out; 0 keeps all points.
+        simplify: triangle area (m^2) below which a polyline point is left out, and heights become multiples of
+            :data:`HEIGHT_STEP`; 0 keeps all points, and heights as they are.
         compat: ``gpudrive`` places everything where GPUDrive has it, to the last bit: coordinates are rounded to
             float32 before GPUDrive's float32 mean of agents and roads is subtracted. That costs up to 1e-3 m where
             the log's coordinates are large, but tips the same close calls.
@@ -162,6 +173,11 @@ def scene_from_scenario(
     log[:, :kept, 2] = tracks.heading[order, :kept]
     log[:, :kept, 3:] = tracks.velocity[order, :kept]
     log[~valid] = 0.0
+    z = tracks.position[order, :kept, 2]
+    levels = _Heights(float(z[valid[:, :kept]].mean()), HEIGHT_STEP if simplify > 0 else 0.0)
+    log_z = np.zeros(valid.shape, np.float32)
+    log_z[:, :kept] = levels.local(z)
+    log_z[~valid] = 0.0
     lights = scenario.lights
     light_state = np.full((len(lights.lane), steps), -1, np.int8)
     light_state[:, :kept] = lights.state[:, :kept]
@@ -170,13 +186,15 @@ def scene_from_scenario(
     scene = Scene(
         id=scenario.id,
         origin=origin,
+        origin_z=levels.origin,
         agent_id=tracks.id[order],
         agent_type=tracks.type[order],
         agent_role=_roles(scenario)[order],
         agent_size=tracks.size[order],
         log=log,
+        log_z=log_z,
         valid=valid,
-        **_segments(scenario, frame, simplify),
+        **_segments(scenario, frame, levels, simplify),
         light_lane=lights.lane,
         light_state=light_state,
         light_stop_point=frame.local(lights.stop_point[:, :2]),
@@ -202,6 +220,7 @@ def check_scene(scene: Scene) -> None:
         f"an agent's length or width is not between 0 and {MAX_SIZE:g} m": not ((size > 0) & (size <= MAX_SIZE)).all(),
         f"an agent is faster than {MAX_SPEED:g} m/s": (speed > MAX_SPEED).any(),
         "a road segment holds a number that is not finite": not np.isfinite(segment).all(),
+        "a height is not finite": not (np.isfinite(scene.log_z).all() and np.isfinite(scene.segment_z).all()),
         "a road segment's half-length or half-width is negative": (segment[:, 2:4] < 0).any(),
         f"a position is more than {_FARTHEST:g} m away": (np.abs(log[:, :2]) > _FARTHEST).any()
         or (np.abs(segment[:, :4]) > _FARTHEST).any(),
@@ -221,6 +240,19 @@ class _Frame:
     def local(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
         """Points [..., 2] of the log in this frame."""
         return (points.astype(self.precision) - self.origin.astype(self.precision)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Heights:
+    """Heights above an origin, in multiples of a step (0: as they are), m."""
+
+    origin: float
+    step: float
+
+    def local(self, z: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Heights of the log above the origin."""
+        above = z - self.origin
+        return (np.round(above / self.step) * self.step if self.step else above).astype(np.float32)
 
 
 def _gpudrive_mean(scenario: Scenario) -> NDArray[np.float64]:
@@ -253,25 +285,35 @@ def _gpudrive_order(scenario: Scenario) -> NDArray[np.int64]:
     return np.array(list(dict.fromkeys(ranked)), np.int64)
 
 
-def _segments(scenario: Scenario, frame: _Frame, simplify: float) -> dict[str, Any]:
-    """The four segment arrays of a scene, in the order of the map features."""
+def _segments(scenario: Scenario, frame: _Frame, levels: _Heights, simplify: float) -> dict[str, Any]:
+    """The five segment arrays of a scene, in the order of the map features."""
     roads = [r for r in scenario.roads if RoadType.NONE < r.type < RoadType.DRIVEWAY and np.isfinite(r.points).all()]
-    points = [r.points[:, :2] for r in roads]
+    points = [r.points for r in roads]
     long = [i for i, r in enumerate(roads) if r.type in _SIMPLIFIED and len(points[i]) > _MIN_SEGMENTS_TO_SIMPLIFY]
     if long and simplify > 0:
         from gail_cli.sim.polylines import kept_points
 
         # GPUDrive decides in float32 on the log's own coordinates, whose rounding tips close calls.
-        for i, kept in zip(long, kept_points([points[i].astype(np.float32) for i in long], simplify), strict=True):
+        flat = [points[i][:, :2].astype(np.float32) for i in long]
+        for i, kept in zip(long, kept_points(flat, simplify), strict=True):
             points[i] = points[i][kept]
-    tables = [_feature_segments(r.type, p, frame) for r, p in zip(roads, points, strict=True)]
+    tables = [_feature_segments(r.type, p[:, :2], frame) for r, p in zip(roads, points, strict=True)]
+    ends = [_segment_ends(p[:, 2], len(t)) for p, t in zip(points, tables, strict=True)]
     counts = [len(t) for t in tables]
     return {
         "segment": np.concatenate([*tables, np.zeros((0, 5), np.float32)]),
+        "segment_z": levels.local(np.concatenate([*ends, np.zeros((0, 2))])),
         "segment_type": np.repeat(np.array([r.type for r in roads], np.int8), counts),
         "segment_map_type": np.repeat(np.array([r.map_type for r in roads], np.int8), counts),
         "segment_road": np.repeat(np.array([r.id for r in roads], np.int64), counts),
     }
+
+
+def _segment_ends(z: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """[count, 2] heights of both ends of a feature's segments from those of its points; a box is level."""
+    if count == len(z) - 1:
+        return np.stack([z[:-1], z[1:]], axis=1)
+    return np.full((count, 2), z[:4].mean())
 
 
 def _feature_segments(road_type: RoadType, logged: NDArray[np.float64], frame: _Frame) -> NDArray[np.float32]:

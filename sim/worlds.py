@@ -68,11 +68,13 @@ class WorldArrays:
 
     steps: int
     log: wp.array2d(dtype=wp.float32)
+    log_z: wp.array(dtype=wp.float32)
     valid: wp.array(dtype=wp.bool)
     agent_start: wp.array(dtype=wp.int32)
     world: wp.array(dtype=wp.int32)
     size: wp.array2d(dtype=wp.float32)
     radius: wp.array(dtype=wp.float32)
+    lift: wp.array(dtype=wp.float32)
     goal: wp.array2d(dtype=wp.float32)
     type: wp.array(dtype=wp.int32)
     parked: wp.array(dtype=wp.bool)
@@ -81,6 +83,7 @@ class WorldArrays:
     map: wp.array(dtype=wp.int32)
     map_start: wp.array(dtype=wp.int32)
     segment: wp.array(dtype=Segment)
+    segment_z: wp.array2d(dtype=wp.float32)
     segment_type: wp.array(dtype=wp.int32)
 
 
@@ -190,11 +193,13 @@ def make_worlds(
     controlled = gather([c.controlled for c in chosen], np.bool_)
     arrays: dict[str, NDArray[Any]] = {
         "log": gather([s.log[c.row].reshape(-1, 5) for s, c in pairs], np.float32),
+        "log_z": gather([s.log_z[c.row].reshape(-1) for s, c in pairs], np.float32),
         "valid": gather([s.valid[c.row].reshape(-1) for s, c in pairs], np.bool_),
         "agent_start": _starts(counts),
         "world": np.repeat(np.arange(len(scenes), dtype=np.int32), counts),
         "size": size,
         "radius": np.hypot(size[:, 0], size[:, 1]) / 2,
+        "lift": gather([_lift(s)[c.row] for s, c in pairs], np.float32),
         "goal": gather([s.goal[c.row] for s, c in pairs], np.float32),
         "type": gather([s.agent_type[c.row] for s, c in pairs], np.int32),
         "parked": gather([c.parked for c in chosen], np.bool_),
@@ -203,12 +208,18 @@ def make_worlds(
         "map": np.array([place[id(s)] for s in scenes], np.int32),
         "map_start": _starts([len(s.segment) for s in maps.values()]),
         "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
+        "segment_z": gather([s.segment_z for s in maps.values()], np.float32),
         "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
     }
     on = torch.empty(0, device=device).device  # with its number, which plain "cuda" does not have
     tensors = {name: torch.from_numpy(array).to(on) for name, array in arrays.items()}
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, rows, on)
+
+
+def _lift(scene: Scene) -> NDArray[np.float32]:
+    """[A] height of the middle of each box above the ground, m; 0 where the scene's heights are not known."""
+    return scene.agent_size[:, 2] * np.float32(0.5 if np.isfinite(scene.origin_z) else 0.0)
 
 
 def _segment_table(segment: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ class Agent:
     size: tuple[float, float, float] = (4.0, 2.0, 1.5)
     role: int = 0
     valid: np.ndarray | None = None
+    z: np.ndarray | None = None
 
 
 def car(x=0.0, y=0.0, heading=0.0, speed=0.0, steps=STEPS, **rest):
@@ -47,20 +48,24 @@ def valid_only(*steps, of=STEPS):
     return np.isin(np.arange(of), steps)
 
 
-def scene(*agents, segments=(), name="scene"):
-    """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading)."""
+def scene(*agents, segments=(), segment_z=0.0, name="scene"):
+    """A scene in its own frame; a segment is (road type, x, y, half-length, half-width, heading), and ``segment_z`` the
+    height of all of them, of each, or [S, 2] of both ends of each."""
     steps = len(agents[0].log)
     valid = np.array([np.ones(steps, bool) if a.valid is None else a.valid for a in agents])
     return Scene(
         id=name,
         origin=np.zeros(2),
+        origin_z=0.0,
         agent_id=np.arange(len(agents)),
         agent_type=np.array([a.type for a in agents], np.int8),
         agent_role=np.array([a.role for a in agents], np.uint8),
         agent_size=np.array([a.size for a in agents], np.float32),
         log=(np.array([a.log for a in agents]) * valid[..., None]).astype(np.float32),
+        log_z=np.array([np.zeros(steps) if a.z is None else a.z for a in agents], np.float32) * valid,
         valid=valid,
         segment=np.array([s[1:] for s in segments], np.float32).reshape(-1, 5),
+        segment_z=np.array(np.broadcast_to(np.transpose(segment_z), (2, len(segments))).T, np.float32),
         segment_type=np.array([s[0] for s in segments], np.int8),
         segment_map_type=np.zeros(len(segments), np.int8),
         segment_road=np.arange(len(segments)),

@@ -318,7 +318,7 @@ def test_a_file_that_is_missing_or_cut_is_told(copy):
         (lambda root: (root / "zarr.json").write_text('{"attributes": null}'), "zarr.json cannot be read"),
         (lambda root: (root / "zarr.json").write_text("{}"), "is not a gail-cli demo store; check the path"),
         (lambda root: change_root(root, complete=False), "did not finish; run the same command again"),
-        (lambda root: change_root(root, version=[3, 0]), "format 3.0 is newer than this program's; upgrade gail-cli"),
+        (lambda root: change_root(root, version=[4, 0]), "format 4.0 is newer than this program's; upgrade gail-cli"),
         (lambda root: change_root(root, version=[1, 0]), "format 1.0 is older than this program's; extract"),
         (lambda root: change_root(root, version=None), "zarr.json is damaged"),
         (lambda root: change_root(root, action_space={}), "zarr.json is damaged"),

@@ -96,6 +96,7 @@ def from_step(scene: Scene, start: int, states: int) -> Scene:
         scene,
         **of_agents,
         log=scene.log[there, steps],
+        log_z=scene.log_z[there, steps],
         valid=scene.valid[there, steps],
         light_state=scene.light_state[:, steps],
         timestamp=scene.timestamp[steps],

@@ -72,7 +72,8 @@ def piece(record: Record, first: int, last: int) -> Record:
         return moved
 
     small = replace(
-        scene, log=cut(scene.log), valid=cut(scene.valid), light_state=cut(scene.light_state, -1),
+        scene, log=cut(scene.log), log_z=cut(scene.log_z), valid=cut(scene.valid),
+        light_state=cut(scene.light_state, -1),
         timestamp=scene.timestamp + (scene.timestamp[first] - scene.timestamp[0]),
     )  # fmt: skip
     role = scene.agent_role & np.uint8(0xFF & ~(Role.PARKED | Role.LATE))

@@ -17,8 +17,10 @@ from gail_cli.sim.errors import UserError
 from gail_cli.sim.scene import Scene
 
 FORMAT = "gail-cli demo store"
-VERSION = (2, 0)
-"""(major, minor): readers refuse another major version."""
+VERSION = (3, 0)
+"""(major, minor) of stores that are written."""
+READABLE = (2, 3)
+"""Major versions that are read; what a store of an earlier one lacks is absent, see :attr:`Column.absent`."""
 ID_BYTES = 64
 
 Kind = Literal["scene", "agent", "segment", "light", "demo", "vru"]
@@ -43,6 +45,10 @@ class Column:
     field: str
     """The attribute of :class:`Record` that it holds."""
     what: str
+    since: int = 2
+    """The major version of the format that has it first."""
+    absent: float = 0
+    """What a store of an earlier version has in its place."""
 
 
 def _demo_columns(group: str, kind: Kind, field: str, action: str, components: str | int) -> tuple[Column, ...]:
@@ -60,6 +66,8 @@ SCHEMA: tuple[Column, ...] = (
     Column("scenes/id", "scene", "uint8", (ID_BYTES,), "scene.id", "scenario id, UTF-8, zero-padded"),
     Column("scenes/split", "scene", "uint8", (), "split", "0 train, 1 validation, 2 test"),
     Column("scenes/origin", "scene", "float64", (2,), "scene.origin", "x, y (m) subtracted from the log"),
+    Column("scenes/origin_z", "scene", "float64", (), "scene.origin_z",
+           "z (m) subtracted from the log; NaN: heights are not known", since=3, absent=np.nan),
     Column("scenes/timestamp", "scene", "float64", ("steps",), "scene.timestamp", "s"),
     Column("agents/id", "agent", "int64", (), "scene.agent_id", "object id in the log"),
     Column("agents/type", "agent", "int8", (), "scene.agent_type", "1 vehicle, 2 pedestrian, 3 cyclist, 4 other"),
@@ -68,9 +76,12 @@ SCHEMA: tuple[Column, ...] = (
            "32 not there at the first step"),
     Column("agents/size", "agent", "float32", (3,), "scene.agent_size", "length, width, height (m)"),
     Column("tracks/log", "agent", "float32", ("steps", 5), "scene.log", "x, y (m), heading (rad), vx, vy (m/s)"),
+    Column("tracks/z", "agent", "float32", ("steps",), "scene.log_z", "height (m) of the box's middle", since=3),
     Column("tracks/valid", "agent", "bool", ("steps",), "scene.valid", "whether the log has a state there"),
     Column("roads/segment", "segment", "float32", (5,), "scene.segment",
            "midpoint x, y, half-length, half-width (m), heading (rad)"),
+    Column("roads/z", "segment", "float32", (2,), "scene.segment_z",
+           "height (m) of both ends, against and along the heading", since=3),
     Column("roads/type", "segment", "int8", (), "scene.segment_type",
            "1 road edge, 2 road line, 3 lane, 4 crosswalk, 5 speed bump, 6 stop sign"),
     Column("roads/map_type", "segment", "int8", (), "scene.segment_map_type", "GPUDrive's map_element_id"),
@@ -89,7 +100,7 @@ def starts_path(kind: Kind) -> str:
 
 
 PATHS: tuple[str, ...] = (*(column.path for column in SCHEMA), *map(starts_path, RAGGED))
-"""All arrays of a part."""
+"""All arrays of a part in the version that is written."""
 STARTS = ArraySpec(np.dtype(np.int64), ())
 """The arrays of offsets."""
 
@@ -101,6 +112,11 @@ def spec_of(column: Column, space: ActionSpace, steps: int) -> ArraySpec:
     if column.dtype == "action":
         return ArraySpec(np.dtype(np.int16 if space.discrete else np.float32), tail)
     return ArraySpec(np.dtype(column.dtype), tail)
+
+
+def missing(column: Column, rows: int, form: ArraySpec) -> NDArray[Any]:
+    """What stands for so many rows of a column that a store of an earlier version does not have."""
+    return np.full((rows, *form.tail), column.absent, form.dtype)
 
 
 def lay_out(records: Sequence[Record], space: ActionSpace, steps: int) -> dict[str, NDArray[Any]]:

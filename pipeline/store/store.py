@@ -29,14 +29,15 @@ from gail_cli.pipeline.store.schema import (
     FORMAT,
     ID_BYTES,
     RAGGED,
+    READABLE,
     SCHEMA,
     STARTS,
-    VERSION,
     Column,
     Kind,
     StoreError,
     decode_id,
     encode_id,
+    missing,
     record_at,
     spec_of,
     starts_path,
@@ -125,14 +126,15 @@ def read_root(storage: Storage) -> dict[str, Any]:
     """Root attributes.
 
     Raises:
-        StoreError: when no store of ours is there, or one of another major version, or damaged.
+        StoreError: when no store of ours is there, or one of a version that is not read, or damaged.
     """
     where, attributes = f"store {storage.url}", check_ours(storage)
     version = attributes.get("version")
     if not (isinstance(version, list) and len(version) == 2 and all(isinstance(n, int) for n in version)):
         raise StoreError(where, f"zarr.json is damaged (version {version!r})", _AGAIN)
-    if version[0] != VERSION[0]:
-        age, hint = ("newer", "upgrade gail-cli") if version[0] > VERSION[0] else ("older", f"{_AGAIN} (--overwrite)")
+    if version[0] not in READABLE:
+        newer = version[0] > max(READABLE)
+        age, hint = ("newer", "upgrade gail-cli") if newer else ("older", f"{_AGAIN} (--overwrite)")
         raise StoreError(where, f"format {version[0]}.{version[1]} is {age} than this program's", hint)
     try:
         return unsealed(attributes)
@@ -215,7 +217,7 @@ class DemoStore:
             pedestrians and cyclists, in :data:`VRU_SPACE`.
 
     Raises:
-        StoreError: when there is no store, it is unfinished, or of another major version.
+        StoreError: when there is no store, it is unfinished, or of a version that is not read.
     """
 
     def __init__(self, path: str | Path, agents: Agents = "vehicles") -> None:
@@ -227,6 +229,7 @@ class DemoStore:
             self._take_stock()
             self._own = ActionSpace.from_json(self.attributes["action_space"])
             self.steps: int = self.attributes["steps"]
+            self.version = int(self.attributes["version"][0])
         except StoreError:
             raise
         except StorageError as error:
@@ -331,6 +334,10 @@ class DemoStore:
             yield part, place, place + end - begin
             begin = end
 
+    def has(self, column: Column) -> bool:
+        """Whether the store's version has this array."""
+        return column.since <= self.version
+
     def _columns(self) -> Iterator[tuple[Column, ArraySpec]]:
         for column in SCHEMA:
             yield column, spec_of(column, self._own, self.steps)
@@ -341,7 +348,7 @@ class DemoStore:
         starts = {kind: _all_rows(STARTS, scenes + 1, data) for kind, data in zip(RAGGED, heads, strict=True)}
         part = _Part(starts, {})
         rows = {column.path: part.rows(column.kind, 0, scenes)[1] for column, _ in self._columns()}
-        forms = {column.path: form for column, form in self._columns() if rows[column.path]}
+        forms = {column.path: form for column, form in self._columns() if rows[column.path] and self.has(column)}
         spans = [(f"{folder}/{shard_name(path, form)}", 0, form.head(rows[path])) for path, form in forms.items()]
         for (path, form), head in zip(forms.items(), self.storage.read_spans(spans), strict=True):
             part.shards[path] = Shard.parse(form, rows[path], head)
@@ -365,8 +372,8 @@ class DemoStore:
         wanted: list[tuple[str, int, int]] = []
         for column, form in self._columns():
             a, b = part.rows(column.kind, first, last)
-            arrays[column.path] = np.zeros((0, *form.tail), form.dtype)
-            if b > a:
+            arrays[column.path] = missing(column, 0 if self.has(column) else b - a, form)
+            if b > a and self.has(column):
                 wanted.append((column.path, a, b))
         folder = f"parts/{part_name(number)}"
         shards = [part.shards[path] for path, _, _ in wanted]

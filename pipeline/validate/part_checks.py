@@ -54,7 +54,7 @@ def _ids(part: Part) -> Iterator[Finding]:
 
 def _finite(part: Part) -> Iterator[Finding]:
     for path, array in part.arrays.items():
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and path != "scenes/origin_z":  # NaN there: heights are not known
             yield from in_rows(part, path, ~np.isfinite(array), "a number is not finite")
 
 
@@ -80,8 +80,9 @@ def _sizes(part: Part) -> Iterator[Finding]:
 
 
 def _log(part: Part) -> Iterator[Finding]:
-    log, valid = part.arrays["tracks/log"], part.arrays["tracks/valid"]
+    log, z, valid = part.arrays["tracks/log"], part.arrays["tracks/z"], part.arrays["tracks/valid"]
     yield from in_rows(part, "tracks/log", (log != 0).any(axis=-1) & ~valid, "a state is not zero where not valid")
+    yield from in_rows(part, "tracks/z", (z != 0) & ~valid, "a height is not zero where not valid")
     yield from check_places(part, "tracks/log", log)
     fast = np.hypot(log[..., 3], log[..., 4]) > MAX_SPEED
     yield from in_rows(part, "tracks/log", fast, f"an agent is faster than {MAX_SPEED:g} m/s")

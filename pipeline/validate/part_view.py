@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.records import VRU_SPACE
 from gail_cli.pipeline.store.arrays import open_files
-from gail_cli.pipeline.store.schema import PATHS, SCHEMA, Kind, starts_path
+from gail_cli.pipeline.store.schema import RAGGED, SCHEMA, Kind, missing, spec_of, starts_path
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 
@@ -74,7 +74,13 @@ class Part:
             group = open_files(self.files)
         except Exception as error:  # zarr and its codecs raise many kinds
             return {"zarr.json": str(error)}
-        return {path: _read_or_reason(group, path, self.files) for path in PATHS}
+        store, paths = self.store, [*(c.path for c in SCHEMA if self.store.has(c)), *map(starts_path, RAGGED)]
+        absent = {
+            c.path: missing(c, self.rows(c.kind), spec_of(c, store.own_space, store.steps))
+            for c in SCHEMA
+            if not store.has(c)
+        }
+        return {path: _read_or_reason(group, path, self.files) for path in paths} | absent
 
     def starts(self, kind: Kind) -> NDArray[np.int64]:
         """Offsets of a ragged kind."""
