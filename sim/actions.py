@@ -153,6 +153,13 @@ class ActionSpace:
         return self.grid is not None
 
     @property
+    def grid_name(self) -> str | None:
+        """The name of its grid in :data:`GRIDS`; None for one of its own, and without a grid."""
+        return next(
+            (name for (model, name), grid in GRIDS.items() if (model, grid) == (self.dynamics, self.grid)), None
+        )
+
+    @property
     def components(self) -> int:
         """K, the number of components."""
         return len(self.dynamics.action_names)

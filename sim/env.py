@@ -17,6 +17,9 @@ from gail_cli.sim.observation import Observer
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.worlds import Worlds
 
+WITHOUT_REVERSE = "extract with --compat gpudrive, or leave sim.compat out"
+"""What to do where GPUDrive's rules meet vehicles that know reverse."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -115,6 +118,9 @@ class Env(AgentViews):
         action_space: what actions mean.
         config: the rules.
         observation: the layout of observations.
+
+    Raises:
+        ValueError: when the vehicles know reverse, but the rules are GPUDrive's.
     """
 
     def __init__(
@@ -126,6 +132,7 @@ class Env(AgentViews):
     ) -> None:
         self.action_space = action_space
         self.config = config or SimConfig()
+        check_reverse(self.action_space, self.config)
         self.observation_config = observation or ObservationConfig()
         self.swap(worlds)
 
@@ -266,6 +273,16 @@ def check_actions(actions: torch.Tensor, worlds: Worlds, space: ActionSpace) -> 
     wanted = (len(worlds.controlled), space.components)
     if actions.shape != wanted:
         raise ValueError(f"actions have the shape {tuple(actions.shape)}, not {wanted}: one row per agent")
+
+
+def check_reverse(space: ActionSpace, config: SimConfig) -> None:
+    """Whether the vehicles are ones of these rules: GPUDrive's know no reverse.
+
+    Raises:
+        ValueError: when they are not.
+    """
+    if space.reverse and config.compat == "gpudrive":
+        raise ValueError(f"these actions know reverse, GPUDrive's vehicles do not; {WITHOUT_REVERSE}")
 
 
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:

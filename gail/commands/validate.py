@@ -30,7 +30,7 @@ def validate(store: str, *, config: str | None, sample: int, seed: int, report: 
     from gail_cli.gail.learning.requirements import expectation  # after what a wrong setting stops
     from gail_cli.pipeline.validate.validate import validate_store
 
-    expected = expectation(loaded.data) if loaded else None
+    expected = expectation(loaded.data, loaded.sim) if loaded else None
     with progress_bar("validating", "parts") as progress:
         problems: list[UserError] = [*validate_store(store, expected, sample=sample, seed=seed, progress=progress)]
     if loaded and not problems:

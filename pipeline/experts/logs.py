@@ -79,7 +79,7 @@ def _gap(mark: NDArray[np.uint8]) -> NDArray[np.int64]:
     logged = mark == LOGGED
     before = np.maximum.accumulate(np.where(logged, steps, 0), axis=1)
     after = np.minimum.accumulate(np.where(logged, steps, steps[-1])[:, ::-1], axis=1)[:, ::-1]
-    return np.maximum(after[:, 1:] - before[:, :-1], 1)
+    return np.asarray(np.maximum(after[:, 1:] - before[:, :-1], 1))
 
 
 class Jumps(NamedTuple):
