@@ -12,8 +12,8 @@ DT = 0.1
 
 
 @wp.kernel(enable_backward=False)
-def _advance(model: int, s: State, u: Action, length: float, out: wp.array(dtype=State)):
-    out[0] = advance(model, s, u, length)
+def _advance(model: int, reverse: bool, s: State, u: Action, length: float, out: wp.array(dtype=State)):
+    out[0] = advance(model, reverse, s, u, length)
 
 
 @wp.kernel(enable_backward=False)
@@ -27,9 +27,9 @@ def _call(kernel, kind, *inputs):
     return out.numpy()[0].astype(np.float64)
 
 
-def step(model, state, action, length=4.0):
+def step(model, state, action, length=4.0, reverse=False):
     action = [*action, *[0.0] * (5 - len(action))]
-    return _call(_advance, State, int(model), State(*state), Action(*action), length)
+    return _call(_advance, State, int(model), reverse, State(*state), Action(*action), length)
 
 
 def expected_step(model, state, action, length=4.0):
