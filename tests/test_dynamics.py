@@ -120,6 +120,46 @@ def test_a_car_braked_below_zero_does_not_reverse(model):
     assert step(model, braked, (0, 0))[3] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("model", "state", "action", "expected"),
+    [
+        # from rest at -2 m/s^2, and on
+        (Dynamics.CLASSIC, (0, 0, 0, 0, 0), (-2, 0), (-0.01, 0, 0, -0.2, 0)),
+        (Dynamics.CLASSIC, (0, 0, 0, -0.2, 0), (0, 0), (-0.02, 0, 0, -0.2, 0)),
+        # braking from reverse: forward acceleration
+        (Dynamics.CLASSIC, (0, 0, np.pi / 2, 0, -1), (2, 0), (0, -0.09, np.pi / 2, 0, -0.8)),
+        # the mirror image of a bend forwards: wheels to the left, and the tail goes left
+        (
+            Dynamics.CLASSIC,
+            (0, 0, 0, -10, 0),
+            (0, np.pi / 4),
+            (-0.8944272, -0.4472136, -0.2236068, -9.7510405, 2.2174807),
+        ),
+        (
+            Dynamics.BICYCLE,
+            (0, 0, 0, -1, 0),
+            (-1, 0.5),
+            (-0.105, 0, -0.0525, -1.1 * np.cos(0.0525), 1.1 * np.sin(0.0525)),
+        ),
+        # a velocity across the heading is no reverse
+        (Dynamics.BICYCLE, (0, 0, 0, 0, 10), (0, 0), (0, 1, 0, 10, 0)),
+        (Dynamics.DELTA_LOCAL, (0, 0, 0, -1, 0), (0.1, 0, 0), (0.1, 0, 0, 1, 0)),
+    ],
+)
+def test_reverse_worked_by_hand(model, state, action, expected):
+    np.testing.assert_allclose(step(model, state, action, reverse=True), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("model", Dynamics)
+@given(data=st.data())
+def test_forwards_it_makes_no_difference_whether_a_model_knows_reverse(model, data):
+    x, y, heading, vx, vy = data.draw(states)
+    if np.float32(np.cos(heading)) * vx + np.float32(np.sin(heading)) * vy < 1e-3:
+        vx, vy = 3 * np.cos(heading), 3 * np.sin(heading)
+    args = model, (x, y, heading, vx, vy), data.draw(ACTIONS[model])
+    np.testing.assert_array_equal(step(*args, reverse=True), step(*args))
+
+
 @given(state=states, action=ACTIONS[Dynamics.CLASSIC])
 def test_a_longer_car_turns_less(state, action):
     """The yaw rate is inverse to the length; nothing else depends on it but the direction of the new velocity."""
