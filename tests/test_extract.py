@@ -231,6 +231,13 @@ def test_pedestrians_and_cyclists_on_demand(tmp_path):
 
 
 def test_splits_are_settable_and_stable(scenes, tmp_path):
+    for k, name in enumerate("abcde"):  # elsewhere each, as scenes of other logs are
+
+        def shift(data, by=50.0 * k):
+            for item in data["objects"]:
+                item["position"] = [{**point, "x": point["x"] + by} for point in item["position"]]
+
+        write_json(scenes / f"{name}.json", name, shift)
     config = replace(CONFIG, split=(0.5, 0.25, 0.25))
     extract([str(scenes)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
     expected = [split_of(scene, config.split) for scene in "abcde"]
