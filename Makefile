@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench wosac-parity clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -39,6 +39,13 @@ bench: $(READY)  ## speed of simulator and store, and how experts drive, on the 
 	$(BIN)/python -m benchmarks.simulator
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.experts data/sample
+
+SUBMISSIONS := $(wildcard ../shared/wosac/*.binproto)
+SCENES := ../shared/womd/tfrecord
+
+wosac-parity: $(READY)  ## our score and the official scorer's, in an environment of its own (.wosac), on the same drives
+	$(if $(SUBMISSIONS),$(BIN)/python -m benchmarks.wosac_parity --submission $(SUBMISSIONS) --scenes $(SCENES))
+	$(BIN)/python -m benchmarks.wosac_parity --scenes data/sample
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) $(DEMO)

@@ -323,6 +323,27 @@ def evaluate(**given: Any) -> None:
     evaluate(**given)
 
 
+# --- score ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("submission", type=click.Path(exists=True))
+@click.argument("more", nargs=-1, metavar="[SCENES]...")
+@click.option("--scenes", multiple=True, required=True, metavar="SCENES",
+              help="Files, folders, globs or URLs that hold the submission's scenes; several may follow.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", help="Where to measure.")
+@options.report_option
+def score(**given: Any) -> None:
+    """Score a submission to Waymo's sim agents challenge, of whoever's making, without TensorFlow.
+
+    SUBMISSION is a SimAgentsChallengeSubmission (also compressed), a folder of its shards, or the .tar.gz that is
+    uploaded. The numbers are those of Waymo's own scorer: realism of 2025 and 2024, and what it is made of.
+    """
+    from gail_cli.gail.commands.score import score
+
+    score(**given)
+
+
 # --- simulate ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Distances of agents from each other and from the edge of the road, with boxes of true size: for evaluation.
+"""Distances of agents from each other, with boxes of true size: for evaluation.
 
 Nothing in a simulation depends on what is measured here.
 """
@@ -7,21 +7,23 @@ Nothing in a simulation depends on what is measured here.
 import torch
 
 from gail_cli.sim.geometry import Box, corner_of, in_frame, separation
-from gail_cli.sim.heights import STRETCH, height_at, nearer_edge, signed_distance
-from gail_cli.sim.kernels import box_at, edge_distance
+from gail_cli.sim.heights import same_level
+from gail_cli.sim.kernels import box_at
 from gail_cli.sim.launch import launch, to_warp, wp
-from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, cell_at
 from gail_cli.sim.worlds import WorldArrays, Worlds
 
 MAX_TTC = 5.0
 """Times to collision beyond are taken as this, s (Montali et al. 2023)."""
+ROUNDING = 0.7
+"""Corners of boxes are rounded with this times half the shorter side (the challenge's scorer)."""
 _MAX_TTC = wp.constant(wp.float32(MAX_TTC))
-_SAME_WAY = wp.constant(wp.float32(0.2588))
-"""Cosine of 75 degrees: an agent that is followed heads no further away than this."""
-_VEHICLE = wp.constant(1)
-_REACH = 15.0
-"""Edges within this are looked up in a grid, m; only where there is none, all are searched."""
-_CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
+_ROUNDING = wp.constant(wp.float32(ROUNDING))
+_SAME_WAY = wp.constant(wp.float32(1.3089969))
+"""75 degrees: an agent that is followed heads no further away than this, rad."""
+_SAME_LANE = wp.constant(wp.float32(0.17453293))
+"""10 degrees: nor than this where less than :data:`_AT_THE_EDGE` of it is in the way, rad."""
+_AT_THE_EDGE = wp.constant(wp.float32(0.5))
+_PI = wp.constant(wp.float32(3.14159265))
 _FAR = wp.constant(wp.float32(1.0e30))
 
 
@@ -39,18 +41,34 @@ def _from_corners(a: Box, b: Box) -> float:
 
 
 @wp.func
-def _edge_distance(w: WorldArrays, edges: RoadGrid, map: int, p: wp.vec3) -> float:
-    """The same as :func:`~sim.kernels.edge_distance`, by a grid wherever that has an edge near enough."""
-    best = wp.vec3(_FAR, _FAR, -1.0)
-    cell = cell_at(edges, map, p[0], p[1])
-    if cell >= 0:
-        for k in range(edges.start[cell], edges.start[cell + 1]):
-            id = edges.item[k]
-            if w.segment_type[id] == ROAD_EDGE:
-                best = nearer_edge(best, w, id, p, STRETCH)
-    if best[0] > _CERTAIN:
-        return edge_distance(w, map, p, STRETCH)
-    return signed_distance(best)
+def _radius(box: Box) -> float:
+    """Of a box's rounded corners."""
+    return _ROUNDING * wp.min(box.length, box.width)
+
+
+@wp.func
+def _core(box: Box) -> Box:
+    """The box whose points are nearer to those of the rounded box than its radius: what rounding starts from."""
+    r = _radius(box)
+    core = Box()
+    core.x = box.x
+    core.y = box.y
+    core.c = box.c
+    core.s = box.s
+    core.length = box.length - r
+    core.width = box.width - r
+    return core
+
+
+@wp.func
+def rounded_separation(a: Box, b: Box) -> float:
+    """Signed distance of two boxes with rounded corners, m; negative: how deep they overlap."""
+    inner_a = _core(a)
+    inner_b = _core(b)
+    apart = separation(inner_a, inner_b)
+    if apart > 0.0:
+        apart = wp.min(_from_corners(inner_a, inner_b), _from_corners(inner_b, inner_a))
+    return apart - _radius(a) - _radius(b)
 
 
 @wp.kernel(enable_backward=False)
@@ -58,10 +76,12 @@ def _measure(
     first: int,
     part: int,
     w: WorldArrays,
-    edges: RoadGrid,
     agents: wp.array(dtype=wp.int32),
     steps: int,
+    levels: wp.bool,
+    wrapped: wp.bool,
     state: wp.array2d(dtype=wp.float32),
+    z: wp.array(dtype=wp.float32),
     speed: wp.array(dtype=wp.float32),
     present: wp.array(dtype=wp.bool),
     out: wp.array2d(dtype=wp.float32),
@@ -72,7 +92,7 @@ def _measure(
     t = item % steps
     i = agents[n]
     row = i * steps + t
-    for k in range(3):
+    for k in range(2):
         out[item, k] = wp.nan
     if present[row]:
         me = box_at(w, state, row, i, 1.0)
@@ -82,70 +102,76 @@ def _measure(
         world = w.world[i]
         for j in range(w.agent_start[world], w.agent_start[world + 1]):
             there = j * steps + t
-            if j != i and present[there]:
+            if j != i and present[there] and (not levels or same_level(w, i, z[row], j, z[there])):
                 dx = state[there, 0] - me.x
                 dy = state[there, 1] - me.y
                 if wp.sqrt(dx * dx + dy * dy) - w.radius[i] - w.radius[j] < wp.max(nearest, headway):
                     other = box_at(w, state, there, j, 1.0)
-                    apart = separation(me, other)
-                    if apart > 0.0 and apart < nearest:
-                        apart = wp.min(_from_corners(me, other), _from_corners(other, me))
-                    nearest = wp.min(nearest, apart)
-                    c = me.c * other.c + me.s * other.s
+                    nearest = wp.min(nearest, rounded_separation(me, other))
+                    c = wp.abs(me.c * other.c + me.s * other.s)
                     s = wp.abs(me.c * other.s - me.s * other.c)
+                    turned = wp.abs(state[there, 2] - state[row, 2])
+                    if wrapped:
+                        turned = turned - 2.0 * _PI * wp.floor(turned / (2.0 * _PI))
+                        turned = wp.min(turned, 2.0 * _PI - turned)
                     d = in_frame(me.c, me.s, dx, dy)
-                    gap = d[0] - me.length - other.length * wp.abs(c) - other.width * s
-                    aside = wp.abs(d[1]) - me.width - other.length * s - other.width * wp.abs(c)
-                    if c > _SAME_WAY and aside < 0.0 and gap >= 0.0 and gap < headway:
+                    gap = d[0] - me.length - other.length * c - other.width * s
+                    aside = wp.abs(d[1]) - me.width - other.length * s - other.width * c
+                    behind = turned <= _SAME_WAY and (aside < -_AT_THE_EDGE or turned <= _SAME_LANE)
+                    if behind and aside < 0.0 and gap > 0.0 and gap < headway:
                         headway = gap
                         leader = there
         out[item, 0] = nearest
-        if w.type[i] == _VEHICLE:
-            ttc = float(_MAX_TTC)
-            if leader >= 0:
-                closing = speed[row] - speed[leader]
-                ttc = wp.where(closing > 0.0, wp.min(headway / closing, _MAX_TTC), _MAX_TTC)
-                ttc = wp.where(wp.isnan(closing), closing, ttc)
-            out[item, 1] = wp.where(wp.isnan(speed[row]), speed[row], ttc)
-            map = w.map[world]
-            edge = float(-_FAR)
-            ground = height_at(w, i, me.x, me.y) - w.lift[i]
-            for k in range(4):
-                p = corner_of(me, k)
-                edge = wp.max(edge, _edge_distance(w, edges, map, wp.vec3(p[0], p[1], ground)))
-            out[item, 2] = edge
+        ttc = float(_MAX_TTC)
+        if leader >= 0:
+            closing = speed[row] - speed[leader]
+            if closing > 0.0:  # which no undefined speed is
+                ttc = wp.min(headway / closing, _MAX_TTC)
+        out[item, 1] = ttc
 
 
 def clearances(
-    worlds: Worlds, track: torch.Tensor, present: torch.Tensor, speed: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    worlds: Worlds,
+    track: torch.Tensor,
+    z: torch.Tensor,
+    present: torch.Tensor,
+    speed: torch.Tensor,
+    theirs: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Distances and times to collision of the N controlled agents at each of T steps.
+
+    Boxes have rounded corners for the distance, and sharp ones for the time. Whom an agent follows: the nearest whose
+    rearmost corner lies ahead of its front and which is in the way of its box as it heads, if it heads at most 75
+    degrees elsewhere; or 10, where at most 0.5 m of it are in the way (waymo-open-dataset 1.6.7).
 
     Args:
         worlds: where the agents are.
         track: [M, T, 5] x, y, heading, vx, vy of all agents.
+        z: [M, T] m, heights of their centres.
         present: [M, T] bool, who is in its world when.
         speed: [M, T] m/s of all agents, NaN where unknown.
+        theirs: as the challenge's scorer, for which all are on one level, and headings of 3 and -3 rad are 6 apart;
+            otherwise boxes meet only where their heights do, and the smaller difference counts.
 
     Returns:
-        Three tensors [N, T], NaN where an agent is not present: the signed distance of its box to the nearest other
-        one (m; negative: how deep they overlap; infinite: there is none); of vehicles the time until it would touch the
-        one that it follows if both kept their speed (s, at most 5; 5 when there is none; NaN where a speed is), and
-        the largest signed distance of its corners to the nearest road edge (m; positive: beyond it). Whom an agent
-        follows: the nearest in the way of its box as it heads, who heads less than 75 degrees elsewhere.
+        Two tensors [N, T], NaN where an agent is not present: the signed distance of its box to the nearest other
+        one (m; negative: how deep they overlap; infinite: there is none), and the time until it would touch the
+        one that it follows if both kept their speed (s, at most 5; 5 too when there is none or a speed is unknown).
     """
     n, steps = len(worlds.controlled), track.shape[1]
-    out = torch.empty(n * steps, 3, device=worlds.device)
+    out = torch.empty(n * steps, 2, device=worlds.device)
     inputs = [
         worlds.arrays(),
-        worlds.grid(_REACH, solid=True),
         to_warp(worlds.controlled.to(torch.int32)),
         steps,
+        not theirs,
+        not theirs,
         to_warp(track.reshape(-1, 5).contiguous()),
+        to_warp(z.flatten().contiguous()),
         to_warp(speed.flatten().contiguous()),
         to_warp(present.flatten().contiguous()),
         to_warp(out),
     ]
     launch(_measure, n * steps, inputs, worlds.device)
-    nearest, ttc, edge = out.view(n, steps, 3).unbind(dim=-1)
-    return nearest, ttc, edge
+    nearest, ttc = out.view(n, steps, 2).unbind(dim=-1)
+    return nearest, ttc

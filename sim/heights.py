@@ -40,20 +40,25 @@ def height_at(w: WorldArrays, i: int, x: float, y: float) -> float:
 @wp.func
 def meets(w: WorldArrays, i: int, me: Box, j: int, there: wp.vec2) -> bool:
     """Whether the boxes of two agents are at the same height: ``i`` where ``me`` is, ``j`` ``there``."""
-    apart = height_at(w, i, me.x, me.y) - height_at(w, j, there[0], there[1])
-    return wp.abs(apart) <= 0.5 * (wp.max(w.size[i, 2], _LEAST_HEIGHT) + wp.max(w.size[j, 2], _LEAST_HEIGHT))
+    return same_level(w, i, height_at(w, i, me.x, me.y), j, height_at(w, j, there[0], there[1]))
+
+
+@wp.func
+def same_level(w: WorldArrays, i: int, z: float, j: int, other_z: float) -> bool:
+    """Whether the boxes of two agents overlap in height, with their middles at these heights."""
+    return wp.abs(z - other_z) <= 0.5 * (wp.max(w.size[i, 2], _LEAST_HEIGHT) + wp.max(w.size[j, 2], _LEAST_HEIGHT))
 
 
 @wp.func
 def meets_segment(w: WorldArrays, i: int, me: Box, k: int) -> bool:
     """Whether segment ``k`` is on the level that agent ``i`` drives on where ``me`` is."""
     ground = height_at(w, i, me.x, me.y) - w.lift[i]
-    z = _height_of(w.segment[k], w.segment_z[k, 0], w.segment_z[k, 1], along_segment(w.segment[k], me.x, me.y))
+    z = height_of(w.segment[k], w.segment_z[k, 0], w.segment_z[k, 1], along_segment(w.segment[k], me.x, me.y))
     return wp.abs(z - ground) <= LEVEL
 
 
 @wp.func
-def _height_of(s: Segment, begin: float, end: float, along: float) -> float:
+def height_of(s: Segment, begin: float, end: float, along: float) -> float:
     """Height of a segment at an arc length from its midpoint, from those of its ends."""
     return 0.5 * (begin + end) + (end - begin) * wp.where(s[2] > 0.0, 0.5 * along / s[2], 0.0)
 
@@ -69,7 +74,7 @@ def nearer_edge(best: wp.vec3, w: WorldArrays, k: int, p: wp.vec3, stretch: floa
     along = along_segment(s, p[0], p[1])
     dx = p[0] - s[0] - along * s[5]
     dy = p[1] - s[1] - along * s[6]
-    dz = stretch * (p[2] - _height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
+    dz = stretch * (p[2] - height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
     flat = dx * dx + dy * dy
     d = flat + dz * dz
     right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]

@@ -17,7 +17,7 @@ from strategies import gpudrive_scene, scenarios
 
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
 from gail_cli.pipeline.readers.gpudrive_json import scenario_from_json
-from gail_cli.pipeline.records import VRU_SPACE, Demos, Record, Split, split_of
+from gail_cli.pipeline.records import SAMPLES, VRU_SPACE, Demos, Record, Split, split_of
 from gail_cli.pipeline.store import schema, writer
 from gail_cli.pipeline.store.schema import PATHS, RAGGED, SCHEMA, StoreError, spec_of, starts_path
 from gail_cli.pipeline.store.storage import LocalFolder, storage_at
@@ -59,7 +59,8 @@ def records(draw, space):
         scene = scene_from_scenario(draw(scenarios()), STEPS)
     except ValueError:
         assume(False)
-    return Record(scene, demos(draw, scene, space), demos(draw, scene, VRU_SPACE), draw(st.sampled_from(Split)))
+    split, hashes = draw(st.sampled_from(Split)), draw(hnp.arrays(np.uint64, SAMPLES))
+    return Record(scene, demos(draw, scene, space), demos(draw, scene, VRU_SPACE), split, hashes)
 
 
 def write(place, parts, space=SPACE, steps=STEPS):
@@ -71,13 +72,15 @@ def write(place, parts, space=SPACE, steps=STEPS):
         entry = writer.write_part(storage, f"{k:05d}", part, space, steps)
         entry["scenes"]["source"] = [f"source of {record.scene.id}" for record in part]
         writer.commit_part(storage, entry)
-    writer.finish_store(storage, {})
+    splits = np.array([record.split for part in parts for record in part], np.uint8)
+    writer.finish_store(storage, {}, lambda *_: splits)
 
 
 def same(a, b, kinds=("demos", "vru")):
     pairs = [(getattr(getattr(r, k), f.name) for r in (a, b)) for k in kinds for f in fields(Demos)]
     return (
         a.split == b.split
+        and np.array_equal(a.fingerprint, b.fingerprint)
         and scenes_equal(a.scene, b.scene)
         and all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
     )

@@ -14,7 +14,7 @@ from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, Drive, Driver, drive, drivers, policy_driver
-from gail_cli.gail.evaluation.features import Features, features, leaves_road, touches
+from gail_cli.gail.evaluation.features import Features, features, leaves_road, only_valid, road_known, touches
 from gail_cli.gail.evaluation.metrics import AgentMetrics, agent_metrics, infeasibility, over_rollouts
 from gail_cli.gail.evaluation.realism import bin_of, likelihoods, realism
 from gail_cli.gail.evaluation.summary import (
@@ -34,6 +34,7 @@ from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.config import SimConfig
+from gail_cli.sim.edges import heights_along
 from gail_cli.sim.env import Backend
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.worlds import Worlds
@@ -45,16 +46,22 @@ ROLLOUTS = 8
 
 def drive_features(result: Drive, worlds: Worlds) -> Features:
     """The features of a drive, from its second state on, which is the first that was driven."""
-    counted = result.driven.clone()
-    counted[:, 0] = False
-    return features(worlds, result.everyone, result.present, counted)
+    z = heights_along(worlds, result.everyone)
+    found = from_second(features(worlds, result.everyone, z, result.present, result.driven))
+    driven = {name: torch.where(found["valid"], x, torch.nan) for name, x in found.items() if x.is_floating_point()}
+    return found | driven
 
 
 def log_features(worlds: Worlds, steps: int) -> Features:
     """The features of what the controlled agents' logs show in their first ``steps`` states."""
-    counted = worlds.valid[worlds.controlled, :steps].clone()
-    counted[:, 0] = False
-    return features(worlds, worlds.log[:, :steps], worlds.valid[:, :steps], counted)
+    z = worlds.tensors["log_z"].view(worlds.valid.shape)[:, :steps]
+    valid = worlds.valid[:, :steps]
+    return from_second(features(worlds, worlds.log[:, :steps], z, valid, valid[worlds.controlled]))
+
+
+def from_second(found: Features) -> Features:
+    """Features without those of the first step, at which nobody has driven yet."""
+    return {name: values[:, 1:] for name, values in found.items()}
 
 
 def score(result: Drive, found: Features, worlds: Worlds) -> AgentMetrics:
@@ -62,10 +69,21 @@ def score(result: Drive, found: Features, worlds: Worlds) -> AgentMetrics:
     steps = min(result.track.shape[1], worlds.num_steps)  # an episode may be shorter or longer than the log
     log, valid = worlds.log[worlds.controlled, :steps], worlds.valid[worlds.controlled, :steps]
     compared = valid & result.driven[:, :steps]
-    position, full = result.track[:, :steps, :2], (touches(found), leaves_road(found))
     own = worlds.controlled
-    lit = worlds.lit[worlds.tensors["world"][own].long()] & (worlds.tensors["type"][own] == AgentType.VEHICLE)
-    return agent_metrics(position, log[..., :2], compared, result.events, *full, lit)
+    vehicle = worlds.tensors["type"][own] == AgentType.VEHICLE
+    hit, off = touches(found).any(dim=1), (leaves_road(found) & vehicle[:, None]).any(dim=1)
+    lit = worlds.lit[worlds.tensors["world"][own].long()] & vehicle
+    return agent_metrics(result.track[:, :steps, :2], log[..., :2], compared, result.events, hit, off, lit)
+
+
+_OF_ROADS = ("off_road", "safe_success")
+"""How metrics end that are not known where a map has no edges."""
+
+
+def _where_known(agents: dict[str, NDArray[Any]], found: Features) -> dict[str, NDArray[Any]]:
+    """Metrics of agents, with NaN where no road edge tells."""
+    known = road_known(found).cpu().numpy()
+    return {name: np.where(known, x, np.nan) if name.endswith(_OF_ROADS) else x for name, x in agents.items()}
 
 
 def score_scenes(drives: dict[str, tuple[Drive, list[Drive]]], worlds: Worlds, rollouts: int) -> SceneScores:
@@ -81,12 +99,13 @@ def score_scenes(drives: dict[str, tuple[Drive, list[Drive]]], worlds: Worlds, r
     vehicle = worlds.tensors["type"][worlds.controlled] == AgentType.VEHICLE
     steps = {main.track.shape[1] for main, _ in drives.values()}
     log = log_features(worlds, min(*steps, worlds.num_steps))
-    sums, histograms = {}, {LOG: _histograms([log], scene, count)}
+    sums, histograms = {}, {LOG: _histograms([only_valid(log)], scene, count)}
     for name, (main, drawn) in drives.items():
         found = drive_features(main, worlds)
         drawn_found = [found if drive is main else drive_features(drive, worlds) for drive in drawn]
         agents = asdict(score(main, found, worlds)) | infeasibility(found, vehicle)
         agents |= over_rollouts([score(*pair, worlds) for pair in zip(drawn, drawn_found, strict=True)])
+        agents = _where_known(agents, found)
         likely = likelihoods(log, drawn_found, scene, count, rollouts)
         scenes = {f"realism_{year}": realism(likely, year) for year in (2025, 2024)}
         scenes |= {f"likelihood_{component}": values for component, values in likely.items()}

@@ -1,8 +1,7 @@
-"""WOSAC-style realism: how likely the log is under the distribution of what a driver does.
+"""Realism as the Waymo Open Sim Agents Challenge scores it: how likely the log is, if people drove like a driver.
 
-Written from the public description of the Waymo Open Sim Agents Challenge (Montali et al. 2023, arXiv 2305.12032,
-section 4; weights of the 2024 and 2025 challenges); it is not Waymo's code, and its numbers are not those of the
-leaderboard. docs/evaluation.md lists what differs.
+Written from its description (Montali et al. 2023, arXiv 2305.12032, section 4; weights of the 2024 and 2025 challenges)
+and compared with its scorer, of which nothing is copied (``make wosac-parity``; docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -13,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.gail.evaluation.features import Features, leaves_road, touches
+from gail_cli.gail.evaluation.features import Features, leaves_road, only_valid, road_known, touches
 
 PSEUDOCOUNT = 0.1
 """Added to each bin, so that nothing is impossible."""
+EVENT_PSEUDOCOUNT = 0.001
+"""Added to how often something happened, and how often it did not."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,34 @@ COMPONENTS = (
     Component("off_road", 0.25, 0.25),
     Component("traffic_light", 0.0, 0.05),
 )
-"""The challenge's components. No simulated agent passes a light here that its log did not: that likelihood is 1."""
+"""The challenge's components."""
 
 
 def bin_of(x: NDArray[np.floating], low: float, high: float, bins: int) -> NDArray[np.int64]:
-    """The bin of each value; what lies outside is in the first or the last one, NaN in the first."""
-    place = np.floor((np.nan_to_num(x, nan=low, posinf=high, neginf=low) - low) / (high - low) * bins)
+    """The bin of each value; what lies outside is in the first or the last one, NaN in the last."""
+    edges = np.linspace(low, high, bins + 1, dtype=np.float32)
+    place = np.searchsorted(edges, x.astype(np.float32), side="right") - 1
     return np.asarray(np.clip(place, 0, bins - 1), np.int64)
 
 
 def histogram_log_likelihood(
-    log: NDArray[np.floating], drawn: NDArray[np.floating], bins: tuple[float, float, int], copies: float = 1.0
+    log: NDArray[np.floating],
+    drawn: NDArray[np.floating],
+    bins: tuple[float, float, int],
+    there: NDArray[np.bool_],
+    copies: float = 1.0,
 ) -> NDArray[np.float64]:
     """Log-probability [N, T] of logged values under a histogram of each agent's own drawn ones, all steps together.
 
     Args:
         log: [N, T], NaN where undefined, and so is the result there.
-        drawn: [K, N, T], NaN where undefined.
+        drawn: [K, N, T'], NaN where undefined, which counts as the highest value.
         bins: see :attr:`Component.bins`.
+        there: [K, N, T'] which of the drawn values count.
         copies: how often each drawn value counts.
     """
     count = bins[2]
     agent = np.broadcast_to(np.arange(len(log))[:, None], drawn.shape)
-    there = ~np.isnan(drawn)
     cells = agent[there] * count + bin_of(drawn[there], *bins)
     counts = np.bincount(cells, minlength=len(log) * count).reshape(-1, count) * copies + PSEUDOCOUNT
     probability = np.log(counts / counts.sum(axis=1, keepdims=True))
@@ -74,8 +80,8 @@ def histogram_log_likelihood(
 
 def event_log_likelihood(log: NDArray[np.bool_], drawn: NDArray[np.bool_], copies: float = 1.0) -> NDArray[np.float64]:
     """Log-probability [N] of what happened to agents in the log [N], by how often it happened in K drives [K, N]."""
-    total = len(drawn) * copies + 2 * PSEUDOCOUNT
-    happened = (drawn.sum(axis=0) * copies + PSEUDOCOUNT) / total
+    total = len(drawn) * copies + 2 * EVENT_PSEUDOCOUNT
+    happened = (drawn.sum(axis=0) * copies + EVENT_PSEUDOCOUNT) / total
     return np.asarray(np.log(np.where(log, happened, 1 - happened)))
 
 
@@ -103,27 +109,39 @@ def likelihoods(
     """Likelihood [S] of each component in each scene, by its name.
 
     Args:
-        log: features of the log.
-        drives: of each drive of the same agents.
+        log: features of the log, at T steps.
+        drives: of each drive of the same agents, at least at these steps.
         scene: [N] scene of each agent, 0 .. S-1.
         scenes: S.
         rollouts: K; fewer drives than this are those of a driver that always drives alike, and stand for K of them.
     """
     copies = rollouts / len(drives)
+    logged = only_valid(log)
+    there = np.stack([drive["valid"].cpu().numpy() for drive in drives])
     found: dict[str, NDArray[np.float64]] = {}
     for component in COMPONENTS:
         name = component.name
         if component.bins is not None:
             drawn = np.stack([drive[name].cpu().numpy() for drive in drives])
-            values = histogram_log_likelihood(log[name].cpu().numpy(), drawn, component.bins, copies)
-        elif name == "traffic_light":
-            values = np.zeros(len(scene))
+            values = histogram_log_likelihood(logged[name].cpu().numpy(), drawn, component.bins, there, copies)
         else:
-            event = touches if name == "collision" else leaves_road
-            drawn = np.stack([event(drive).cpu().numpy() for drive in drives])
-            values = event_log_likelihood(event(log).cpu().numpy(), drawn, copies)
+            drawn = np.stack([happens(name, drive, log) for drive in drives])
+            values = event_log_likelihood(happens(name, log, log), drawn, copies)
+        if name == "off_road":
+            values = np.where(np.logical_and.reduce([_known(drive) for drive in drives]), values, np.nan)
         found[name] = scene_likelihood(values, scene, scenes)
     return found
+
+
+def happens(name: str, found: Features, log: Features) -> NDArray[np.bool_]:
+    """[N] whether an event happens to each agent in a drive, at a step that is valid in its log."""
+    flags = {"collision": touches, "off_road": leaves_road, "traffic_light": lambda f: f["red_light"]}[name](found)
+    steps = min(flags.shape[1], log["valid"].shape[1])
+    return np.asarray((flags[:, :steps] & log["valid"][:, :steps]).any(dim=1).cpu().numpy())
+
+
+def _known(found: Features) -> NDArray[np.bool_]:
+    return np.asarray(road_known(found).cpu().numpy())
 
 
 def realism(found: dict[str, NDArray[np.float64]], year: int) -> NDArray[np.float64]:

@@ -71,14 +71,65 @@ def _realism(result: dict[str, Any]) -> Table:
     for driver in result["results"]:
         table.add_column(driver.replace(" ", "\n"), justify="right", no_wrap=True)
     rows = [("realism (2025)", "", "realism_2025"), ("realism (2024)", "", "realism_2024")]
-    rows += [
-        (c.name.replace("_", " ").removeprefix("distance to "), f"{c.weight_2025:.2f}", f"likelihood_{c.name}")
-        for c in COMPONENTS
-    ]
+    rows += [(_plain(c.name), f"{c.weight_2025:.2f}", f"likelihood_{c.name}") for c in COMPONENTS]
     for title, weight, name in rows:
         digits = (3, 2 if name.startswith("realism") else None)
         table.add_row(title, weight, *(_cell(result, driver, name, 1, *digits) for driver in result["results"]))
     return table
+
+
+_SCORE_COLUMNS = 3
+"""Scenes that a table of scores has columns for, at most."""
+_HAPPENS = ("simulated_collision", "simulated_off_road", "simulated_traffic_light")
+
+
+def print_score(result: dict[str, Any], console: Console | None = None) -> None:
+    """Print what :func:`gail_cli.gail.evaluation.scoring.score_submission` returned.
+
+    Args:
+        result: the scores.
+        console: where to; stdout when None.
+    """
+    screen = console or Console()
+    if screen.width < WIDTH:
+        screen = Console(width=WIDTH)
+    scenes = result["scenes"]
+    shown = list(scenes) if 1 < len(scenes) <= _SCORE_COLUMNS else []
+    table = _empty(
+        f"the challenge's score: likelihood of the log under {result['rollouts']} drives, {len(scenes)} scene(s)"
+    )
+    for title in ("weight", "mean" if len(scenes) > 1 else next(iter(scenes)), *shown):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title, weight, name in _score_rows():
+        row = [result["mean"][name], *(scenes[scene][name] for scene in shown)]
+        table.add_row(title, weight, *("-" if x is None else f"{x:.4f}" for x in row))
+    screen.print(table)
+    if len(scenes) > _SCORE_COLUMNS:
+        screen.print(_scenes(scenes))
+
+
+def _score_rows() -> list[tuple[str, str, str]]:
+    """Title, weight and name of each row of a table of scores."""
+    rows = [("realism (2025)", "", "realism_2025"), ("realism (2024)", "", "realism_2024")]
+    rows += [(_plain(c.name), f"{c.weight_2025:.2f}", f"likelihood_{c.name}") for c in COMPONENTS]
+    rows += [(f"drives with {name.removeprefix('simulated_').replace('_', ' ')}", "", name) for name in _HAPPENS]
+    return [*rows, ("ADE (m)", "", "ade"), ("least ADE (m)", "", "min_ade")]
+
+
+def _scenes(scenes: dict[str, dict[str, float | None]]) -> Table:
+    """A row per scene."""
+    table = _empty("by scene")
+    names = {"realism_2025": "realism\n2025", "realism_2024": "realism\n2024", "min_ade": "least\nADE (m)"}
+    names |= {name: name.removeprefix("simulated_").replace("_", "\n") for name in _HAPPENS}
+    for title in names.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for scene, row in scenes.items():
+        table.add_row(scene, *("-" if (x := row[name]) is None else f"{x:.3f}" for name in names))
+    return table
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").removeprefix("distance to ")
 
 
 def _empty(title: str) -> Table:
