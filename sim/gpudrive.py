@@ -284,8 +284,8 @@ class GPUDriveEnv(AgentViews):
 
     def _observe(self) -> torch.Tensor:
         world, device = self._world[self.worlds.controlled], self._world.device
-        left = torch.where(self._over, 0, EPISODE - self._clock).to(device)
-        time_left, step = left[world].float() * DT, self._clock.to(device, torch.int32)[world]
+        step = torch.where(self._over, EPISODE, self._clock).to(device, torch.int32)[world]
+        time_left = (EPISODE - step).float() * DT
         return self._observer.observe(
             self._state, self._present, self._agents, time_left, step, collided=self._collided
         )

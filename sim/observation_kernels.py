@@ -37,6 +37,7 @@ class Layout:
     """:class:`~sim.layout.ObservationConfig` as a kernel sees it."""
 
     gpudrive: wp.bool
+    goal: wp.bool
     partners: int
     roads: int
     radius: float
@@ -179,6 +180,8 @@ def _write_ego(
         out[5] = distance / 50.0
         out[6] = wp.min(distance / wp.max(time_left, DT) / 20.0, 2.0)
         out[7] = time_left / 9.0
+        if not layout.goal:
+            _store_zeros(out, 3, 7)
 
 
 @wp.func
