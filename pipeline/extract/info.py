@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.extract.report import logs_of
 from gail_cli.pipeline.records import BRIDGED, Record, Split
+from gail_cli.pipeline.store.schema import VERSION
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import GRIDS, ActionSpace
 from gail_cli.sim.scenario import AgentType, RoadType
@@ -136,4 +137,5 @@ def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"{d['bytes_per_transition']:.1f} bytes per transition"
     yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items())
     yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
-    yield "format", d["version"]
+    lacks = not d["version"].startswith(f"{VERSION[0]}.")
+    yield "format", d["version"] + (" (heights and logs are not known; extract again to have them)" if lacks else "")
