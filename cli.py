@@ -289,6 +289,9 @@ def schema(file: Path | None) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @options.store_option
+@click.option("--protocol", type=click.Choice(["controlled", "wosac"]), default="controlled",
+              help="Whom to score and from when on: all controlled agents from the first step, or as the sim agents "
+                   "challenge does: the recording car and the tracks to predict, from step 10.")  # fmt: skip
 @click.option("--box-scale", type=click.FloatRange(min=0, min_open=True),
               help="Factor on the size of collision boxes. [default: the run's]")  # fmt: skip
 @click.option(
@@ -298,7 +301,7 @@ def schema(file: Path | None) -> None:
               help="Which scenes; may be repeated. [default: each split that has some]")  # fmt: skip
 @click.option("--bc", type=click.Path(exists=True, file_okay=False), metavar="RUN",
               help="Take the cloned policy, an anchor, from this run. [default: the run's own]")  # fmt: skip
-@click.option("--rollouts", type=click.IntRange(min=1), default=8,
+@click.option("--rollouts", type=click.IntRange(min=1), default=32,
               help="Number of drives with drawn actions: for realism, distributions and smallest errors.")  # fmt: skip
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
 @click.option("--seed", type=options.seed, default=0, help="Seed of random and drawn actions, and of resampled scenes.")
