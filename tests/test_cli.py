@@ -119,8 +119,12 @@ def test_choices_are_those_of_the_simulator():
         (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5"], "must be three numbers, as in 0.8,0.1,0.1"),
         (["extract-demos", "a.json", "--store", "s", "--split", "0.5,0.5,0.5"], "not negative and add up to 1"),
         (["extract-demos", "a.json", "--store", "s", "--split", "1.5,-0.5,0"], "not negative and add up to 1"),
-        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "-1"], "-1.0 is no distance in m"),
+        (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "-1"], "-1 is no distance in m"),
         (["extract-demos", "a.json", "--store", "s", "--max-replay-error", "nan"], "nan is no distance in m"),
+        (
+            ["extract-demos", "a.json", "--store", "s", "--max-jump", "far"],
+            "far is no distance in m; give a number, or",
+        ),
         (["extract-demos", "a.json", "--store", "s", "--split", "nan,nan,nan"], "not negative and add up to 1"),
         (["merge", "/missing", "--store", "s"], "'/missing' does not exist"),
         (["split", "/missing", "--out", "s"], "'/missing' does not exist"),
@@ -184,7 +188,7 @@ BAD = [
 @pytest.mark.parametrize(("name", "make", "told", "scenes"), BAD)
 def test_good_scenes_beside_a_bad_one_are_extracted(good, tmp_path, name, make, told, scenes):
     make(tmp_path / name)
-    result = extract(tmp_path, store=tmp_path / "store")
+    result = extract(tmp_path, store=tmp_path / "store", **{"max-replay-error": "none"})  # no car drives as in these
     assert result.exit_code == 1
     (line,) = errors(result)
     assert line.startswith("Error: ")
@@ -340,7 +344,8 @@ def test_info(store):
 @needs_real
 def test_the_real_scenes(tmp_path):
     """All 17 are taken and sound; GPUDrive's rules control 172 vehicles in the 16 JSON scenes (counted apart)."""
-    result = extract(WOMD / "scenes", WOMD / "tfrecord", store=tmp_path / "store")
+    everything = {"max-replay-error": "none", "max-jump": "none"}
+    result = extract(WOMD / "scenes", WOMD / "tfrecord", store=tmp_path / "store", **everything)
     assert result.exit_code == 0
     assert "17 of 17 scenes" in result.stdout
     assert run("validate", tmp_path / "store").exit_code == 0

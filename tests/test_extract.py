@@ -29,7 +29,7 @@ from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import AgentType, SceneError
 from gail_cli.sim.scene import scene_from_scenario
 
-CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
+CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, max_replay_error=None, max_jump=None, scenes_per_part=2)
 
 
 @pytest.fixture(scope="module", autouse=True)

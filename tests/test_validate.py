@@ -181,8 +181,8 @@ MUTATIONS = [
     ("demos/state", absent_states, "a state is not zero where absent"),
     ("demos/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
     ("demos/state", add((0, slice(0, 40), 1), 1), "ade_m is not that of the stored states and actions"),
-    ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 21"),
-    ("demos/action", put((0, 3, 1), 21), "an index is outside the action grid of 15 x 21"),
+    ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 25"),
+    ("demos/action", put((0, 3, 1), 25), "an index is outside the action grid of 15 x 25"),
     ("demos/action", idle_action, "an action is not zero where the demo does not go on"),
     ("demos/action", lambda a, _: a.__setitem__((0, 3, 0), (a[0, 3, 0] + 5) % 15), "do not lead to the stored states"),
     ("demos/quality", add((0, 0), 0.01), "ade_m is not that of the stored states and actions"),
@@ -222,7 +222,7 @@ def test_each_kind_of_corruption_is_told(copy, path, change, told):
 
 
 @pytest.mark.parametrize(
-    ("space", "value"), [(ActionSpace.create("classic", "continuous"), 0.7), (ActionSpace.create("delta_local"), 99)]
+    ("space", "value"), [(ActionSpace.create("classic", "continuous"), 6.5), (ActionSpace.create("delta_local"), 99)]
 )
 def test_actions_outside_other_spaces_are_told(tmp_path, space, value):
     extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), ExtractOptions(workers=1), limit=1)

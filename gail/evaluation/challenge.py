@@ -91,9 +91,15 @@ def _future(found: Features) -> Features:
     return {name: values[:, START + 1 :] for name, values in found.items()}
 
 
-def scores(log: Features, drives: Sequence[Features]) -> dict[str, float]:
-    """Realism, likelihoods, and how often something happens in the drives, of one scene; NaN where undefined."""
-    likely = likelihoods(log, drives, np.zeros(len(log["valid"]), np.int64), 1, len(drives))
+def scores(log: Features, drives: Sequence[Features], rollouts: int = ROLLOUTS) -> dict[str, float]:
+    """Realism, likelihoods, and how often something happens in the drives, of one scene; NaN where undefined.
+
+    Args:
+        log: its features.
+        drives: theirs.
+        rollouts: K; fewer drives than this stand for K of them.
+    """
+    likely = likelihoods(log, drives, np.zeros(len(log["valid"]), np.int64), 1, rollouts)
     found = {f"realism_{year}": float(realism(likely, year)[0]) for year in (2025, 2024)}
     found |= {f"likelihood_{c.name}": float(likely[c.name][0]) for c in COMPONENTS}
     for event in ("collision", "off_road", "traffic_light"):
