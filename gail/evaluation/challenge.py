@@ -59,7 +59,7 @@ def log_of(scene: Scene, device: torch.device | str = "cpu") -> Log:
     """The log of a store's scene of 91 steps. Lanes are simplified there, so the nearest one is searched truly."""
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])
     zero = torch.zeros_like(worlds.log)
-    zero[..., :2] = -torch.from_numpy(scene.origin[:2])  # where invalid steps are in Waymo's files
+    zero[..., :2] = torch.from_numpy(-scene.origin[:2])  # where invalid steps are in Waymo's files
     track = torch.where(worlds.valid[..., None], worlds.log, zero)
     street = (lanes_of(scene), signals_of(scene)) if len(scene.light_lane) else None
     z = worlds.tensors["log_z"].view(track.shape[:2])
@@ -103,7 +103,8 @@ def scores(log: Features, drives: Sequence[Features], rollouts: int = ROLLOUTS) 
     found = {f"realism_{year}": float(realism(likely, year)[0]) for year in (2025, 2024)}
     found |= {f"likelihood_{c.name}": float(likely[c.name][0]) for c in COMPONENTS}
     for event in ("collision", "off_road", "traffic_light"):
-        found[f"simulated_{event}"] = float(np.mean([happens(event, drive, log) for drive in drives]))
+        share = float(np.mean([happens(event, drive, log) for drive in drives]))
+        found[f"simulated_{event}"] = np.nan if event == "off_road" and np.isnan(likely[event][0]) else share
     return found
 
 
