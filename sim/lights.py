@@ -62,21 +62,17 @@ def light_arrays(maps: Sequence[Scene], first_segment: Sequence[int]) -> dict[st
     lit = [(scene, first) for scene, first in zip(maps, first_segment, strict=True) if len(scene.light_lane)]
     tables = [_placed(scene, first) for scene, first in lit]
     streets = {id(scene): _streets(scene) + first for scene, first in lit}
-    none: tuple[NDArray[Any], ...] = (np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
-    columns = [[table[0] for table in tables], [table[1] for table in tables]]
-    columns += [[_held(scene.light_state).ravel() for scene, _ in lit], list(streets.values())]
-    place, lane, state, street = (
-        np.concatenate([empty, *column]).astype(kind)
-        for empty, column, kind in zip(none, columns, (np.float32, *(np.int32,) * 3), strict=True)
-    )
+    columns: dict[str, list[NDArray[Any]]] = {
+        "place": [np.zeros((0, 4)), *(place for place, _ in tables)],
+        "lane": [np.zeros((0, 2)), *(lane for _, lane in tables)],
+        "state": [np.zeros(0), *(_held(scene.light_state).ravel() for scene, _ in lit)],
+        "street": [np.zeros(0), *streets.values()],
+    }
+    kinds = {name: np.float32 if name == "place" else np.int32 for name in columns}
     return {
         "start": starts([len(scene.light_lane) for scene in maps]),
-        "place": place,
-        "lane": lane,
-        "state": state,
         "street_start": starts([len(streets.get(id(scene), ())) for scene in maps]),
-        "street": street,
-    }
+    } | {name: np.concatenate(rows).astype(kinds[name]) for name, rows in columns.items()}
 
 
 def starts(counts: Sequence[int]) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.gail.evaluation.features import Features, leaves_road, only_valid, road_known, touches
+from gail_cli.gail.evaluation.features import Features, leaves_road, only_valid, passes_red, road_known, touches
 
 PSEUDOCOUNT = 0.1
 """Added to each bin, so that nothing is impossible."""
@@ -135,7 +135,7 @@ def likelihoods(
 
 def happens(name: str, found: Features, log: Features) -> NDArray[np.bool_]:
     """[N] whether an event happens to each agent in a drive, at a step that is valid in its log."""
-    flags = {"collision": touches, "off_road": leaves_road, "traffic_light": lambda f: f["red_light"]}[name](found)
+    flags = {"collision": touches, "off_road": leaves_road, "traffic_light": passes_red}[name](found)
     steps = min(flags.shape[1], log["valid"].shape[1])
     return np.asarray((flags[:, :steps] & log["valid"][:, :steps]).any(dim=1).cpu().numpy())
 
