@@ -19,7 +19,7 @@ import torch
 
 from gail_cli.sim.actions import BICYCLE_MAX_ACCEL, ActionSpace, Dynamics
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.env import AgentViews, Step, check_actions, world_mask
+from gail_cli.sim.env import AgentViews, Step, check_actions, check_reverse, world_mask
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
@@ -101,7 +101,7 @@ class GPUDriveEnv(AgentViews):
 
     Raises:
         ImportError: when GPUDrive is not installed.
-        ValueError: when the rules are not GPUDrive's.
+        ValueError: when the rules are not GPUDrive's, or the vehicles know reverse.
         SceneError: when GPUDrive cannot hold a scene, or made something else of it.
     """
 
@@ -117,6 +117,7 @@ class GPUDriveEnv(AgentViews):
     ) -> None:
         if config.compat != "gpudrive":
             raise ValueError("the gpudrive backend has GPUDrive's rules; set sim.compat to gpudrive")
+        check_reverse(action_space, config)
         self.worlds = worlds
         self.action_space = action_space
         self.config = config
@@ -283,8 +284,8 @@ class GPUDriveEnv(AgentViews):
 
     def _observe(self) -> torch.Tensor:
         world, device = self._world[self.worlds.controlled], self._world.device
-        left = torch.where(self._over, 0, EPISODE - self._clock).to(device)
-        time_left, step = left[world].float() * DT, self._clock.to(device, torch.int32)[world]
+        step = torch.where(self._over, EPISODE, self._clock).to(device, torch.int32)[world]
+        time_left = (EPISODE - step).float() * DT
         return self._observer.observe(
             self._state, self._present, self._agents, time_left, step, collided=self._collided
         )

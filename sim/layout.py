@@ -73,13 +73,19 @@ class ObservationConfig:
     """Traffic lights seen, the nearest first: those ahead, of lanes that go the agent's way (within 60 degrees), before
     all others. 0: none, as always with ``layout: gpudrive``, and in runs of earlier versions."""
 
+    goal: bool = True
+    """Whether an agent sees where its log ends, and how fast it must be to get there. That tells much of what it will
+    do, and where to turn; without, these fields are zero."""
+
     def __post_init__(self) -> None:
         """Leave out the lights where the layout has none.
 
         Raises:
-            ValueError: when they are asked for there.
+            ValueError: when they are asked for there, or the goal shall not be seen there.
         """
         if self.layout == "gpudrive":
+            if not self.goal:
+                raise ValueError("observation: goal is false, but layout gpudrive always has it; leave it out")
             if self.lights not in (0, LIGHTS):
                 raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
             object.__setattr__(self, "lights", 0)

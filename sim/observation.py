@@ -28,6 +28,7 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
     return struct(
         Layout,
         gpudrive=config.layout == "gpudrive",
+        goal=config.goal,
         partners=config.partners,
         roads=config.road_segments,
         radius=config.radius,

@@ -109,7 +109,7 @@ class Live:
         state[~present, :2] = INVALID
         state[removed & ~present, :2] = REMOVED
         speed = np.hypot(state[:, 3], state[:, 4])
-        told = (env._collided, env._events, env._done, env._reward)
+        told = (env._collided, env._events[:, :4], env._done, env._reward)
         return Frame(state[:, :2], state[:, 2], speed, *(x.numpy().copy() for x in told))
 
 

@@ -57,8 +57,9 @@ def test_what_is_told(evaluated):
         assert means["min_ade"] <= means["drawn_ade"] + 1e-6
         assert all(0 <= means[name] <= 1 for name in means if name.startswith(("realism", "likelihood", "infeas")))
     for driver, intervals in result["intervals"].items():
-        for name, (low, high) in intervals.items():
-            assert low <= high, (driver, name)
+        for name, sure in intervals.items():
+            assert (sure is None) == name.endswith("red_light"), (driver, name)  # these scenes have no lights
+            assert sure is None or sure[0] <= sure[1], (driver, name)
     assert json.loads(json.dumps(result)) == result
 
 
@@ -156,6 +157,7 @@ def test_tables_are_readable_and_whole(evaluated):
     *_, result = evaluated
     text = printed(result, "held-out")
     assert "…" not in text
+    assert "red light" not in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
     assert "agents in 3 held-out scenes" in text
     (row, *_) = [line for line in text.splitlines() if line.strip().startswith("constant velocity")]
@@ -167,6 +169,16 @@ def test_tables_are_readable_and_whole(evaluated):
     ]
     half = [(sure[name][1] - sure[name][0]) / 2 for name in FIRST]
     assert cells[1::2] == [*(f"±{100 * x:.1f}" for x in half[:4]), *(f"±{x:.1f}" for x in half[4:])]
+
+
+def test_a_table_of_red_lights_where_there_are_lights(evaluated):
+    *_, result = evaluated
+    known = {
+        part: {driver: {**values, "red_light": value} for driver, values in result[part].items()}
+        for part, value in (("results", 0.125), ("intervals", [0.1, 0.2]))
+    }
+    rows = printed({**result, **known}).split("ran a red light, % of vehicles")[1].splitlines()
+    assert sum(line.split()[-2:] == ["12.5", "±5.0"] for line in rows) == 5
 
 
 def test_what_differs_is_marked(evaluated):

@@ -131,7 +131,7 @@ def rollout(seed=0):
         alive=torch.arange(steps)[:, None] < torch.tensor([length for length, _ in LIVES]),
         environment_reward=torch.zeros(steps, agents),
         end=torch.full((agents,), steps),
-        events=torch.zeros(agents, 4, dtype=torch.bool),
+        events=torch.zeros(agents, 5, dtype=torch.bool),
         **ends,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from gail_cli.gail.evaluation import evaluate as evaluation
 from gail_cli.gail.evaluation.tables import print_challenge, print_evaluation
 from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.learning.backends import with_backend
-from gail_cli.gail.learning.run import load_cloned, load_run
+from gail_cli.gail.learning.run import RunFolder, load_cloned, load_run
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.errors import UserError
 
 
 def evaluate(
@@ -95,12 +97,36 @@ def evaluate(
     show = print_challenge if protocol == "wosac" else print_evaluation
     for split, result in results.items():
         show(result, "" if split == "all" else split)
+    for line in _seen_in_training(run, config, opened, chosen):
+        click.echo(f"Warning: {line}.", err=True)
     if cloned is None:
         click.echo(f"run {bc or run} keeps no policy from behaviour cloning, so that anchor is left out (--bc RUN)")
     if picture is not None:
         _draw_scene(picture, config, policy, opened, drawn)
     if figure is not None:
         _draw_results(figure, results)
+
+
+def _seen_in_training(
+    run: str, config: TrainConfig, store: DemoStore, chosen: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    """What is to be said of scenes whose logs the run learned from in other stores, as far as these are still there.
+
+    The splits of one store never have logs in common.
+    """
+    from gail_cli.pipeline.validate.against import seen
+
+    for path in RunFolder(Path(run)).stores():
+        if path == store.location:
+            continue
+        try:
+            learned = DemoStore(path)
+            found = [seen(store, scenes, learned, config.data.split) for scenes in chosen.values()]
+        except UserError:
+            continue
+        for split, line in zip(chosen, found, strict=True):
+            if line is not None:
+                yield line if split == "all" else f"{split}: {line}"
 
 
 def _draw_scene(file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scene: int) -> None:

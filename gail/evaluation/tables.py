@@ -17,14 +17,14 @@ _METRES = ("ade", "fde")
 _TITLES = {
     "safe_success": "safe\nsuccess",
     "off_road": "off-road",
-    "red_light": "red\nlight",
+    "red_light": "red light",
     "ade": "ADE (m)",
     "fde": "FDE (m)",
-    "min_ade": "minADE\n(m)",
-    "drawn_ade": "ADE drawn\n(m)",
+    "min_ade": "minADE (m)",
+    "drawn_ade": "ADE drawn (m)",
 }
 _MAIN = ("goal", "collision", "off_road", "safe_success", "ade", "fde")
-_FULL = ("full_collision", "full_off_road", "full_safe_success", "red_light", "infeasible", "drawn_ade", "min_ade")
+_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "drawn_ade", "min_ade")
 MARK = "*"
 LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
 
@@ -46,6 +46,8 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     rollouts = f"min of {result['rollouts']} drives with drawn actions"
     screen.print(_by_driver(result, f"{result['agents']} agents in {scenes}, shares in %{sure}\n{rules}", _MAIN))
     screen.print(_by_driver(result, f"boxes of true size, off the road beyond an edge; {rollouts}", _FULL))
+    if any(means.get("red_light") is not None for means in result["results"].values()):
+        screen.print(_by_driver(result, "ran a red light, % of vehicles where there are lights", ("red_light",)))
     screen.print(_realism(result))
     _explain(result, screen)
 
@@ -164,10 +166,8 @@ def _empty(title: str) -> Table:
     return table
 
 
-def _form(name: str) -> tuple[float, int, int | None]:
+def _form(name: str) -> tuple[float, int, int]:
     """Factor of a metric, and digits after the point of it and of its interval: m, or per cent."""
-    if name == "red_light":  # there is no room for an interval
-        return (100, 1, None)
     return (1, 2, 1) if name.endswith(_METRES) else (100, 1, 1)
 
 
