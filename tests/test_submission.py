@@ -92,8 +92,9 @@ def test_the_policy_drives_and_others_go_on(parsed, make_store):
         for agent in np.flatnonzero(~differs):
             x, y, heading, vx, vy = scene.log[there[agent], START].astype(np.float64)
             assert (scene.agent_type[there[agent]], np.hypot(vx, vy) < 0.3) == (AgentType.VEHICLE, True)
-            place = np.array([scene.origin[0] + x, scene.origin[1] + y])
-            np.testing.assert_allclose(found[:, agent, :, :2], np.broadcast_to(place, (32, 80, 2)), atol=0.01)
+            np.testing.assert_allclose(
+                found[:, agent, :, :2], np.broadcast_to(scene.origin + np.array([x, y]), (32, 80, 2)), atol=0.01
+            )
             np.testing.assert_allclose(found[:, agent, :, 3], heading)
             still += 1
         for agent in np.flatnonzero(scene.agent_type[there] == AgentType.PEDESTRIAN):

@@ -144,11 +144,6 @@ def leaves_road(found: Features) -> Tensor:
     return found["distance_to_road_edge"] > 0
 
 
-def passes_red(found: Features) -> Tensor:
-    """[N, T] bool: it runs a red light, at a step that counts."""
-    return found["red_light"]
-
-
 def road_known(found: Features) -> Tensor:
     """[N] bool: whether its map has edges, so that it can be off the road."""
     edge = found["distance_to_road_edge"]
