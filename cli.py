@@ -74,17 +74,24 @@ def main() -> None:
     help="Vehicle model that replays the experts and that policies will drive.",
 )
 @click.option("--actions", type=click.Choice(["discrete", "continuous"]), default="discrete", help="Kind of actions.")
-@click.option("--grid", default="fine", help="Values of discrete actions: fine, or gpudrive for GPUDrive's defaults.")
+@click.option("--grid", default="fine", help="Values of discrete actions: fine, fine-0.5 (classic: the former fine, "
+              "without sharp steering), or gpudrive for GPUDrive's defaults.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=2), default=91, help="States per scene; longer logs are cut.")
 @click.option("--agents", type=click.Choice(["vehicles", "all"]), default="vehicles",
               help="Whose demos: all adds pedestrians and cyclists, driven by delta_local.")  # fmt: skip
-@click.option("--max-replay-error", type=float, callback=options.distance, metavar="M",
-              help="Leave out demos that are further from their log than this on average, in m.")  # fmt: skip
+@click.option("--max-replay-error", default="0.5", callback=options.distance, metavar="M",
+              help="Leave out demos that are further from their log than this on average, in m; or none.")  # fmt: skip
+@click.option("--max-jump", default="0.5", callback=options.distance, metavar="M",
+              help="Leave out demos whose log jumps this far beyond where a car could be, in m; or none.")  # fmt: skip
 @click.option("--split", "fractions", callback=options.fractions, default="1,0,0", metavar="T,V,T",
               help="Shares of train, validation and test scenes; scenes of one log stay together.")  # fmt: skip
 @click.option("--resample", is_flag=True,
               help="Bring logs whose steps are not 0.1 s apart to that; otherwise they are left out.")  # fmt: skip
-@click.option("--compat", type=click.Choice(["gpudrive"]), help="Coordinates as GPUDrive rounds them, to the last bit.")
+@click.option(
+    "--compat",
+    type=click.Choice(["gpudrive"]),
+    help="Coordinates as GPUDrive rounds them, to the last bit, and vehicles that know no reverse.",
+)
 @click.option("--scenes-per-part", type=click.IntRange(min=1), default=256, help="Scenes that are written together.")
 @click.option("--limit", type=click.IntRange(min=1), help="Read at most this many scenes.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: by cores and scenes]")
@@ -282,6 +289,9 @@ def schema(file: Path | None) -> None:
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 @options.store_option
+@click.option("--protocol", type=click.Choice(["controlled", "wosac"]), default="controlled",
+              help="Whom to score and from when on: all controlled agents from the first step, or as the sim agents "
+                   "challenge does: the recording car and the tracks to predict, from step 10.")  # fmt: skip
 @click.option("--box-scale", type=click.FloatRange(min=0, min_open=True),
               help="Factor on the size of collision boxes. [default: the run's]")  # fmt: skip
 @click.option(
@@ -291,7 +301,7 @@ def schema(file: Path | None) -> None:
               help="Which scenes; may be repeated. [default: each split that has some]")  # fmt: skip
 @click.option("--bc", type=click.Path(exists=True, file_okay=False), metavar="RUN",
               help="Take the cloned policy, an anchor, from this run. [default: the run's own]")  # fmt: skip
-@click.option("--rollouts", type=click.IntRange(min=1), default=8,
+@click.option("--rollouts", type=click.IntRange(min=1), default=32,
               help="Number of drives with drawn actions: for realism, distributions and smallest errors.")  # fmt: skip
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
 @click.option("--seed", type=options.seed, default=0, help="Seed of random and drawn actions, and of resampled scenes.")

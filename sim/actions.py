@@ -35,6 +35,9 @@ class Dynamics(IntEnum):
         return _ACTION_NAMES[self]
 
 
+CAN_REVERSE = (Dynamics.CLASSIC, Dynamics.BICYCLE)
+"""The models whose state has a speed, which may be signed (:attr:`ActionSpace.reverse`)."""
+
 _ACTION_NAMES = {
     Dynamics.CLASSIC: ("acceleration (m/s^2)", "steering (rad)"),
     Dynamics.BICYCLE: ("acceleration (m/s^2)", "curvature (1/m)"),
@@ -58,6 +61,11 @@ def _rounded(low: float, high: float, n: int) -> tuple[float, ...]:
 GRIDS: dict[tuple[Dynamics, str], tuple[tuple[float, ...], ...]] = {
     # This project's: finer around zero, where people spend most of their time; always with an exact zero.
     (Dynamics.CLASSIC, "fine"): (
+        _mirror([0.2, 0.5, 1.0, 1.75, 2.75, 4.0, 6.0]),
+        _mirror([0.005, 0.012, 0.025, 0.045, 0.075, 0.12, 0.18, 0.26, 0.36, 0.5, 0.7, 1.0]),
+    ),
+    # The former "fine", too narrow for U-turns: at 0.5 rad a car of 4.8 m needs a radius of 9 m, at 1.0 rad of 4 m.
+    (Dynamics.CLASSIC, "fine-0.5"): (
         _mirror([0.2, 0.5, 1.0, 1.75, 2.75, 4.0, 6.0]),
         _mirror([0.005, 0.012, 0.025, 0.045, 0.075, 0.12, 0.18, 0.26, 0.36, 0.5]),
     ),
@@ -84,6 +92,10 @@ BOUNDS: dict[Dynamics, tuple[tuple[float, float], ...]] = {
 }
 """Limits of continuous actions (bicycle, delta_local: those of GPUDrive's ``get_expert_actions``)."""
 
+WIDE_STEERING = (-1.0, 1.0)
+"""Limits of the steering of ``classic`` where it knows reverse, rad: enough for U-turns, as in its fine grid. Without
+reverse they are the former ones of :data:`BOUNDS`, which policies of that time scale their actions by."""
+
 _LARGEST = 1e7
 """Bound of values without limits: beyond it float32 does not resolve metres any more."""
 
@@ -99,10 +111,21 @@ class ActionSpace:
     dynamics: Dynamics
     grid: tuple[tuple[float, ...], ...] | None = None
     """Values of each component, ascending; None for continuous actions."""
+    reverse: bool = False
+    """Whether the vehicle models (:data:`CAN_REVERSE`) know a signed speed, so that braking beyond standstill backs
+    off. Without it speed is the length of the velocity, as in GPUDrive. Other models move either way in any case."""
 
     @classmethod
-    def create(cls, dynamics: str, actions: str = "discrete", grid: str = "fine") -> ActionSpace:
+    def create(
+        cls, dynamics: str, actions: str = "discrete", grid: str = "fine", *, reverse: bool = True
+    ) -> ActionSpace:
         """The action space of a model and a kind, by name.
+
+        Args:
+            dynamics: name of the model.
+            actions: ``discrete`` or ``continuous``.
+            grid: name of the values of discrete actions.
+            reverse: whether a vehicle model knows reverse; GPUDrive's do not.
 
         Raises:
             ValueError: for a name or a combination that does not exist, naming those that do.
@@ -112,8 +135,9 @@ class ActionSpace:
         except KeyError:
             known = ", ".join(d.name.lower() for d in Dynamics)
             raise ValueError(f"dynamics {dynamics!r} is unknown; use one of {known}") from None
+        reverse = reverse and model in CAN_REVERSE
         if actions == "continuous":
-            return cls(model)
+            return cls(model, reverse=reverse)
         if actions != "discrete":
             raise ValueError(f"actions {actions!r} is unknown; use discrete or continuous")
         if (model, grid) not in GRIDS:
@@ -121,12 +145,19 @@ class ActionSpace:
             if not known:
                 raise ValueError(f"dynamics {dynamics!r} has no discrete actions; use --actions continuous")
             raise ValueError(f"action grid {grid!r} is unknown for dynamics {dynamics!r}; use one of {known}")
-        return cls(model, GRIDS[model, grid])
+        return cls(model, GRIDS[model, grid], reverse)
 
     @property
     def discrete(self) -> bool:
         """Whether actions are indices into a grid."""
         return self.grid is not None
+
+    @property
+    def grid_name(self) -> str | None:
+        """The name of its grid in :data:`GRIDS`; None for one of its own, and without a grid."""
+        return next(
+            (name for (model, name), grid in GRIDS.items() if (model, grid) == (self.dynamics, self.grid)), None
+        )
 
     @property
     def components(self) -> int:
@@ -143,6 +174,8 @@ class ActionSpace:
         """(low, high) of each component."""
         if self.grid is not None:
             return tuple((values[0], values[-1]) for values in self.grid)
+        if self.dynamics == Dynamics.CLASSIC and self.reverse:
+            return BOUNDS[self.dynamics][0], WIDE_STEERING
         return BOUNDS.get(self.dynamics, ((-np.inf, np.inf),) * self.components)
 
     def decode(self, actions: torch.Tensor) -> torch.Tensor:
@@ -182,13 +215,14 @@ class ActionSpace:
             "actions": "discrete" if self.discrete else "continuous",
             "components": list(self.dynamics.action_names),
             "grid": None if self.grid is None else [list(values) for values in self.grid],
+            **({"reverse": True} if self.reverse else {}),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ActionSpace:
-        """The space that :meth:`to_json` described."""
-        grid = data["grid"]
-        return cls(Dynamics[data["dynamics"].upper()], None if grid is None else tuple(tuple(v) for v in grid))
+        """The space that :meth:`to_json` described; one that says nothing of reverse has none."""
+        grid = None if data["grid"] is None else tuple(tuple(values) for values in data["grid"])
+        return cls(Dynamics[data["dynamics"].upper()], grid, data.get("reverse", False))
 
 
 @lru_cache(maxsize=16)

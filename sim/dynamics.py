@@ -3,6 +3,10 @@
 The state of an agent is ``(x, y, heading, vx, vy)`` in m, rad, m/s. Every function here serves the simulator, the
 search for expert actions and the replay check alike, so that all three agree to the last bit. Formulas:
 GPUDrive, ``src/dynamics.hpp`` (classic after Kong et al. 2015, bicycle after Waymax's InvertibleBicycleModel).
+
+In GPUDrive the speed of the two vehicle models is the length of the velocity, so that they know no reverse: what brakes
+to -0.5 m/s drives on at 0.5 m/s. With ``reverse`` the speed is negative where the velocity points against the heading;
+for all others the formulas are the same.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
@@ -31,9 +35,18 @@ def wrap(angle: float) -> float:
 
 
 @wp.func
-def classic(s: State, accel: float, steering: float, length: float) -> State:
+def speed_of(c: float, s: float, vx: float, vy: float, reverse: bool) -> float:
+    """Length of a velocity; with ``reverse`` below zero where it points against the heading, of cosine and sine."""
+    speed = wp.sqrt(vx * vx + vy * vy)
+    if reverse and c * vx + s * vy < 0.0:
+        speed = -speed
+    return speed
+
+
+@wp.func
+def classic(s: State, accel: float, steering: float, length: float, reverse: bool) -> State:
     """Kinematic bicycle with the reference point at the centre and the wheelbase equal to the length."""
-    speed = wp.sqrt(s[3] * s[3] + s[4] * s[4])
+    speed = speed_of(wp.cos(s[2]), wp.sin(s[2]), s[3], s[4], reverse)
     v = speed + 0.5 * accel * _DT
     tan_steering = wp.tan(steering)
     beta = wp.atan(0.5 * tan_steering)
@@ -46,13 +59,15 @@ def classic(s: State, accel: float, steering: float, length: float) -> State:
 
 
 @wp.func
-def bicycle(s: State, accel: float, curvature: float) -> State:
+def bicycle(s: State, accel: float, curvature: float, reverse: bool) -> State:
     """Waymax's invertible bicycle: acceleration and path curvature, both clipped."""
     a = wp.clamp(accel, -_BICYCLE_MAX_ACCEL, _BICYCLE_MAX_ACCEL)
     k = wp.clamp(curvature, -_BICYCLE_MAX_CURVATURE, _BICYCLE_MAX_CURVATURE)
-    speed = wp.sqrt(s[3] * s[3] + s[4] * s[4])
-    x = s[0] + s[3] * _DT + 0.5 * a * wp.cos(s[2]) * _DT * _DT
-    y = s[1] + s[4] * _DT + 0.5 * a * wp.sin(s[2]) * _DT * _DT
+    c = wp.cos(s[2])
+    si = wp.sin(s[2])
+    speed = speed_of(c, si, s[3], s[4], reverse)
+    x = s[0] + s[3] * _DT + 0.5 * a * c * _DT * _DT
+    y = s[1] + s[4] * _DT + 0.5 * a * si * _DT * _DT
     heading = wrap(s[2] + k * (speed * _DT + 0.5 * a * _DT * _DT))
     v_next = speed + a * _DT
     return State(x, y, heading, v_next * wp.cos(heading), v_next * wp.sin(heading))
@@ -79,13 +94,13 @@ def delta_local_inverse(s: State, target: State) -> Action:
 
 
 @wp.func
-def advance(dynamics: int, s: State, a: Action, length: float) -> State:
-    """The state one step (0.1 s) after ``s`` under action ``a`` of the given model."""
+def advance(dynamics: int, reverse: bool, s: State, a: Action, length: float) -> State:
+    """The state one step (0.1 s) after ``s`` under action ``a`` of the given model, which may know reverse."""
     result = State(a[0], a[1], a[2], a[3], a[4])  # the state model: an action is the next state
     if dynamics == CLASSIC:
-        result = classic(s, a[0], a[1], length)
+        result = classic(s, a[0], a[1], length, reverse)
     elif dynamics == BICYCLE:
-        result = bicycle(s, a[0], a[1])
+        result = bicycle(s, a[0], a[1], reverse)
     elif dynamics == DELTA_LOCAL:
         result = delta_local(s, a[0], a[1], a[2])
     return result

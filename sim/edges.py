@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.sim.geometry import corner_of
-from gail_cli.sim.heights import height_at, height_of
+from gail_cli.sim.heights import height_of
 from gail_cli.sim.kernels import box_at
 from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
@@ -229,26 +229,3 @@ def edge_distances(
     ]
     launch(_measure, n * steps, inputs, worlds.device)
     return out.view(n, steps)
-
-
-@wp.kernel(enable_backward=False)
-def _heights(
-    first: int,
-    part: int,
-    w: WorldArrays,
-    steps: int,
-    state: wp.array2d(dtype=wp.float32),
-    out: wp.array(dtype=wp.float32),
-):
-    """Row i * T + t of ``out``."""
-    row = first + wp.tid()
-    out[row] = height_at(w, row / steps, state[row, 0], state[row, 1])
-
-
-def heights_along(worlds: Worlds, track: torch.Tensor) -> torch.Tensor:
-    """[M, T] m, heights of all agents along tracks [M, T, 5]: those of their logs where these were nearest."""
-    agents, steps = track.shape[:2]
-    out = torch.empty(agents * steps, device=worlds.device)
-    inputs = [worlds.arrays(), steps, to_warp(track.reshape(-1, 5).contiguous()), to_warp(out)]
-    launch(_heights, agents * steps, inputs, worlds.device)
-    return out.view(agents, steps)

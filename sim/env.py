@@ -17,6 +17,9 @@ from gail_cli.sim.observation import Observer
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.worlds import Worlds
 
+WITHOUT_REVERSE = "extract with --compat gpudrive, or leave sim.compat out"
+"""What to do where GPUDrive's rules meet vehicles that know reverse."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -116,6 +119,9 @@ class Env(AgentViews):
         action_space: what actions mean.
         config: the rules.
         observation: the layout of observations.
+
+    Raises:
+        ValueError: when the vehicles know reverse, but the rules are GPUDrive's.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Env(AgentViews):
     ) -> None:
         self.action_space = action_space
         self.config = config or SimConfig()
+        check_reverse(self.action_space, self.config)
         self.observation_config = observation or ObservationConfig()
         self.swap(worlds)
 
@@ -214,7 +221,7 @@ class Env(AgentViews):
             truncated=self._truncated,
             time_left=time_left,
         )
-        rules = rules_struct(self.config, int(self.action_space.dynamics))
+        rules = rules_struct(self.config, self.action_space)
         everywhere = torch.ones_like(self._which)
         solid = solid_grid(worlds, self.config)
         common = [worlds.arrays(), arrays, rules]
@@ -271,6 +278,16 @@ def check_actions(actions: torch.Tensor, worlds: Worlds, space: ActionSpace) -> 
         raise ValueError(f"actions have the shape {tuple(actions.shape)}, not {wanted}: one row per agent")
 
 
+def check_reverse(space: ActionSpace, config: SimConfig) -> None:
+    """Whether the vehicles are ones of these rules: GPUDrive's know no reverse.
+
+    Raises:
+        ValueError: when they are not.
+    """
+    if space.reverse and config.compat == "gpudrive":
+        raise ValueError(f"these actions know reverse, GPUDrive's vehicles do not; {WITHOUT_REVERSE}")
+
+
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:
     """The worlds, with the road grids that an environment will need made already, which another thread may do."""
     worlds.grid(observation.radius)
@@ -297,11 +314,12 @@ def _bounds(worlds: Worlds) -> tuple[list[int], list[int]]:
     return start[cut].tolist(), own[cut].tolist()
 
 
-def rules_struct(config: SimConfig, dynamics: int = 0) -> Rules:
+def rules_struct(config: SimConfig, space: ActionSpace) -> Rules:
     """The rules as kernels see them."""
     return struct(  # type: ignore[no-any-return]
         Rules,
-        dynamics=dynamics,
+        dynamics=int(space.dynamics),
+        reverse=space.reverse,
         on_collision=int(EventResponse[config.on_collision.upper()]),
         on_goal=int(EventResponse[config.on_goal.upper()]),
         goal_radius=config.goal_radius,

@@ -19,7 +19,7 @@ import torch
 
 from gail_cli.sim.actions import BICYCLE_MAX_ACCEL, ActionSpace, Dynamics
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.env import AgentViews, Step, check_actions, world_mask
+from gail_cli.sim.env import AgentViews, Step, check_actions, check_reverse, world_mask
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
@@ -101,7 +101,7 @@ class GPUDriveEnv(AgentViews):
 
     Raises:
         ImportError: when GPUDrive is not installed.
-        ValueError: when the rules are not GPUDrive's.
+        ValueError: when the rules are not GPUDrive's, or the vehicles know reverse.
         SceneError: when GPUDrive cannot hold a scene, or made something else of it.
     """
 
@@ -117,6 +117,7 @@ class GPUDriveEnv(AgentViews):
     ) -> None:
         if config.compat != "gpudrive":
             raise ValueError("the gpudrive backend has GPUDrive's rules; set sim.compat to gpudrive")
+        check_reverse(action_space, config)
         self.worlds = worlds
         self.action_space = action_space
         self.config = config

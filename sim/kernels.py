@@ -55,6 +55,7 @@ class Rules:
     """The switches of :class:`~sim.config.SimConfig` as a kernel sees them."""
 
     dynamics: int
+    reverse: wp.bool
     on_collision: int
     on_goal: int
     goal_radius: float
@@ -183,7 +184,7 @@ def move(first: int, part: int, w: WorldArrays, a: AgentArrays, rules: Rules, ac
         u = Action()
         for k in range(action.shape[1]):
             u[k] = action[n, k]
-        _set_state(a, i, advance(rules.dynamics, s, u, w.size[i, 0]))
+        _set_state(a, i, advance(rules.dynamics, rules.reverse, s, u, w.size[i, 0]))
     else:
         _follow_log(w, a, rules, i, step)
     map = w.map[w.world[i]]

@@ -6,6 +6,7 @@
 # Warp reads annotations at run time, so this module must not postpone them.
 from enum import IntEnum
 
+from gail_cli.sim.dynamics import speed_of
 from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
@@ -161,10 +162,9 @@ def _write_ego(
 ):
     dx = w.goal[agent, 0] - ego.x
     dy = w.goal[agent, 1] - ego.y
-    speed = _speed(v, row)
     goal = in_frame(ego.c, ego.s, dx, dy)
     if layout.gpudrive:
-        out[0] = speed / 100.0
+        out[0] = _speed(v, row) / 100.0
         out[1] = 0.7 * w.size[agent, 0] / 30.0
         out[2] = 0.7 * w.size[agent, 1] / 15.0
         out[3] = goal[0] / 1000.0
@@ -172,7 +172,7 @@ def _write_ego(
         out[5] = wp.where(v.collided[agent], 1.0, 0.0)
     else:
         distance = wp.sqrt(dx * dx + dy * dy)
-        out[0] = speed / 20.0
+        out[0] = speed_of(ego.c, ego.s, v.state[row, 3], v.state[row, 4], True) / 20.0
         out[1] = w.size[agent, 0] / 10.0
         out[2] = w.size[agent, 1] / 5.0
         out[3] = goal[0] / 50.0

@@ -93,6 +93,23 @@ def test_state_actions_are_unbounded():
     assert torch.equal(ActionSpace.create("state", "continuous").decode(values), values)
 
 
+def test_reverse_is_part_of_a_space_of_vehicles():
+    with_it, without = ActionSpace.create("classic"), ActionSpace.create("classic", reverse=False)
+    assert with_it != without
+    assert with_it.to_json() == without.to_json() | {"reverse": True}
+    assert "reverse" not in without.to_json()  # so stores and runs from before it are what they were
+    assert not any(ActionSpace.create(name, "continuous").reverse for name in ("delta_local", "state"))
+
+
+def test_the_former_grid_is_there_by_name():
+    old, new = (ActionSpace.create("classic", grid=grid) for grid in ("fine-0.5", "fine"))
+    assert (old.grid_name, new.grid_name) == ("fine-0.5", "fine")
+    assert (old.sizes, new.sizes) == ((15, 21), (15, 25))
+    assert new.grid[0] == old.grid[0]
+    assert new.grid[1] == (-1.0, -0.7, *old.grid[1], 0.7, 1.0)
+    assert ActionSpace(new.dynamics, ((0.0, 1.0), (0.0, 1.0))).grid_name is None
+
+
 @pytest.mark.parametrize("space", SPACES, ids=name)
 def test_survives_json(space):
     assert ActionSpace.from_json(json.loads(json.dumps(space.to_json()))) == space

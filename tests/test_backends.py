@@ -32,7 +32,7 @@ from gail_cli.sim.worlds import make_worlds
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 SMALL = [random_scene(seed, steps=91) for seed in range(3)]
-CLASSIC = ActionSpace.create("classic", "continuous")
+CLASSIC = ActionSpace.create("classic", "continuous", reverse=False)
 
 
 # --- training and evaluation ---------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_embedded_is_what_runs_have_unless_told(make_store, small):
 @pytest.mark.parametrize("mode", ["all_non_trivial", "all_valid", "all_objects"])
 def test_experts_see_what_the_simulator_shows_with_its_rules(mode, alone):
     """Neighbours a step late; whoever comes to a goal is gone a step later; 91 steps to go."""
-    space = ActionSpace.create("classic")
+    space = ActionSpace.create("classic", reverse=False)
     selection = Selection(mode)
     found = records(*SMALL, space=space, selection=selection)
     assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore", selection), alone=alone)
@@ -155,7 +155,7 @@ def test_experts_see_what_the_simulator_shows_with_its_rules(mode, alone):
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_experts_see_what_the_simulator_shows_of_real_logs_with_its_rules(alone):
-    space = ActionSpace.create("classic")
+    space = ActionSpace.create("classic", reverse=False)
     found = records(*real_scenes()[4:7], space=space)
     assert_experts_see_what_the_simulator_shows(found, space, SimConfig.gpudrive("ignore"), alone=alone)
 
@@ -165,7 +165,7 @@ def test_experts_see_what_the_simulator_shows_of_real_logs_with_its_rules(alone)
 @pytest.mark.parametrize("ends", [False, True])
 def test_experts_see_neighbours_late_where_they_are(lag, ends, alone):
     """Each switch by itself: the lag, and logs that end episodes or do not."""
-    space = ActionSpace.create("classic")
+    space = ActionSpace.create("classic", reverse=False)
     follower = car(30, 4, speed=8, steps=91, role=Role.MARK_AS_EXPERT, valid=np.arange(91) < 60)
     found = records(scene(car(speed=6, steps=91), follower, name="two"), space=space)
     assert_experts_see_what_the_simulator_shows(found, space, SimConfig(replay_lag=lag, end_with_log=ends), alone=alone)
@@ -174,7 +174,7 @@ def test_experts_see_neighbours_late_where_they_are(lag, ends, alone):
 @pytest.mark.parametrize("alone", [False, True])
 def test_experts_that_start_at_their_goals_act_once(alone):
     """And are gone in the step after, also for those that follow their log."""
-    space = ActionSpace.create("classic")
+    space = ActionSpace.create("classic", reverse=False)
     agents = [
         car(speed=6, steps=91),
         car(10, 3, speed=0.1, steps=91),

@@ -1,4 +1,4 @@
-"""Distances between boxes, to leaders, and to the edge of the road."""
+"""Distances between boxes with rounded corners, and to leaders."""
 
 import math
 
@@ -7,14 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scenes import car, random_scene, real_scenes, scene
+from scenes import car, real_scenes, scene
 
-from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.clearance import MAX_TTC, clearances
-from gail_cli.sim.config import Selection, SimConfig
-from gail_cli.sim.env import Env
-from gail_cli.sim.kernels import Event
-from gail_cli.sim.scenario import AgentType, RoadType
+from gail_cli.sim.clearance import MAX_TTC, ROUNDING, clearances
+from gail_cli.sim.config import Selection
 from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
@@ -24,54 +20,71 @@ def worlds_of(*scenes):
     return make_worlds(scenes, selection=EVERYONE)
 
 
-def measured(worlds, speed=None):
+def measured(worlds, speed=None, theirs=False):
     """Gaps in the log."""
-    return clearances(worlds, worlds.log, worlds.valid, worlds.log[..., 3:].norm(dim=-1) if speed is None else speed)
+    speed = worlds.log[..., 3:].norm(dim=-1) if speed is None else speed
+    z = worlds.tensors["log_z"].view(worlds.valid.shape)
+    return clearances(worlds, worlds.log, z, worlds.valid, speed, theirs)
 
 
-def corners(x, y, heading, length, width, factor=1.0):
-    c, s = math.cos(heading), math.sin(heading)
-    halves = [(length / 2, width / 2), (-length / 2, width / 2), (-length / 2, -width / 2), (length / 2, -width / 2)]
-    return np.array([[x + factor * (c * a - s * b), y + factor * (s * a + c * b)] for a, b in halves])
+def outline(x, y, heading, length, width):
+    """Many points of a box with rounded corners: straight sides, and quarters of circles."""
+    r = ROUNDING * min(length, width) / 2
+    a, b = length / 2 - r, width / 2 - r
+    side = np.linspace(-1, 1, 200)
+    points = [np.stack([np.full_like(side, s * (a + r)), side * b], axis=1) for s in (-1, 1)]
+    points += [np.stack([side * a, np.full_like(side, s * (b + r))], axis=1) for s in (-1, 1)]
+    angle = np.linspace(0, 2 * np.pi, 800)
+    circle = r * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points.append(circle + np.stack([np.sign(np.cos(angle)) * a, np.sign(np.sin(angle)) * b], axis=1))
+    turn = np.array([[math.cos(heading), math.sin(heading)], [-math.sin(heading), math.cos(heading)]])
+    return np.concatenate(points) @ turn + [x, y]
 
 
 def test_distances_by_hand():
-    """Cars of 4 x 2 m: 3 m apart side by side, corner to corner over (3, 4) m, and 0.5 m deep in each other."""
+    """Cars of 4 x 2 m, whose corners have a radius of 0.7 m: 3 m apart side by side; corner to corner, where sharp ones
+    would be (3, 4) m apart, centres of circles are (4.4, 5.4) m apart; and 0.5 m deep in each other."""
     side = scene(car(0, 0), car(0, 5))
     diagonal = scene(car(0, 0), car(4 + 3, 2 + 4))
-    deep = scene(car(0, 0), car(3, 1.5))
+    deep = scene(car(0, 0), car(1, 1.5))
     alone = scene(car(0, 0))
-    for case, distance in ((side, 3), (diagonal, 5), (deep, -0.5), (alone, math.inf)):
-        nearest, _, _ = measured(worlds_of(case))
+    expected = ((side, 3), (diagonal, math.hypot(4.4, 5.4) - 1.4), (deep, -0.5), (alone, math.inf))
+    for case, distance in expected:
+        nearest, _ = measured(worlds_of(case))
         assert nearest.shape == (len(case.agent_id), 11)
         assert nearest.allclose(torch.tensor(float(distance)), atol=1e-5)
 
 
+def test_rounded_corners_pass_where_sharp_ones_touch():
+    """Cars whose corners overlap by 0.2 m both ways: circles in them are (1.2, 1.2) m apart, less their radii."""
+    nearest, _ = measured(worlds_of(scene(car(0, 0), car(3.8, 1.8))))
+    assert nearest[0, 0] == pytest.approx(1.2 * math.sqrt(2) - 1.4, abs=1e-5)
+    assert nearest[0, 0] > 0
+
+
 @given(st.floats(-12, 12), st.floats(-12, 12), st.floats(-3, 3), st.floats(-3, 3), st.floats(1, 9), st.floats(1, 4))
 def test_distances_as_between_many_points(x, y, turn, own_turn, length, width):
-    """Boxes apart: as the nearest of many points of the two outlines. Overlapping: moving by the depth parts them."""
-    a, b = (0.0, 0.0, own_turn, 4.0, 2.0), (x, y, turn, length, width)
+    """Boxes apart: as the nearest of many points of the two outlines. Overlapping: no less deep than any of them."""
     case = scene(car(0, 0, own_turn), car(x, y, turn, size=(length, width, 1.5)))
     nearest = float(measured(worlds_of(case))[0][0, 0])
-
-    def outline(box):
-        points = corners(*box)
-        return np.concatenate(
-            [np.linspace(p, q, 200) for p, q in zip(points, np.roll(points, -1, axis=0), strict=True)]
-        )
-
+    apart = np.linalg.norm(
+        outline(0.0, 0.0, own_turn, 4.0, 2.0)[:, None] - outline(x, y, turn, length, width)[None], axis=-1
+    ).min()
     if nearest > 0:
-        apart = np.linalg.norm(outline(a)[:, None] - outline(b)[None], axis=-1).min()
         assert nearest == pytest.approx(apart, abs=0.05)
         assert nearest <= apart + 1e-4
     else:
-        axes = [turn, turn + math.pi / 2, own_turn, own_turn + math.pi / 2]
-        depths = []
-        for angle in axes:
-            d = np.array([math.cos(angle), math.sin(angle)])
-            p, q = corners(*a) @ d, corners(*b) @ d
-            depths.append(min(p.max() - q.min(), q.max() - p.min()))
-        assert nearest == pytest.approx(-min(depths), abs=1e-4)
+        shift = np.array([x, y]) / max(math.hypot(x, y), 1e-9) * (0.05 - nearest)
+        moved = scene(car(0, 0, own_turn), car(x + shift[0], y + shift[1], turn, size=(length, width, 1.5)))
+        assert float(measured(worlds_of(moved))[0][0, 0]) <= nearest + float(np.hypot(*shift)) + 1e-4
+
+
+def test_bridges_are_near_nobody_but_in_the_challenge():
+    case = scene(car(0, 0), car(0, 1), car(0, 40, speed=0))
+    case.log_z[1] = 6.0
+    worlds = worlds_of(case)
+    assert measured(worlds)[0][0, 0] == pytest.approx(38)
+    assert measured(worlds, theirs=True)[0][0, 0] == pytest.approx(-1)
 
 
 def test_time_to_collision_by_hand():
@@ -87,77 +100,46 @@ def test_time_to_collision_by_hand():
     assert float(measured(worlds_of(follows))[1][1, 0]) == pytest.approx(16 / 5)
 
 
-def test_times_to_collision_need_both_speeds():
+@pytest.mark.parametrize(("aside", "degrees", "follows"), [(1.0, 70, True), (2.2, 12, False), (1.7, 9, True)])
+def test_who_is_hardly_in_the_way_must_head_the_same_way(aside, degrees, follows):
+    """The rearmost corner of one that is turned by a; how much of it is in the way of a car 2 m wide follows from its
+    half-width across, 2 sin a + cos a: above 0.5 m, or 10 degrees at most."""
+    a = math.radians(degrees)
+    across, rear = 2 * math.sin(a) + math.cos(a), 12 - 2 * math.cos(a) - math.sin(a)
+    assert (1 + across - aside > 0.5 or degrees <= 10) == follows
+    case = scene(car(0, 0, speed=10), car(12, aside, heading=a, speed=0))
+    expected = (rear - 2) / 10 if follows else MAX_TTC
+    assert float(measured(worlds_of(case))[1][0, 0]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_headings_beyond_half_a_turn():
+    """One heads to 3.1 rad, the other to -3.1: the same way, but not in the challenge."""
+    case = scene(car(0, 0, heading=3.1, speed=10), car(-10, 0.0, heading=-3.1, speed=0))
+    worlds = worlds_of(case)
+    assert float(measured(worlds)[1][0, 0]) < 1
+    assert float(measured(worlds, theirs=True)[1][0, 0]) == MAX_TTC
+
+
+def test_an_unknown_speed_is_no_danger():
     worlds = worlds_of(scene(car(0, 0, speed=10), car(10, 0, speed=6)))
     speed = torch.full((2, 11), 6.0)
     speed[0] = 10.0
     speed[0, 3] = speed[1, 5] = torch.nan
     ttc = measured(worlds, speed)[1]
-    assert ttc[0].isnan().nonzero().flatten().tolist() == [3, 5]
-    assert ttc[1].isnan().nonzero().flatten().tolist() == [5]
-
-
-def test_the_edge_by_hand():
-    """The edge lies at y = -0.9, the road above it: the side of a car 2 m wide at y = 0 is 0.1 m beyond."""
-    edge = (RoadType.ROAD_EDGE, 0, -0.9, 80, 0.1, 0)
-    case = scene(car(0, 0), car(0, 50), car(5, 5, type=AgentType.PEDESTRIAN), segments=[edge])
-    _, ttc, distance = measured(worlds_of(case))
-    assert distance[0].allclose(torch.tensor(0.1), atol=1e-5)
-    assert distance[1].allclose(torch.tensor(-49.9), atol=1e-4)
-    assert distance[2].isnan().all()
-    assert ttc[2].isnan().all()
-
-
-@pytest.mark.parametrize("segments", [40, 800])
-def test_near_and_far_edges_against_all_of_them(segments):
-    """The distance of one corner, found in float64 among all segments; far ones are in no cell of the grid."""
-    case = random_scene(3, extent=120.0, segments=segments)
-    worlds = worlds_of(case)
-    _, _, edge = measured(worlds)
-    x, y, half, _, heading = case.segment[case.segment_type == RoadType.ROAD_EDGE].astype(np.float64).T
-    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=1)
-    largest = 0.0
-    for row, agent in enumerate(worlds.controlled.tolist()):
-        for step in np.flatnonzero(case.valid[agent] & (case.agent_type[agent] == AgentType.VEHICLE))[::5]:
-            box = corners(*case.log[agent, step, :3].astype(np.float64), *case.agent_size[agent, :2])
-            offset = box[:, None] - np.stack([x, y], axis=1)
-            along = np.clip((offset * ahead).sum(axis=-1), -half, half)
-            distance = np.linalg.norm(offset - along[..., None] * ahead, axis=-1).min(axis=1)
-            assert np.abs(abs(float(edge[row, step])) - distance).min() < 1e-3
-            largest = max(largest, distance.max())
-    assert (largest > 20) == (segments == 40)
-
-
-def test_a_simulator_of_true_boxes_sees_the_same():
-    """At each step of random driving: who touches whom, and who is off the road."""
-    worlds = worlds_of(*(random_scene(seed, extent=30.0) for seed in range(3)))
-    rules = SimConfig(selection=EVERYONE, box_scale=1.0, off_road="outside")
-    env = Env(worlds, ActionSpace.create("classic", "continuous"), rules)
-    generator = torch.Generator().manual_seed(0)
-    seen = torch.zeros(4, dtype=torch.int64)
-    for _ in range(10):
-        events = env.step(torch.rand(env.num_agents, 2, generator=generator) - 0.5).events
-        state, present = env.everyone()
-        nearest, _, edge = clearances(worlds, state[:, None], present[:, None], torch.zeros(len(state), 1))
-        assert torch.equal(nearest[:, 0] <= 0, events[:, Event.VEHICLE] | events[:, Event.NON_VEHICLE])
-        assert torch.equal(edge[:, 0] > 0, events[:, Event.OFF_ROAD])
-        seen += events.sum(dim=0)
-    assert (seen[: Event.GOAL] > 0).all()
+    assert (ttc[0] == MAX_TTC).nonzero().flatten().tolist() == [3, 5]
+    assert (ttc[1] == MAX_TTC).all()
 
 
 def test_who_is_not_there_is_near_nobody():
-    worlds = worlds_of(scene(car(), car(1)))
-    present = worlds.valid.clone()
-    present[1, 4] = False
-    nearest, ttc, edge = clearances(worlds, worlds.log, present, torch.zeros(2, 11))
+    case = scene(car(), car(1))
+    case.valid[1, 4] = False
+    nearest, ttc = measured(worlds_of(case))
     assert nearest[0, 4] == math.inf
     assert nearest[0, 3] < 0
-    assert all(x[1].isnan().nonzero().flatten().tolist() == [4] for x in (nearest, ttc, edge))
+    assert all(x[1].isnan().nonzero().flatten().tolist() == [4] for x in (nearest, ttc))
 
 
 def test_people_hardly_touch_anything():
     """Logs of real scenes, with boxes of true size."""
-    worlds = make_worlds(real_scenes())
-    nearest, _, edge = measured(worlds)
-    assert (nearest <= 0).any(dim=1).float().mean() <= 0.05
-    assert (edge > 0).any(dim=1).float().mean() <= 0.05
+    nearest, _ = measured(make_worlds(real_scenes()))
+    assert (nearest < 0).any(dim=1).float().mean() <= 0.05

@@ -12,8 +12,8 @@ DT = 0.1
 
 
 @wp.kernel(enable_backward=False)
-def _advance(model: int, s: State, u: Action, length: float, out: wp.array(dtype=State)):
-    out[0] = advance(model, s, u, length)
+def _advance(model: int, reverse: bool, s: State, u: Action, length: float, out: wp.array(dtype=State)):
+    out[0] = advance(model, reverse, s, u, length)
 
 
 @wp.kernel(enable_backward=False)
@@ -27,9 +27,9 @@ def _call(kernel, kind, *inputs):
     return out.numpy()[0].astype(np.float64)
 
 
-def step(model, state, action, length=4.0):
+def step(model, state, action, length=4.0, reverse=False):
     action = [*action, *[0.0] * (5 - len(action))]
-    return _call(_advance, State, int(model), State(*state), Action(*action), length)
+    return _call(_advance, State, int(model), reverse, State(*state), Action(*action), length)
 
 
 def expected_step(model, state, action, length=4.0):
@@ -118,6 +118,46 @@ def test_a_car_braked_below_zero_does_not_reverse(model):
     braked = step(model, (0, 0, 0, 0.1, 0), (-6, 0))
     assert braked[3] == pytest.approx(-0.5)
     assert step(model, braked, (0, 0))[3] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "state", "action", "expected"),
+    [
+        # from rest at -2 m/s^2, and on
+        (Dynamics.CLASSIC, (0, 0, 0, 0, 0), (-2, 0), (-0.01, 0, 0, -0.2, 0)),
+        (Dynamics.CLASSIC, (0, 0, 0, -0.2, 0), (0, 0), (-0.02, 0, 0, -0.2, 0)),
+        # braking from reverse: forward acceleration
+        (Dynamics.CLASSIC, (0, 0, np.pi / 2, 0, -1), (2, 0), (0, -0.09, np.pi / 2, 0, -0.8)),
+        # the mirror image of a bend forwards: wheels to the left, and the tail goes left
+        (
+            Dynamics.CLASSIC,
+            (0, 0, 0, -10, 0),
+            (0, np.pi / 4),
+            (-0.8944272, -0.4472136, -0.2236068, -9.7510405, 2.2174807),
+        ),
+        (
+            Dynamics.BICYCLE,
+            (0, 0, 0, -1, 0),
+            (-1, 0.5),
+            (-0.105, 0, -0.0525, -1.1 * np.cos(0.0525), 1.1 * np.sin(0.0525)),
+        ),
+        # a velocity across the heading is no reverse
+        (Dynamics.BICYCLE, (0, 0, 0, 0, 10), (0, 0), (0, 1, 0, 10, 0)),
+        (Dynamics.DELTA_LOCAL, (0, 0, 0, -1, 0), (0.1, 0, 0), (0.1, 0, 0, 1, 0)),
+    ],
+)
+def test_reverse_worked_by_hand(model, state, action, expected):
+    np.testing.assert_allclose(step(model, state, action, reverse=True), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("model", Dynamics)
+@given(data=st.data())
+def test_forwards_it_makes_no_difference_whether_a_model_knows_reverse(model, data):
+    x, y, heading, vx, vy = data.draw(states)
+    if np.float32(np.cos(heading)) * vx + np.float32(np.sin(heading)) * vy < 1e-3:
+        vx, vy = 3 * np.cos(heading), 3 * np.sin(heading)
+    args = model, (x, y, heading, vx, vy), data.draw(ACTIONS[model])
+    np.testing.assert_array_equal(step(*args, reverse=True), step(*args))
 
 
 @given(state=states, action=ACTIONS[Dynamics.CLASSIC])

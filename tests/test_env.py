@@ -26,7 +26,7 @@ OFF_ROAD, VEHICLE, NON_VEHICLE, GOAL, RED_LIGHT = Event
 
 def simulator(*scenes, dynamics="classic", selection=ALL_VALID, observation=None, **rules):
     worlds = make_worlds(scenes, selection=selection)
-    space = ActionSpace.create(dynamics, "continuous")
+    space = ActionSpace.create(dynamics, "continuous", reverse=rules.get("compat") != "gpudrive")
     return Env(worlds, space, SimConfig(selection=selection, **rules), observation)
 
 
@@ -193,7 +193,9 @@ def test_what_follows_the_goal(on_goal):
 def test_gpudrive_removes_logged_cars_at_their_goals_too():
     """After a lag of one step the logged car is within 2 m of its goal at step 10, and gone at step 11."""
     rules = SimConfig.gpudrive(selection=ALL_VALID)
-    env = Env(make_worlds([TO_GOAL], selection=ALL_VALID), ActionSpace.create("classic", "continuous"), rules)
+    env = Env(
+        make_worlds([TO_GOAL], selection=ALL_VALID), ActionSpace.create("classic", "continuous", reverse=False), rules
+    )
     present = []
     for _ in range(11):
         coast(env)
@@ -208,6 +210,20 @@ def test_parked_cars_can_be_passed_through_in_gpudrive_while_their_log_has_a_gap
     env = simulator(scene(parked, car(-6, speed=10)), selection=Selection(), compat=compat)
     assert [k for k in range(1, 11) if coast(env).events[0, VEHICLE]] == hits
     assert env.everyone()[1][0] or compat is None  # and yet it is always there
+
+
+def test_a_car_backs_out():
+    """From rest at -1 m/s^2: 0.5 * t^2 back, at a speed of t; GPUDrive's rules have none of it."""
+    env = simulator(scene(car()))
+    for _ in range(10):
+        env.step(torch.tensor([[-1.0, 0.0]]))
+    np.testing.assert_allclose(env.states(), [[-0.5, 0, 0, -1, 0]], atol=1e-5)
+    assert env.reset()[0, 0] == 0
+    np.testing.assert_allclose(env.step(torch.tensor([[-4.0, 0.0]])).observation[0, 0], -0.4 / 20, atol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"these actions know reverse, GPUDrive's vehicles do not; extract with --compat"
+    ):
+        Env(env.worlds, env.action_space, SimConfig.gpudrive())
 
 
 def test_who_is_gone_in_gpudrive_sees_who_is_gone():

@@ -9,6 +9,7 @@ from scenes import STEPS, Agent, car, random_scene, real_scenes, scene, valid_on
 from test_dynamics import expected_step
 
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts, replay_quality
+from gail_cli.pipeline.experts.logs import gears
 from gail_cli.pipeline.experts.search import Search
 from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, QUALITY, VRU_SPACE
 from gail_cli.sim.actions import ActionSpace, Dynamics
@@ -133,8 +134,9 @@ def test_quality_by_hand():
     found = replay_quality(CLASSIC, log, mark, state, action)
     np.testing.assert_allclose(found[0], [6 / 4, 1, 0.6 / 4, 1, 2 / 4, 1 / 4], atol=1e-6)
     np.testing.assert_allclose(found[1], [2.5 / 3, 2.5, 0, 0, 1 / 2, 0], atol=1e-6)
-    # continuous: the bounds are 6 m/s^2 and 0.6 rad, zero is anything below a thousandth
-    space = ActionSpace.create("classic", "continuous")
+    # continuous: the bounds are 6 m/s^2 and 0.6 rad (1 rad with reverse), zero is anything below a thousandth
+    space = ActionSpace.create("classic", "continuous", reverse=False)
+    assert ActionSpace.create("classic", "continuous").bounds == ((-6, 6), (-1, 1))
     values = np.zeros((2, 5, 2), np.float32)
     values[0, :4] = [[5.9, 0.6], [-6, 0], [9e-4, -9e-4], [2e-3, 0]]
     values[1, :2] = [[0.01, -0.6], [0, 0]]
@@ -157,7 +159,7 @@ def test_quantisation_is_the_distance_that_the_grid_costs():
     for lookahead, time in ((1, 0.1), (3, 0.3)):
         agent = driven(CLASSIC, [[0.07, 0.0]] * 3, 10.0, 0.3, 4.5)
         found = experts_of(agent, search=Search(lookahead=lookahead))
-        assert found.action[0, 0].tolist() == [7, 10]
+        assert found.action[0, 0].tolist() == [7, 12]
         first = 0.5 * 0.07 * time**2
         assert 0.2 * first < quality_of(found, "quantisation_m")[0] < 1.5 * first
     for names in (("classic", "continuous"), ("delta_local", "continuous"), ("state", "continuous")):
@@ -209,13 +211,19 @@ def test_continuous_search_goes_between_the_candidates(names):
     np.testing.assert_allclose(demos.action[0, :-1].mean(axis=0), [1.234, 0.0567], atol=0.01)
 
 
-def cost(space, search, state, targets, accel, steering, length):
-    """What :class:`Search` says, restated in float64 for many actions [n] held from one state along targets [k, 5]."""
+def cost(space, search, state, targets, gear, accel, steering, length):
+    """What :class:`Search` says, restated in float64 for many actions [n] held from one state along targets [k, 5] in
+    gears [k]."""
+
+    def signed(heading, vx, vy):
+        back = space.reverse & (np.cos(heading) * vx + np.sin(heading) * vy < 0)
+        return np.hypot(vx, vy) * np.where(back, -1, 1)
+
     x, y, heading, vx, vy = (np.full(len(accel), v, np.float64) for v in state)
     a, dt = accel.astype(np.float64), 0.1
     total = search.steering_weight * (steering / np.abs(space.bounds[1]).max()) ** 2
-    for target in np.asarray(targets, np.float64):
-        speed = np.hypot(vx, vy)
+    for k, target in enumerate(np.asarray(targets, np.float64)):
+        speed = signed(heading, vx, vy)
         if space.dynamics == Dynamics.CLASSIC:
             slip = np.arctan(0.5 * np.tan(steering))
             x = x + (speed + 0.5 * a * dt) * dt * np.cos(heading + slip)
@@ -229,9 +237,11 @@ def cost(space, search, state, targets, accel, steering, length):
         vx, vy = after * np.cos(heading), after * np.sin(heading)
         total = total + (x - target[0]) ** 2 + (y - target[1]) ** 2
         total = total + search.heading_weight * wrapped(heading - target[2]) ** 2
-        fast = search.speed_weight**0.5 * (np.abs(after) - np.hypot(*target[3:]))
-        total = total + (fast + search.reverse_weight**0.5 * np.minimum(after, 0)) ** 2
-        a = np.maximum(a, -np.abs(after) / dt)  # a brake ends at standstill
+        way, now = gear[k] * after, gear[min(k + 1, len(targets) - 1)]
+        fast = search.speed_weight**0.5 * ((way if space.reverse else np.abs(way)) - gear[k] * signed(*target[2:]))
+        total = total + (fast + search.reverse_weight**0.5 * np.minimum(way, 0)) ** 2
+        a = np.maximum(now * a, -np.maximum(now * after, 0) / dt) * now if space.reverse else a
+        a = a if space.reverse else np.maximum(a, -np.abs(after) / dt)  # a brake ends at standstill
     return total
 
 
@@ -247,14 +257,21 @@ def jittery(seed, speed, steps=25):
 
 
 @pytest.mark.parametrize("names", SPACES[:6], ids="-".join)
-@pytest.mark.parametrize("lookahead", [1, 3])
-def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead):
+@pytest.mark.parametrize(("lookahead", "reverse"), [(1, False), (3, False), (3, True)])
+def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead, reverse):
     """Brute force: all of a grid; or a dense grid over the continuous range, and another around the action chosen."""
-    space, search = ActionSpace.create(*names), Search(lookahead=lookahead)
-    agents = [jittery(0, 0.0), jittery(1, 0.4), jittery(2, 6.0), jittery(3, 18.0)]
+    space, search = ActionSpace.create(*names, reverse=reverse), Search(lookahead=lookahead)
+    agents = [
+        jittery(0, 0.0),
+        jittery(1, -0.4 if reverse else 0.4),
+        jittery(2, 6.0),
+        jittery(3, -3 if reverse else 18.0),
+    ]
     made = scene(*agents)
     demos = experts_of(*agents, space=space, search=search)
     values = space.decode(torch.from_numpy(demos.action.reshape(-1, 2))).numpy().reshape(demos.action.shape)
+    gear = gears(made.log)
+    assert [row.min() for row in gear] == [1, *([-1, 1, -1] if reverse else [1, 1, 1])]
     for k in range(demos.num_demos):
         for step in range(24):
             chosen = values[k, step]
@@ -264,7 +281,8 @@ def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead):
                 near = np.stack(np.meshgrid(*([np.linspace(-0.1, 0.1, 21)] * 2)), axis=-1).reshape(-1, 2)
                 low, high = np.transpose(space.bounds)
                 tried = np.concatenate([tried, (chosen + near * (high - low) / 2).clip(low, high)])
-            args = demos.state[k, step], made.log[k, step + 1 : step + 1 + lookahead]
+            ahead = slice(step + 1, step + 1 + lookahead)
+            args = demos.state[k, step], made.log[k, ahead], (gear if reverse else gear**2)[k, ahead]
             best = cost(space, search, *args, *tried.T, 4.5).min()
             (mine,) = cost(space, search, *args, *chosen[:, None], 4.5)
             assert mine <= best * (1 + 0.04 * (not space.discrete)) + 2e-5
@@ -313,6 +331,44 @@ def test_pedestrians_and_cyclists_are_followed_exactly():
     assert quality_of(demos, "fde_m").max() < 1e-3
     assert quality_of(demos, "heading_error_rad").max() < 1e-4
     assert (quality_of(demos, "goal") == 1).all()
+
+
+def backing_out(speed=1.5, steps=91):
+    """Out of a driveway: a wait, then back in a bend of 8 m radius, and off on the road, with noise of a cm."""
+    rng = np.random.default_rng(3)
+    way = np.clip(np.arange(steps) * 0.1 - 1.5, 0, None)
+    fast = -speed * np.clip(way, 0, 1) + 2 * speed * np.clip(way - 4, 0, 1.5)
+    heading = 1.0 + np.cumsum(np.minimum(fast, 0)) * 0.1 / 8
+    velocity = fast[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    position = np.concatenate([np.zeros((1, 2)), np.cumsum(0.1 * velocity[1:], axis=0)])
+    return Agent(
+        np.column_stack([position + rng.normal(0, 0.01, position.shape), heading, velocity]), size=(4.5, 2.0, 1.5)
+    )
+
+
+@pytest.mark.parametrize("names", [("classic",), ("classic", "continuous"), ("bicycle",)], ids="-".join)
+def test_the_search_backs_out_of_a_driveway(names):
+    with_reverse, without = (
+        quality_of(experts_of(backing_out(), space=ActionSpace.create(*names, reverse=r)), "ade_m")[0]
+        for r in (True, False)
+    )
+    assert with_reverse < 0.1
+    assert without > 0.5
+
+
+def test_the_search_turns_round():
+    """A U-turn of 4.5 m radius at 4 m/s: a car of 4.8 m needs 0.9 rad for it."""
+    heading = 4 / 4.5 * 0.1 * np.arange(36)
+    place = 4.5 * np.stack([np.sin(heading), 1 - np.cos(heading)], axis=1)
+    turns = np.column_stack([place, heading, 4 * np.cos(heading), 4 * np.sin(heading)])
+    wide, narrow = (
+        quality_of(
+            experts_of(Agent(turns, size=(4.8, 2.0, 1.5)), space=ActionSpace.create("classic", grid=name)), "ade_m"
+        )[0]
+        for name in ("fine", "fine-0.5")
+    )
+    assert wide < 0.1
+    assert narrow > 1
 
 
 def test_gaps_are_bridged_along_the_shorter_turn():

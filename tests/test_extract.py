@@ -29,7 +29,7 @@ from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import AgentType, SceneError
 from gail_cli.sim.scene import scene_from_scenario
 
-CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=2)
+CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, max_replay_error=None, max_jump=None, scenes_per_part=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,6 +231,13 @@ def test_pedestrians_and_cyclists_on_demand(tmp_path):
 
 
 def test_splits_are_settable_and_stable(scenes, tmp_path):
+    for k, name in enumerate("abcde"):  # elsewhere each, as scenes of other logs are
+
+        def shift(data, by=50.0 * k):
+            for item in data["objects"]:
+                item["position"] = [{**point, "x": point["x"] + by} for point in item["position"]]
+
+        write_json(scenes / f"{name}.json", name, shift)
     config = replace(CONFIG, split=(0.5, 0.25, 0.25))
     extract([str(scenes)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
     expected = [split_of(scene, config.split) for scene in "abcde"]

@@ -30,7 +30,7 @@ GOLDEN = SHARED / "golden"
 RUNS = json.loads((GOLDEN / "MANIFEST.json").read_text())["runs"] if GOLDEN.exists() else []
 recorded = pytest.mark.skipif(not RUNS, reason=f"{GOLDEN} is absent: recordings on Waymo data are not in the project")
 LAYOUT = ObservationConfig(partners=4, road_segments=8)
-CLASSIC = ActionSpace.create("classic", "continuous")
+CLASSIC = ActionSpace.create("classic", "continuous", reverse=False)
 STATE = [0, 1, 3, 4, 5]
 """Of GPUDrive's ten numbers of a state action, those that this project's has."""
 

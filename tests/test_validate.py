@@ -148,6 +148,7 @@ MUTATIONS = [
     ("scenes/demo_start", put(-1, 1), "does not rise from 0"),
     ("scenes/id", put((1, 0), 35), "the id is not the manifest's"),
     ("scenes/origin", put((0, 0), np.nan), "a number is not finite"),
+    ("scenes/timestamp", add((0, slice(5, None)), 0.2), "steps are not 0.1 s apart"),
     ("scenes/timestamp", put((0, 0), np.inf), "a number is not finite"),
     ("agents/type", put(0, 9), "a code is not within 0 to 4"),
     ("agents/role", put(0, 200), "a code is not within 0 to 63"),
@@ -180,8 +181,8 @@ MUTATIONS = [
     ("demos/state", absent_states, "a state is not zero where absent"),
     ("demos/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
     ("demos/state", add((0, slice(0, 40), 1), 1), "ade_m is not that of the stored states and actions"),
-    ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 21"),
-    ("demos/action", put((0, 3, 1), 21), "an index is outside the action grid of 15 x 21"),
+    ("demos/action", put((0, 3, 0), -1), "an index is outside the action grid of 15 x 25"),
+    ("demos/action", put((0, 3, 1), 25), "an index is outside the action grid of 15 x 25"),
     ("demos/action", idle_action, "an action is not zero where the demo does not go on"),
     ("demos/action", lambda a, _: a.__setitem__((0, 3, 0), (a[0, 3, 0] + 5) % 15), "do not lead to the stored states"),
     ("demos/quality", add((0, 0), 0.01), "ade_m is not that of the stored states and actions"),
@@ -191,7 +192,6 @@ MUTATIONS = [
     ("demos/quality", add((0, 4), 0.1), "saturated is not that of"),
     ("demos/quality", add((0, 5), 0.1), "zero is not that of"),
     ("demos/quality", put((0, 6), -1), "quantisation_m is negative"),
-    ("scenes/split", put(0, 3), "a code is not within 0 to 2"),
     ("vru/agent", put(0, -1), "the agent is not in its scene"),
     ("vru/mark", set_mark(LOGGED, ABSENT, 3), "the demo is not one unbroken span"),
     ("vru/state", add((0, 3, 0), 0.002), "the stored actions do not lead to the stored states"),
@@ -222,7 +222,7 @@ def test_each_kind_of_corruption_is_told(copy, path, change, told):
 
 
 @pytest.mark.parametrize(
-    ("space", "value"), [(ActionSpace.create("classic", "continuous"), 0.7), (ActionSpace.create("delta_local"), 99)]
+    ("space", "value"), [(ActionSpace.create("classic", "continuous"), 6.5), (ActionSpace.create("delta_local"), 99)]
 )
 def test_actions_outside_other_spaces_are_told(tmp_path, space, value):
     extract([str(SAMPLE)], str(tmp_path / "store"), ExtractConfig(space), ExtractOptions(workers=1), limit=1)
@@ -258,12 +258,16 @@ def shuffle_index(root):
     array[...] = array[...][::-1]
 
 
+def other_groups(root):
+    zarr.open_array(root / "index" / "group", mode="r+")[0] = 1
+
+
 def other_ids(root):
     zarr.open_array(root / "index" / "id", mode="r+")[0, 0] = 35
 
 
 def other_split(root):
-    zarr.open_array(root / "index" / "split", mode="r+")[0] = 1
+    zarr.open_array(root / "index" / "split", mode="r+")[0] = 3
 
 
 def change_node(file):
@@ -288,7 +292,9 @@ def more_demos(entry):
         (lambda root: change_entry(root, more_demos), "its attributes count"),
         (lambda root: (root / "manifest" / "00000.json").write_text("{"), "manifest/00000.json: the entry is damaged"),
         (shuffle_index, "index/part: its values are not those"),
-        (other_split, "index/split: its values are not those"),
+        (other_split, "index: its files are not those that were written"),
+        (other_split, "index/split: a code is not within 0 to 2"),
+        (other_groups, "index/group: its logs are not those of the fingerprints"),
         (other_ids, "index/id: its ids are not those"),
         (lambda root: (root / "index/id/zarr.json").unlink(), "index: its files are not those that were written"),
         (lambda root: (root / "parts/zarr.json").unlink(), "parts/zarr.json: does not say that a Zarr group is here"),

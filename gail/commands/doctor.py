@@ -252,7 +252,7 @@ def drive_gpudrive() -> None:
     from gail_cli.sim.worlds import make_worlds
 
     common = (
-        make_worlds([tiny_scene()]), ActionSpace.create("classic", "continuous"), SimConfig.gpudrive(),
+        make_worlds([tiny_scene()]), ActionSpace.create("classic", "continuous", reverse=False), SimConfig.gpudrive(),
         ObservationConfig(),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

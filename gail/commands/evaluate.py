@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+import numpy as np
 
 from gail_cli.gail.commands.console import progress_bar, write_report
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.evaluation import evaluate as evaluation
-from gail_cli.gail.evaluation.tables import print_evaluation
+from gail_cli.gail.evaluation.tables import print_challenge, print_evaluation
+from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.learning.backends import with_backend
-from gail_cli.gail.learning.run import load_cloned, load_run
+from gail_cli.gail.learning.run import RunFolder, load_cloned, load_run
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.errors import UserError
 
 
 def evaluate(
     run: str,
     store: str,
     *,
+    protocol: Literal["controlled", "wosac"],
     box_scale: float | None,
     backend: Literal["embedded", "gpudrive"] | None,
     splits: tuple[str, ...],
@@ -42,11 +47,12 @@ def evaluate(
     Args:
         run: folder of the run.
         store: folder, .zip or URL.
+        protocol: who is scored, and from when on.
         box_scale: factor on collision boxes; that of the run when None.
         backend: simulator; that of the run when None.
         splits: which scenes; each split that has some when empty.
         bc: folder of the run whose cloned policy is an anchor; the run's own when None.
-        rollouts: number of drives with drawn actions.
+        rollouts: number K of drives with drawn actions.
         sampled: draw the policy's actions instead of taking the most likely ones.
         seed: for all that is drawn.
         device: where to run.
@@ -59,10 +65,12 @@ def evaluate(
         report: file for the whole report.
 
     Raises:
-        click.UsageError: for options of a submission that is not asked for.
+        click.UsageError: for options of a submission that is not asked for, or of the other protocol.
     """
     if (info or sources) and submitted is None:
         raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
+    if protocol == "wosac" and (figure or sampled or box_scale or backend == "gpudrive"):
+        raise click.UsageError("--figure, --sampled, --box-scale and --backend gpudrive are not for --protocol wosac.")
     config, policy = load_run(run, device)
     config = with_backend(config, backend) if backend else config
     cloned = load_cloned(bc or run, device)
@@ -75,19 +83,50 @@ def evaluate(
     results = {}
     for split, scenes in chosen.items():
         with progress_bar("evaluating", "scenes") as progress:
-            results[split] = evaluation.evaluate(
-                policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale, deterministic=not sampled,
-                rollouts=rollouts, seed=seed, progress=progress,
-            )  # fmt: skip
+            if protocol == "wosac":
+                results[split] = evaluate_challenge(
+                    policy, config, opened, cloned=cloned, scenes=scenes, rollouts=rollouts, seed=seed,
+                    progress=progress,
+                )  # fmt: skip
+            else:
+                results[split] = evaluation.evaluate(
+                    policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale,
+                    deterministic=not sampled, rollouts=rollouts, seed=seed, progress=progress,
+                )  # fmt: skip
     write_report(report, {"run": run, "store": store, "splits": results})
+    show = print_challenge if protocol == "wosac" else print_evaluation
     for split, result in results.items():
-        print_evaluation(result, "" if split == "all" else split)
+        show(result, "" if split == "all" else split)
+    for line in _seen_in_training(run, config, opened, chosen):
+        click.echo(f"Warning: {line}.", err=True)
     if cloned is None:
         click.echo(f"run {bc or run} keeps no policy from behaviour cloning, so that anchor is left out (--bc RUN)")
     if picture is not None:
         _draw_scene(picture, config, policy, opened, drawn)
     if figure is not None:
         _draw_results(figure, results)
+
+
+def _seen_in_training(
+    run: str, config: TrainConfig, store: DemoStore, chosen: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    """What is to be said of scenes whose logs the run learned from in other stores, as far as these are still there.
+
+    The splits of one store never have logs in common.
+    """
+    from gail_cli.pipeline.validate.against import seen
+
+    for path in RunFolder(Path(run)).stores():
+        if path == store.location:
+            continue
+        try:
+            learned = DemoStore(path)
+            found = [seen(store, scenes, learned, config.data.split) for scenes in chosen.values()]
+        except UserError:
+            continue
+        for split, line in zip(chosen, found, strict=True):
+            if line is not None:
+                yield line if split == "all" else f"{split}: {line}"
 
 
 def _draw_scene(file: Path, config: TrainConfig, policy: Policy, store: DemoStore, scene: int) -> None:
@@ -117,4 +156,5 @@ def _write_submission(
             policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
         )
     file.write_bytes(message.SerializeToString())
-    click.echo(f"submission: {file}" + ("" if sources else ", all heights 0 (--submission-source tells them)"))
+    known = sources or np.isfinite(next(iter(store.read(scenes[:1]))).scene.origin_z)
+    click.echo(f"submission: {file}" + ("" if known else ", all heights 0 (--submission-source tells them)"))

@@ -14,7 +14,7 @@ from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.extract.report import extraction_summary
 from gail_cli.sim.actions import ActionSpace
 
-_CONTENT = ("steps", "agents", "max_replay_error", "compat", "resample", "scenes_per_part")
+_CONTENT = ("steps", "agents", "max_replay_error", "max_jump", "compat", "resample", "scenes_per_part")
 """Options that decide what is in the store; the others decide how it is made."""
 
 
@@ -51,7 +51,7 @@ def extract_demos(
     if given["overwrite"] and given["resume"] is not None:
         raise click.UsageError("--overwrite and --resume exclude each other: say what to do with the store there.")
     try:
-        space = ActionSpace.create(dynamics, actions, grid)
+        space = ActionSpace.create(dynamics, actions, grid, reverse=given["compat"] != "gpudrive")
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     content = {name: given.pop(name) for name in _CONTENT}

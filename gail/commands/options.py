@@ -55,11 +55,17 @@ def fractions(_: click.Context, __: click.Parameter, value: str | None) -> tuple
     return train, validation, test
 
 
-def distance(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """A number of metres."""
-    if value is not None and not 0 <= value < float("inf"):
-        raise click.BadParameter(f"{value} is no distance in m.")
-    return value
+def distance(_: click.Context, __: click.Parameter, value: str) -> float | None:
+    """A number of metres, or none."""
+    if value == "none":
+        return None
+    try:
+        metres = float(value)
+    except ValueError:
+        metres = float("nan")
+    if not 0 <= metres < float("inf"):
+        raise click.BadParameter(f"{value} is no distance in m; give a number, or none.")
+    return metres
 
 
 def existing(_: click.Context, __: click.Parameter, value: Any) -> Any:

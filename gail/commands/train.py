@@ -46,10 +46,13 @@ def train(
     from gail_cli.gail.figures.curves import curves_figure  # with the others, after what a wrong setting stops
     from gail_cli.gail.learning.run import chosen_stores
     from gail_cli.gail.learning.trainer import Trainer
+    from gail_cli.pipeline.validate.against import notes
 
     try:
         with training_progress() as report, stop_on_signal() as stop:
             trainer = Trainer(loaded, chosen_stores(loaded, stores, folder if resume else None), folder, resume, report)
+            for note in notes(trainer.stores.stores):
+                click.echo(f"Warning: {note}.", err=True)
             for name, (was, now) in trainer.changed.items():
                 click.echo(f"From here on {name}={now} (before: {was}).", err=True)
             trainer.run(stop)

@@ -34,7 +34,7 @@ def validate(
     from gail_cli.pipeline.validate.against import compare
     from gail_cli.pipeline.validate.validate import validate_store
 
-    expected = expectation(loaded.data) if loaded else None
+    expected = expectation(loaded.data, loaded.sim) if loaded else None
     with progress_bar("validating", "parts") as progress:
         problems: list[UserError] = [*validate_store(store, expected, sample=sample, seed=seed, progress=progress)]
     if loaded and not problems:

@@ -59,7 +59,7 @@ def log_of(scene: Scene, device: torch.device | str = "cpu") -> Log:
     """The log of a store's scene of 91 steps. Lanes are simplified there, so the nearest one is searched truly."""
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])
     zero = torch.zeros_like(worlds.log)
-    zero[..., :2] = -torch.from_numpy(scene.origin[:2])  # where invalid steps are in Waymo's files
+    zero[..., :2] = torch.from_numpy(-scene.origin[:2])  # where invalid steps are in Waymo's files
     track = torch.where(worlds.valid[..., None], worlds.log, zero)
     street = (lanes_of(scene), signals_of(scene)) if len(scene.light_lane) else None
     z = worlds.tensors["log_z"].view(track.shape[:2])
@@ -91,13 +91,20 @@ def _future(found: Features) -> Features:
     return {name: values[:, START + 1 :] for name, values in found.items()}
 
 
-def scores(log: Features, drives: Sequence[Features]) -> dict[str, float]:
-    """Realism, likelihoods, and how often something happens in the drives, of one scene; NaN where undefined."""
-    likely = likelihoods(log, drives, np.zeros(len(log["valid"]), np.int64), 1, len(drives))
+def scores(log: Features, drives: Sequence[Features], rollouts: int = ROLLOUTS) -> dict[str, float]:
+    """Realism, likelihoods, and how often something happens in the drives, of one scene; NaN where undefined.
+
+    Args:
+        log: its features.
+        drives: theirs.
+        rollouts: K; fewer drives than this stand for K of them.
+    """
+    likely = likelihoods(log, drives, np.zeros(len(log["valid"]), np.int64), 1, rollouts)
     found = {f"realism_{year}": float(realism(likely, year)[0]) for year in (2025, 2024)}
     found |= {f"likelihood_{c.name}": float(likely[c.name][0]) for c in COMPONENTS}
     for event in ("collision", "off_road", "traffic_light"):
-        found[f"simulated_{event}"] = float(np.mean([happens(event, drive, log) for drive in drives]))
+        share = float(np.mean([happens(event, drive, log) for drive in drives]))
+        found[f"simulated_{event}"] = np.nan if event == "off_road" and np.isnan(likely[event][0]) else share
     return found
 
 

@@ -88,7 +88,9 @@ def constant_velocity_driver() -> Driver:
     def act(env: Backend, observation: Tensor, step: int) -> Tensor:
         values = torch.zeros(env.num_agents, env.action_space.components, device=observation.device)
         if env.action_space.dynamics == Dynamics.DELTA_LOCAL:
-            values[:, 0] = env.states()[:, 3:].norm(dim=1) * DT
+            heading, velocity = env.states()[:, 2], env.states()[:, 3:]
+            ahead = (velocity * torch.stack([heading.cos(), heading.sin()], dim=1)).sum(dim=1)
+            values[:, 0] = velocity.norm(dim=1).copysign(ahead) * DT  # who drives backwards goes on so
         return env.action_space.encode(values)
 
     return act

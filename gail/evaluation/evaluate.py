@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.sampler import chosen_scenes
+from gail_cli.gail.evaluation.challenge import ROLLOUTS
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, Drive, Driver, drive, drivers, policy_driver
 from gail_cli.gail.evaluation.features import Features, features, leaves_road, only_valid, road_known, touches
 from gail_cli.gail.evaluation.metrics import AgentMetrics, agent_metrics, infeasibility, over_rollouts
@@ -34,19 +35,17 @@ from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.config import SimConfig
-from gail_cli.sim.edges import heights_along
 from gail_cli.sim.env import Backend
+from gail_cli.sim.heights import heights
 from gail_cli.sim.scenario import AgentType
 from gail_cli.sim.worlds import Worlds
 
 SCENES_AT_ONCE = 32
-ROLLOUTS = 8
-"""Number of drives with drawn actions by default."""
 
 
 def drive_features(result: Drive, worlds: Worlds) -> Features:
     """The features of a drive, from its second state on, which is the first that was driven."""
-    z = heights_along(worlds, result.everyone)
+    z = heights(worlds, result.everyone)
     found = from_second(features(worlds, result.everyone, z, result.present, result.driven))
     driven = {name: torch.where(found["valid"], x, torch.nan) for name, x in found.items() if x.is_floating_point()}
     return found | driven

@@ -6,8 +6,8 @@ does: it sees its goal, which is where its log ends. So these files are for anal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,20 +16,22 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.evaluation.challenge import ROLLOUTS, START, STEPS
 from gail_cli.gail.evaluation.drivers import drive, policy_driver
+from gail_cli.gail.evaluation.road_users import go_on
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
 from gail_cli.pipeline.readers.sources import list_scenes, read_scenes, resolve
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.env import Env
-from gail_cli.sim.scenario import DT, AgentType, Scenario
+from gail_cli.sim.heights import heights as levels_along
+from gail_cli.sim.scenario import AgentType, Scenario
 from gail_cli.sim.scene import Scene
 from gail_cli.sim.worlds import SelectedAgents, make_worlds, select_agents
 
-START, STEPS, ROLLOUTS = 10, 80, 32
-"""The last logged step, how many are simulated after it, and how often (Montali et al. 2023)."""
-_SCENES_AT_ONCE = 8
+SCENES_AT_ONCE = 8
+"""That are simulated together, so that they share their draws."""
 _FILLED = ("scenario_rollouts", "submission_type")
 """Fields of a submission that are filled here, and not by its description."""
 _DRIVEN = {"vehicles": (AgentType.VEHICLE,), "vru": (AgentType.PEDESTRIAN, AgentType.CYCLIST)}
@@ -50,17 +52,15 @@ def submission(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Any:
-    """A ``SimAgentsChallengeSubmission`` of a policy's drives with drawn actions.
-
-    The policy drives the agents that it drives in its run, in the embedded simulator; all others that are there at
-    step 10 go on at constant velocity. No agent leaves or joins.
+    """A ``SimAgentsChallengeSubmission`` of a policy's drives with drawn actions (:func:`simulate`). No agent leaves or
+    joins.
 
     Args:
         policy: who drives.
         config: of its run.
         store: of scenes with 91 steps or more.
         scenes: indices; all when None.
-        heights: where z is from, which a store does not keep; 0 when None.
+        heights: where z is from if the store does not keep it, as those of format 2; 0 there when None.
         info: fields of the submission by name, as text (see :func:`fill`).
         rollouts: R, joint scenes per scene.
         seed: for drawing actions.
@@ -70,21 +70,52 @@ def submission(
         RunError: when the store's scenes are too short or its actions are not the policy's, a field is unknown or its
             value not possible, or a scene or an object has no height though heights are given.
     """
+    check_store(policy, store)
+    result = fill(schema.SimAgentsChallengeSubmission(), info or {})
+    for done, total, scene, driven in simulated_scenes(policy, config, store, scenes, rollouts, seed):
+        z = driven.z + (0.0 if np.isnan(scene.origin_z) else scene.origin_z)
+        if np.isnan(scene.origin_z) and heights is not None:
+            z = z + _heights_of(scene, heights)[:, None]
+        cut = from_step(scene, START, STEPS + 1)
+        result.scenario_rollouts.append(_rollouts(cut, driven.track, z))
+        progress(done, total)
+    return result
+
+
+def check_store(policy: Policy, store: DemoStore) -> None:
+    """Whether a policy can drive a store's scenes by the challenge's rules.
+
+    Raises:
+        RunError: when they are too short, or its actions are not the policy's.
+    """
     if store.steps < START + STEPS + 1:
-        raise RunError(f"store {store.path}", f"its scenes have {store.steps} steps, but a submission needs 91")
+        what = f"its scenes have {store.steps} steps, but the challenge's have {START + STEPS + 1}"
+        raise RunError(f"store {store.path}", what)
     if policy.space != store.space:
         raise RunError(f"store {store.path}", "its actions are not those of the run", "extract with the same settings")
-    result = fill(schema.SimAgentsChallengeSubmission(), info or {})
+
+
+def simulated_scenes(
+    policy: Policy, config: TrainConfig, store: DemoStore, scenes: Sequence[int] | None, rollouts: int, seed: int
+) -> Iterator[tuple[int, int, Scene, Simulated]]:
+    """How many scenes are done and of how many, a scene, and its drives from step 10 on: the same for submissions and
+    evaluations.
+
+    Args:
+        policy: who drives.
+        config: of its run.
+        store: of scenes with 91 steps or more.
+        scenes: indices; all when None.
+        rollouts: R.
+        seed: for all that is drawn.
+    """
     chosen = list(range(len(store)) if scenes is None else scenes)
-    for first in range(0, len(chosen), _SCENES_AT_ONCE):
-        records = list(store.read(chosen[first : first + _SCENES_AT_ONCE]))
-        cuts = [from_step(record.scene, START, STEPS + 1) for record in records]
-        drives = _simulated(policy, config, cuts, rollouts, (seed, first))
-        for scene, driven in zip(cuts, drives, strict=True):
-            z = np.zeros(scene.num_agents) if heights is None else _heights_of(scene, heights)
-            result.scenario_rollouts.append(_rollouts(scene, driven, z))
-        progress(first + len(records), len(chosen))
-    return result
+    for first in range(0, len(chosen), SCENES_AT_ONCE):
+        whole = [record.scene for record in store.read(chosen[first : first + SCENES_AT_ONCE])]
+        cuts = [from_step(scene, START, STEPS + 1) for scene in whole]
+        drives = simulate(policy, config, cuts, rollouts, (seed, first))
+        for k, (scene, driven) in enumerate(zip(whole, drives, strict=True)):
+            yield first + k + 1, len(chosen), scene, driven
 
 
 def from_step(scene: Scene, start: int, states: int) -> Scene:
@@ -103,38 +134,64 @@ def from_step(scene: Scene, start: int, states: int) -> Scene:
     )
 
 
-def constant_velocity(scene: Scene, rows: NDArray[np.bool_]) -> Scene:
-    """The scene in which the agents ``rows`` [A] go on from its first step as they were, whatever their log does."""
-    steps = np.arange(scene.num_steps)[None, :, None]
-    log, valid = scene.log.copy(), scene.valid.copy()
-    log[rows] = scene.log[rows, :1]
-    log[rows, :, :2] += scene.log[rows, :1, 3:] * (steps * DT).astype(np.float32)
-    valid[rows] = True
-    return replace(scene, log=log, valid=valid)
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """R drives of one scene of A agents over T steps, of which the first is where they start."""
+
+    track: NDArray[np.float32]
+    """[R, A, T, 5]."""
+    z: NDArray[np.float32]
+    """[R, A, T] m above the scene's ``origin_z``."""
 
 
-def _simulated(
-    policy: Policy, config: TrainConfig, scenes: Sequence[Scene], rollouts: int, seed: tuple[int, int]
-) -> list[NDArray[np.float32]]:
-    """[R, A, T, 5] of all agents of each scene, in R drives."""
+def simulate(
+    policy: Policy, config: TrainConfig, scenes: Sequence[Scene], rollouts: int, seed: tuple[int, ...]
+) -> list[Simulated]:
+    """Drive scenes whose first step is the last that is known.
+
+    The policy drives whom it drives in its run, with drawn actions, in the embedded simulator; all others go on as such
+    road users do (:mod:`~gail_cli.gail.evaluation.road_users`), and keep their height.
+
+    Args:
+        policy: who drives.
+        config: of its run.
+        scenes: all with as many steps.
+        rollouts: R.
+        seed: of the drives of these scenes.
+    """
     selected = [_selected(scene, config) for scene in scenes]
-    driven = [np.isin(np.arange(s.num_agents), c.row[c.controlled]) for s, c in zip(scenes, selected, strict=True)]
-    scenes = [constant_velocity(scene, ~rows) for scene, rows in zip(scenes, driven, strict=True)]
+    others = [np.setdiff1d(np.arange(s.num_agents), c.row[c.controlled]) for s, c in zip(scenes, selected, strict=True)]
+    scenes = [_level(scene, rows) for scene, rows in zip(scenes, others, strict=True)]
     tracks = [np.repeat(scene.log[None], rollouts, axis=0) for scene in scenes]
-    if any(rows.any() for rows in driven):
+    heights = [np.repeat(scene.log_z[None], rollouts, axis=0) for scene in scenes]
+    for r in range(rollouts):
+        for k, (scene, rows) in enumerate(zip(scenes, others, strict=True)):
+            tracks[k][r, rows] = go_on(scene, rows, np.random.default_rng((*seed, r, k)))
+    if any(len(rows) < scene.num_agents for scene, rows in zip(scenes, others, strict=True)):
         worlds = make_worlds(scenes, next(policy.parameters()).device, selected=selected)
         sim = replace(
             config.sim, compat=None, on_collision="ignore", on_goal="ignore", end_with_log=False, teleport=False,
             replay_lag=False, horizon=None,
         )  # fmt: skip
         env = Env(worlds, policy.space, sim, config.observation)
-        places = worlds.controlled_agents()
+        places, own = worlds.controlled_agents(), worlds.controlled
         for r in range(rollouts):
             torch.manual_seed(int(np.random.SeedSequence((*seed, r)).generate_state(1)[0]))
-            track = drive(env, policy_driver(policy, deterministic=False)).track.cpu().numpy()
-            for (world, agent), states in zip(places, track, strict=True):
-                tracks[world][r, agent] = states
-    return tracks
+            logs = np.concatenate([t[r, c.row].reshape(-1, 5) for t, c in zip(tracks, selected, strict=True)])
+            worlds.tensors["log"].copy_(torch.from_numpy(logs))  # of all others; that of a driven agent is as it was
+            driven = drive(env, policy_driver(policy, deterministic=False))
+            z = levels_along(worlds, driven.everyone)[own].cpu().numpy()
+            for (world, agent), states, levels in zip(places, driven.track.cpu().numpy(), z, strict=True):
+                tracks[world][r, agent], heights[world][r, agent] = states, levels
+    return [Simulated(track, z) for track, z in zip(tracks, heights, strict=True)]
+
+
+def _level(scene: Scene, rows: NDArray[np.int64]) -> Scene:
+    """The scene in which some agents are there at every step, as high as at the first."""
+    log_z, valid = scene.log_z.copy(), scene.valid.copy()
+    log_z[rows] = scene.log_z[rows, :1]
+    valid[rows] = True
+    return replace(scene, log_z=log_z, valid=valid)
 
 
 def _selected(scene: Scene, config: TrainConfig) -> SelectedAgents:
@@ -144,18 +201,18 @@ def _selected(scene: Scene, config: TrainConfig) -> SelectedAgents:
     return SelectedAgents(chosen.row, chosen.controlled & kind, chosen.parked)
 
 
-def _rollouts(scene: Scene, driven: NDArray[np.float32], z: NDArray[np.float64]) -> Any:
-    """One scene's ``ScenarioRollouts``, in the frame of its log, from states [R, A, T, 5]."""
+def _rollouts(scene: Scene, driven: NDArray[np.float32], z: NDArray[np.floating]) -> Any:
+    """One scene's ``ScenarioRollouts``, in the frame of its log, from states [R, A, T, 5] and heights [R, A, T]."""
     result = schema.ScenarioRollouts(scenario_id=scene.id)
     place = driven[..., 1:, :2].astype(np.float64) + scene.origin
-    for xy, heading in zip(place, driven[..., 1:, 2], strict=True):
+    for xy, heading, levels in zip(place, driven[..., 1:, 2], z[..., 1:], strict=True):
         joint = result.joint_scenes.add()
         for agent, number in enumerate(scene.agent_id.tolist()):
             joint.simulated_trajectories.add(
                 object_id=number,
                 center_x=xy[agent, :, 0].tolist(),
                 center_y=xy[agent, :, 1].tolist(),
-                center_z=[float(z[agent])] * len(xy[agent]),
+                center_z=levels[agent].tolist(),
                 heading=heading[agent].tolist(),
             )
     return result

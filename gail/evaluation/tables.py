@@ -49,6 +49,30 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     if any(means.get("red_light") is not None for means in result["results"].values()):
         screen.print(_by_driver(result, "vehicles where lights are, %", ("red_light",)))
     screen.print(_realism(result))
+    _explain(result, screen)
+
+
+def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
+    """Print what :func:`gail_cli.gail.evaluation.wosac.evaluate_challenge` returned.
+
+    Args:
+        result: of the evaluation.
+        name: of the scenes, if they are not all.
+        console: where to; stdout when None.
+    """
+    screen = console or Console()
+    if screen.width < WIDTH:
+        screen = Console(width=WIDTH)
+    scenes = f"{result['scenes']} {name} scenes".replace("  ", " ")
+    sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
+    screen.print(f"the challenge's protocol: {result['agents']} agents scored in {scenes}{sure}", highlight=False)
+    screen.print(_realism(result))
+    if result["left_out"]:
+        screen.print(f"{len(result['left_out'])} scene(s) name nobody to score and are left out", highlight=False)
+    _explain(result, screen)
+
+
+def _explain(result: dict[str, Any], screen: Console) -> None:
     if len(result["results"]) > 1:
         screen.print(LEGEND, markup=False, highlight=False)
 
@@ -72,6 +96,7 @@ def _realism(result: dict[str, Any]) -> Table:
         table.add_column(driver.replace(" ", "\n"), justify="right", no_wrap=True)
     rows = [("realism (2025)", "", "realism_2025"), ("realism (2024)", "", "realism_2024")]
     rows += [(_plain(c.name), f"{c.weight_2025:.2f}", f"likelihood_{c.name}") for c in COMPONENTS]
+    rows += [row for row in _events() if row[2] in next(iter(result["results"].values()))]
     for title, weight, name in rows:
         digits = (3, 2 if name.startswith("realism") else None)
         table.add_row(title, weight, *(_cell(result, driver, name, 1, *digits) for driver in result["results"]))
@@ -112,8 +137,11 @@ def _score_rows() -> list[tuple[str, str, str]]:
     """Title, weight and name of each row of a table of scores."""
     rows = [("realism (2025)", "", "realism_2025"), ("realism (2024)", "", "realism_2024")]
     rows += [(_plain(c.name), f"{c.weight_2025:.2f}", f"likelihood_{c.name}") for c in COMPONENTS]
-    rows += [(f"drives with {name.removeprefix('simulated_').replace('_', ' ')}", "", name) for name in _HAPPENS]
-    return [*rows, ("ADE (m)", "", "ade"), ("least ADE (m)", "", "min_ade")]
+    return [*rows, *_events(), ("ADE (m)", "", "ade"), ("least ADE (m)", "", "min_ade")]
+
+
+def _events() -> list[tuple[str, str, str]]:
+    return [(f"drives with {_plain(name.removeprefix('simulated_'))}", "", name) for name in _HAPPENS]
 
 
 def _scenes(scenes: dict[str, dict[str, float | None]]) -> Table:

@@ -110,6 +110,9 @@ def store_problem(
     if backend == "embedded":
         return None
     instead, where = "drive embedded (--backend embedded)", f"store {store.path}"
+    if store.space.reverse:
+        what = "its vehicles know reverse, GPUDrive's do not"
+        return UserError(where, what, f"extract with --compat gpudrive, or {instead}")
     if store.steps != EPISODE_STATES:
         what = f"its scenes have {store.steps} steps, GPUDrive's {EPISODE_STATES}"
         return UserError(where, what, f"extract with --steps {EPISODE_STATES}, or {instead}")

@@ -43,7 +43,7 @@ def open_stores(config: TrainConfig, paths: str | Path | Sequence[str | Path]) -
     data, several = config.data, [paths] if isinstance(paths, str | Path) else paths
     stores = Stores.open(several, data.store_weights or None, data.agents, data.grows)
     for store in stores.stores:
-        check_fit(data, store)
+        check_fit(data, store, config.sim)
         check_backend(config.backend, store, config.sim.selection)
     return stores
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.pipeline.experts.logs import bridged, marks_of
 from gail_cli.pipeline.experts.search import Search, follow
-from gail_cli.pipeline.records import ABSENT, BRIDGED, LOGGED, Demos
+from gail_cli.pipeline.records import ABSENT, LOGGED, Demos
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.scenario import AgentType
@@ -49,8 +50,8 @@ def replay_experts(
     """
     if not scenes:
         return []
-    marks = [_marks(scene, r) for scene, r in zip(scenes, rows, strict=True)]
-    targets = [_bridged(scene, r, m) for scene, r, m in zip(scenes, rows, marks, strict=True)]
+    marks = [marks_of(scene, r) for scene, r in zip(scenes, rows, strict=True)]
+    targets = [bridged(scene, r, m) for scene, r, m in zip(scenes, rows, marks, strict=True)]
     lengths = [scene.agent_size[r, 0] for scene, r in zip(scenes, rows, strict=True)]
     mark, target = np.concatenate(marks), np.concatenate(targets)
     present = mark != ABSENT
@@ -129,25 +130,3 @@ def has_action(mark: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _last(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     """[D] last step at which flags [D, T] are set."""
     return np.asarray(flags.shape[1] - 1 - flags[:, ::-1].argmax(axis=1), np.int64)
-
-
-def _marks(scene: Scene, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """[D, T] marks: logged where valid, bridged between two valid steps, absent elsewhere."""
-    valid = scene.valid[rows]
-    begun = np.maximum.accumulate(valid, axis=1)
-    goes_on = np.maximum.accumulate(valid[:, ::-1], axis=1)[:, ::-1]
-    return np.where(valid, LOGGED, np.where(begun & goes_on, BRIDGED, ABSENT)).astype(np.uint8)
-
-
-def _bridged(scene: Scene, rows: NDArray[np.int64], mark: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[D, T, 5] logged states with gaps interpolated (headings along the shorter turn)."""
-    log = scene.log[rows].copy()
-    steps = np.arange(scene.num_steps)
-    for d in np.flatnonzero((mark == BRIDGED).any(axis=1)):
-        known = np.flatnonzero(mark[d] == LOGGED)
-        gap = np.flatnonzero(mark[d] == BRIDGED)
-        for k in (0, 1, 3, 4):
-            log[d, gap, k] = np.interp(gap, known, log[d, known, k])
-        heading = np.interp(steps, known, np.unwrap(log[d, known, 2]))
-        log[d, gap, 2] = np.arctan2(np.sin(heading[gap]), np.cos(heading[gap]))
-    return log

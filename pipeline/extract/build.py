@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
+from gail_cli.pipeline.experts.logs import bridged, gears, jumps_of
 from gail_cli.pipeline.extract.cluster import ExtractionError
+from gail_cli.pipeline.extract.report import worst_demos
 from gail_cli.pipeline.logs import fingerprint
 from gail_cli.pipeline.readers.sources import SceneRef, read_scenes
 from gail_cli.pipeline.readers.timebase import require_regular, resampled
-from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Record
-from gail_cli.sim.actions import ActionSpace
+from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Demos, Record
+from gail_cli.sim.actions import CAN_REVERSE, ActionSpace
 from gail_cli.sim.scenario import Scenario, SceneError
 from gail_cli.sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, Scene, scene_from_scenario
 
@@ -31,8 +33,11 @@ class ExtractConfig:
     """States per scene: longer logs are cut, shorter ones end early."""
     agents: Literal["vehicles", "all"] = "vehicles"
     """Agents with demos: vehicles, or pedestrians and cyclists too."""
-    max_replay_error: float | None = None
-    """Demos whose mean distance from the log is above this are left out, m."""
+    max_replay_error: float | None = 0.5
+    """Demos whose mean distance from the log is above this are left out, m; None: none for that."""
+    max_jump: float | None = 0.5
+    """Demos whose log jumps by more than this, as no car can, are left out, m; see
+    :func:`pipeline.experts.logs.jumps_of`. None: none for that."""
     split: tuple[float, float, float] = (1.0, 0.0, 0.0)
     """Shares of train, validation and test scenes; those of one log stay together."""
     resample: bool = False
@@ -58,7 +63,9 @@ class Outcome:
     mended: list[dict[str, str]] = field(default_factory=list)
     """``{"source", "mend"}``: what was repaired in a scene; the names are those of the report."""
     dropped_demos: list[dict[str, Any]] = field(default_factory=list)
-    """``{"source", "agent", "ade_m", "reason"}``."""
+    """``{"source", "agent", "ade_m", "reason"}``, and ``"step"`` where the reason lies at one."""
+    worst_demos: list[dict[str, Any]] = field(default_factory=list)
+    """``{"source", "agent", "ade_m", "left_out"}`` of demos of moving vehicles, those farthest from their log first."""
 
 
 def build(refs: Sequence[SceneRef], config: ExtractConfig, fail_fast: bool = False) -> Outcome:
@@ -140,23 +147,56 @@ def _records(scenes: Sequence[Scene], config: ExtractConfig) -> Iterator[Record]
 
 
 def _take(outcome: Outcome, ref: SceneRef, record: Record, config: ExtractConfig) -> None:
-    """Add a scene to the outcome, without the demos that are too far from their log."""
+    """Add a scene to the outcome, without the demos that are no good; the agents of those are bound to their logs."""
     assert record.vru is not None
-    if config.max_replay_error is not None:
-        far = f"its replay is more than {config.max_replay_error:g} m from its log on average (--max-replay-error)"
-        ade = QUALITY.index("ade_m")
-        for demos in (record.demos, record.vru):
-            for row, error in zip(demos.agent, demos.quality[:, ade], strict=True):
-                if error > config.max_replay_error:
-                    agent = int(record.scene.agent_id[row])
-                    outcome.dropped_demos.append(
-                        {"source": str(ref), "agent": agent, "ade_m": float(error), "reason": far}
-                    )
-        near, near_vru = (d.quality[:, ade] <= config.max_replay_error for d in (record.demos, record.vru))
-        record = replace(record, demos=record.demos.only(near), vru=record.vru.only(near_vru))
+    faults = [_faults(record.scene, d, s, config) for d, s in ((record.demos, config.space), (record.vru, VRU_SPACE))]
+    for demos, found in zip((record.demos, record.vru), faults, strict=True):
+        for d, fault in found.items():
+            outcome.dropped_demos.append({"source": str(ref), **_name(record.scene, demos, d), **fault})
+    outcome.worst_demos = worst_demos(
+        outcome.worst_demos
+        + [
+            {"source": str(ref), **_name(record.scene, record.demos, d), "left_out": d in faults[0]}
+            for d in np.flatnonzero(record.moving).tolist()
+        ]
+    )
+    good, good_vru = (
+        np.array([d not in found for d in range(demos.num_demos)], np.bool_)
+        for demos, found in zip((record.demos, record.vru), faults, strict=True)
+    )
+    record = replace(record, demos=record.demos.only(good), vru=record.vru.only(good_vru))
     assert record.vru is not None
     if record.moving.any() or record.vru.num_demos:
         outcome.records.append(record)
         outcome.sources.append(str(ref))
     else:
         outcome.dropped.append({"source": str(ref), "reason": _NO_AGENT})
+
+
+def _name(scene: Scene, demos: Demos, d: int) -> dict[str, Any]:
+    """Whose demo the ``d``-th is, and how far it is from its log."""
+    return {"agent": int(scene.agent_id[demos.agent[d]]), "ade_m": float(demos.quality[d, QUALITY.index("ade_m")])}
+
+
+def _faults(scene: Scene, demos: Demos, space: ActionSpace, config: ExtractConfig) -> dict[int, dict[str, Any]]:
+    """Which demos are to be left out, and why, the first reason only.
+
+    A jump comes first, since it explains a bad replay; then what a model that knows no reverse cannot follow.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    log = bridged(scene, demos.agent, demos.mark)
+    if config.max_jump is not None:
+        size, step = jumps_of(log, demos.mark)
+        what = f"its log jumps by more than {config.max_jump:g} m beyond where a car could be (--max-jump)"
+        found |= {d: {"reason": what, "step": int(step[d])} for d in np.flatnonzero(size > config.max_jump).tolist()}
+    if space.dynamics in CAN_REVERSE and not space.reverse:
+        what = "its log drives backwards, which GPUDrive's vehicles cannot (--compat gpudrive)"
+        back = gears(log) < 0
+        for d in np.flatnonzero(back.any(axis=1)).tolist():
+            found.setdefault(d, {"reason": what, "step": int(back[d].argmax())})
+    if config.max_replay_error is not None:
+        what = f"its replay is more than {config.max_replay_error:g} m from its log on average (--max-replay-error)"
+        far = demos.quality[:, QUALITY.index("ade_m")] > config.max_replay_error
+        for d in np.flatnonzero(far).tolist():
+            found.setdefault(d, {"reason": what})
+    return dict(sorted(found.items()))

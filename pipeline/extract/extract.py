@@ -19,7 +19,7 @@ from typing import Any
 
 from gail_cli.pipeline.extract.build import ExtractConfig, Outcome, build
 from gail_cli.pipeline.extract.cluster import ExtractionError, dask_client
-from gail_cli.pipeline.extract.report import LISTS, kept, logs_of, make_report, replay_sums
+from gail_cli.pipeline.extract.report import LISTS, kept, logs_of, make_report, replay_sums, worst_demos
 from gail_cli.pipeline.logs import splits
 from gail_cli.pipeline.readers.sources import SceneRef, list_scenes, resolve
 from gail_cli.pipeline.store import writer
@@ -45,6 +45,7 @@ def write(path: str, name: str, config: ExtractConfig, outcomes: Sequence[Outcom
     for kind in LISTS:
         entry[kind] = [item for outcome in outcomes for item in getattr(outcome, kind)]
     entry["replay"] = replay_sums(records)
+    entry["worst_demos"] = worst_demos(demo for outcome in outcomes for demo in outcome.worst_demos)
     writer.commit_part(storage, entry)
     return len(records)
 

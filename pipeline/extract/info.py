@@ -15,7 +15,7 @@ from gail_cli.pipeline.extract.report import logs_of
 from gail_cli.pipeline.records import BRIDGED, Record, Split
 from gail_cli.pipeline.store.schema import VERSION
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.actions import GRIDS, ActionSpace
+from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role
 
@@ -60,12 +60,12 @@ def describe_store(path: str | Path) -> dict[str, Any]:
 
 def describe_actions(space: ActionSpace) -> dict[str, Any]:
     """An action space in a few words: names, and for each component its number of values and its limits."""
-    known = (name for (model, name), grid in GRIDS.items() if model == space.dynamics and grid == space.grid)
     names = space.dynamics.action_names
     return {
         "dynamics": space.dynamics.name.lower(),
         "kind": "discrete" if space.discrete else "continuous",
-        "grid": next(known, "of its own") if space.discrete else None,
+        "grid": (space.grid_name or "of its own") if space.discrete else None,
+        "reverse": space.reverse,
         "components": [
             {
                 "name": name,
@@ -125,7 +125,7 @@ def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "road segments", listed(d["road_segments"])
     yield "lights", f"{d['lights']:,}"
     grid = f", grid {actions['grid']}" if actions["grid"] else ""
-    yield "actions", f"{actions['dynamics']}, {actions['kind']}{grid}"
+    yield "actions", f"{actions['dynamics']}, {actions['kind']}{grid}{', with reverse' if actions['reverse'] else ''}"
     for part in actions["components"]:
         limits = "unbounded" if part["low"] is None else f"{part['low']:g} to {part['high']:g}"
         yield "", f"{part['name']}: {limits}" + (f", {part['values']} values" if part["values"] else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ from gail_cli.pipeline.store.index import divided
 from gail_cli.pipeline.store.storage import Storage
 from gail_cli.pipeline.store.store import DemoStore, manifest
 
+WORST = 10
+"""Demos that a report names as the worst."""
+_NOTABLE = 0.1
+"""Mean distance from the log that the summary names demos for, m."""
 LISTS = ("dropped", "failed", "mended", "dropped_demos")
 _MEANS = {name: f"{name}_rate" if name == "goal" else name for name in QUALITY}
 _MEANS |= {name: f"{name}_share" for name in ("saturated", "zero")}
@@ -38,6 +42,11 @@ def replay_sums(records: Sequence[Record]) -> dict[str, dict[str, float]]:
 def _sums(quality: Sequence[np.ndarray[Any, Any]]) -> dict[str, float]:
     rows = np.concatenate([*quality, np.zeros((0, len(QUALITY)))])
     return {"demos": len(rows), **dict(zip(_MEANS.values(), rows.sum(axis=0).tolist(), strict=True))}
+
+
+def worst_demos(demos: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ten farthest from their log, the farthest first; of equal ones the earlier."""
+    return sorted(demos, key=lambda demo: -demo["ade_m"])[:WORST]
 
 
 def make_report(
@@ -70,6 +79,7 @@ def make_report(
         "transitions": int(transitions),
         "replay": _means(vehicles),
         "replay_vru": _means(vru),
+        "worst_demos": worst_demos(demo for e in entries for demo in e.get("worst_demos", ())),
         "duplicate_ids": sorted(scene for scene, n in Counter(ids).items() if n > 1),
         **lists,
         "bytes": size,
@@ -121,6 +131,13 @@ def extraction_summary(report: dict[str, Any]) -> str:
     lines += [f"{n} scene(s) left out: {reason}" for reason, n in reasons.most_common()]
     reasons = Counter(item["reason"] for item in report["dropped_demos"])
     lines += [f"{n} demo(s) left out: {reason}" for reason, n in reasons.most_common()]
+    worst = report["worst_demos"]
+    if worst and worst[0]["ade_m"] >= _NOTABLE:
+        lines.append("farthest from their logs on average:")
+        lines += [
+            f"  {d['ade_m']:.2f} m: agent {d['agent']} of {d['source']}{' (left out)' if d['left_out'] else ''}"
+            for d in worst
+        ]
     if repaired := len({item["source"] for item in report["mended"]}):
         lines.append(f"{repaired} scene(s) repaired; --report FILE lists the repairs")
     return "\n".join([*lines, *duplicates(report), *windows(report)])

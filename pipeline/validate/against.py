@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,48 @@ def shared_logs(store: DemoStore, other: DemoStore) -> Shared:
     found = np.array([direct.get(k, other_k) for k, other_k in zip(scenes.tolist(), linked.tolist(), strict=True)])
     unknown = int((~ours.any(axis=1)).sum() + (~theirs.any(axis=1)).sum())
     return Shared(scenes, found.astype(np.int64), unknown)
+
+
+def notes(stores: Sequence[DemoStore]) -> list[str]:
+    """What there is to say of stores that one run learns from, in a sentence for each two that have logs in common.
+
+    Raises:
+        StoreError: when one is damaged.
+    """
+    lines = []
+    for store, other in ((b, a) for a, b in combinations(stores, 2)):
+        logs = shared_logs(store, other)
+        if not len(logs.scenes):
+            continue
+        line = f"{len(logs.scenes)} scene(s) of {store.path} are of logs that {other.path} has, too"
+        if not (store.splits_known and other.splits_known):
+            lines.append(line)
+            continue
+        apart = int((store.index.split[logs.scenes] != other.index.split[logs.others]).sum())
+        held = f", {apart} of them in another split: what is held out is not unseen" if apart else ""
+        lines.append(line + held)
+    return lines
+
+
+def seen(store: DemoStore, scenes: Sequence[int], learned: DemoStore, split: str) -> str | None:
+    """What there is to say when scenes on which a policy is judged are of logs that it learned from; None if not.
+
+    Args:
+        store: of the scenes.
+        scenes: their indices.
+        learned: a store that the policy learned from.
+        split: from whose scenes it learned, or "all".
+
+    Raises:
+        StoreError: when one is damaged.
+    """
+    logs = shared_logs(store, learned)
+    group = learned.index.group
+    known = np.unique(group[learned.scenes_of(split)])
+    there = logs.scenes[np.isin(group[logs.others], known) & np.isin(logs.scenes, scenes)]
+    if not len(there):
+        return None
+    return f"{len(there)} of {len(scenes)} scenes are of logs that the policy learned from ({learned.path})"
 
 
 def shared_places(store: DemoStore, other: DemoStore) -> Shared:

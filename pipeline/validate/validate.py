@@ -23,6 +23,7 @@ from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate.part_checks import check_part
 from gail_cli.pipeline.validate.part_view import Finding, Part
 from gail_cli.sim.actions import GRIDS, Dynamics
+from gail_cli.sim.env import WITHOUT_REVERSE
 from gail_cli.sim.errors import UserError
 from gail_cli.sim.scenario import DT
 
@@ -51,6 +52,8 @@ class Expectation:
     """Scenes that there must be some of: train, validation, test or all."""
     agents: Agents = "vehicles"
     """The agents whose demos are wanted."""
+    gpudrive: bool = False
+    """Vehicles as GPUDrive's rules have them (``sim.compat``), without reverse."""
     learnable: bool = False
     """Actions that a policy can choose: relative ones, unlike the absolute states of the ``state`` model."""
 
@@ -197,9 +200,12 @@ def _misfits(store: DemoStore, wanted: Expectation) -> Iterator[Finding]:
         if value is not None and value != has[name]:
             fix = f"set {has[name]} in the run's configuration, or extract with --{name} {value}"
             yield Finding("", f"{name} {has[name]}, but the run wants {value}", fix)
+    if wanted.gpudrive and store.space.reverse:
+        yield Finding("", "its vehicles know reverse, but GPUDrive's rules do not", WITHOUT_REVERSE)
     other = store.space.discrete and GRIDS.get((store.space.dynamics, wanted.grid or "")) != store.space.grid
     if wanted.grid is not None and other and wanted.actions != "continuous":
-        fix = f"set the store's grid in the run's configuration, or extract with --grid {wanted.grid}"
+        name = f" ({store.space.grid_name})" if store.space.grid_name else ""
+        fix = f"set the store's grid{name} in the run's configuration, or extract with --grid {wanted.grid}"
         yield Finding("", f"its action grid is not the grid {wanted.grid!r} that the run wants", fix)
     scenes = len(store) if wanted.split == "all" else len(store.scenes_of(wanted.split))
     which = "" if wanted.split == "all" else f" in the split {wanted.split}"
