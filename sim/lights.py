@@ -9,7 +9,7 @@ where one may go on after a stop, does not count.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,17 +62,18 @@ def light_arrays(maps: Sequence[Scene], first_segment: Sequence[int]) -> dict[st
     lit = [(scene, first) for scene, first in zip(maps, first_segment, strict=True) if len(scene.light_lane)]
     tables = [_placed(scene, first) for scene, first in lit]
     streets = {id(scene): _streets(scene) + first for scene, first in lit}
-    columns: dict[str, list[NDArray[Any]]] = {
-        "place": [np.zeros((0, 4)), *(place for place, _ in tables)],
-        "lane": [np.zeros((0, 2)), *(lane for _, lane in tables)],
-        "state": [np.zeros(0), *(_held(scene.light_state).ravel() for scene, _ in lit)],
-        "street": [np.zeros(0), *streets.values()],
-    }
-    kinds = {name: np.float32 if name == "place" else np.int32 for name in columns}
+
+    def joined(parts: Iterable[NDArray[Any]], *width: int, kind: Any = np.int32) -> NDArray[Any]:
+        return np.concatenate([np.zeros((0, *width)), *parts]).astype(kind)
+
     return {
         "start": starts([len(scene.light_lane) for scene in maps]),
+        "place": joined([place for place, _ in tables], 4, kind=np.float32),
+        "lane": joined([lane for _, lane in tables], 2),
+        "state": joined(_held(scene.light_state).ravel() for scene, _ in lit),
         "street_start": starts([len(streets.get(id(scene), ())) for scene in maps]),
-    } | {name: np.concatenate(rows).astype(kinds[name]) for name, rows in columns.items()}
+        "street": joined(streets.values()),
+    }
 
 
 def starts(counts: Sequence[int]) -> NDArray[np.int32]:

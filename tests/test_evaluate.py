@@ -177,7 +177,7 @@ def test_a_table_of_red_lights_where_there_are_lights(evaluated):
         part: {driver: {**values, "red_light": value} for driver, values in result[part].items()}
         for part, value in (("results", 0.125), ("intervals", [0.1, 0.2]))
     }
-    rows = printed({**result, **known}).split("ran a red light, % of vehicles")[1].splitlines()
+    rows = printed({**result, **known}).split("vehicles where lights are, %")[1].splitlines()
     assert sum(line.split()[-2:] == ["12.5", "±5.0"] for line in rows) == 5
 
 
