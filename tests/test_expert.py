@@ -287,7 +287,7 @@ def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead, reverse):
             args = demos.state[k, step], made.log[k, ahead], (gear if reverse else gear**2)[k, ahead]
             best = cost(space, search, *args, *tried.T, 4.5).min()
             (mine,) = cost(space, search, *args, *chosen[:, None], 4.5)
-            assert mine <= best * (1 + 0.04 * (not space.discrete)) + 2e-5
+            assert mine <= best * (1 + (1e-4 if space.discrete else 0.04)) + 2e-5  # places 500 m away are rounded
 
 
 @pytest.mark.parametrize("names", [n for n in SPACES[:6] if n[-1] != "gpudrive"], ids="-".join)
