@@ -9,7 +9,7 @@ where one may go on after a stop, does not count.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,20 +62,17 @@ def light_arrays(maps: Sequence[Scene], first_segment: Sequence[int]) -> dict[st
     lit = [(scene, first) for scene, first in zip(maps, first_segment, strict=True) if len(scene.light_lane)]
     tables = [_placed(scene, first) for scene, first in lit]
     streets = {id(scene): _streets(scene) + first for scene, first in lit}
-    none: tuple[NDArray[Any], ...] = (np.zeros((0, 4)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
-    columns = [[table[0] for table in tables], [table[1] for table in tables]]
-    columns += [[_held(scene.light_state).ravel() for scene, _ in lit], list(streets.values())]
-    place, lane, state, street = (
-        np.concatenate([empty, *column]).astype(kind)
-        for empty, column, kind in zip(none, columns, (np.float32, *(np.int32,) * 3), strict=True)
-    )
+
+    def joined(parts: Iterable[NDArray[Any]], *width: int, kind: Any = np.int32) -> NDArray[Any]:
+        return np.concatenate([np.zeros((0, *width)), *parts]).astype(kind)
+
     return {
         "start": starts([len(scene.light_lane) for scene in maps]),
-        "place": place,
-        "lane": lane,
-        "state": state,
+        "place": joined([place for place, _ in tables], 4, kind=np.float32),
+        "lane": joined([lane for _, lane in tables], 2),
+        "state": joined(_held(scene.light_state).ravel() for scene, _ in lit),
         "street_start": starts([len(streets.get(id(scene), ())) for scene in maps]),
-        "street": street,
+        "street": joined(streets.values()),
     }
 
 

@@ -378,7 +378,7 @@ def environment_pays(begin, given, name, value):
     env, weights = trainer._next_env(), WEIGHTS | {name: value}
     env.reset()
     alive, arrived = env.alive(), torch.zeros(env.num_agents, dtype=torch.bool)
-    happened = torch.zeros(4, dtype=torch.bool)
+    happened = torch.zeros(len(Event), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     for _ in range(env.horizon):
         action = torch.stack([torch.randint(n, (env.num_agents,), generator=generator) for n in env.action_space.sizes])

@@ -56,7 +56,7 @@ def test_distances_by_hand():
 
 
 def test_rounded_corners_pass_where_sharp_ones_touch():
-    """Cars whose corners overlap by 0.2 m both ways; circles of 0.7 m in them are 1.2 x root 2 apart, less 1.4 m."""
+    """Cars whose corners overlap by 0.2 m both ways: circles in them are (1.2, 1.2) m apart, less their radii."""
     nearest, _ = measured(worlds_of(scene(car(0, 0), car(3.8, 1.8))))
     assert nearest[0, 0] == pytest.approx(1.2 * math.sqrt(2) - 1.4, abs=1e-5)
     assert nearest[0, 0] > 0

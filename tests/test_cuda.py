@@ -7,6 +7,7 @@ from scenes import random_scene
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.clearance import clearances
 from gail_cli.sim.config import Selection, SimConfig
+from gail_cli.sim.edges import edge_distances
 from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
@@ -21,7 +22,7 @@ LAYOUTS = [ObservationConfig(), ObservationConfig.gpudrive(), ObservationConfig.
 
 
 def environments(rules, layout, dynamics="classic"):
-    space = ActionSpace.create(dynamics, "continuous")
+    space = ActionSpace.create(dynamics, "continuous", reverse=rules.compat is None)
     return [Env(make_worlds(SCENES, device, EVERYONE), space, rules, layout) for device in ("cpu", "cuda")]
 
 
@@ -71,8 +72,11 @@ def test_a_step_does_not_wait_for_the_device():
 
 def test_gaps_and_tracks_are_the_same_on_both():
     cpu, cuda = (make_worlds(SCENES, device, EVERYONE) for device in ("cpu", "cuda"))
-    pairs = zip(*(clearances(w, w.log, w.valid, w.log[..., 3:].norm(dim=-1)) for w in (cpu, cuda)), strict=True)
-    for a, b in pairs:
+    found = []
+    for w in (cpu, cuda):
+        z, speed = w.tensors["log_z"].view(w.valid.shape), w.log[..., 3:].norm(dim=-1)
+        found.append([*clearances(w, w.log, z, w.valid, speed), edge_distances(w, w.log, z, w.valid)])
+    for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b.cpu(), a, atol=1e-3, rtol=0, equal_nan=True)
     rows = torch.arange(cpu.num_agents, dtype=torch.int32)
     seen = []

@@ -27,9 +27,7 @@ def worlds_of(*scenes):
 
 def measured(worlds, **rest):
     """In the log."""
-    return edge_distances(
-        worlds, worlds.log, worlds.tensors["log_z"].view(worlds.valid.shape), worlds.valid, **rest
-    )
+    return edge_distances(worlds, worlds.log, worlds.tensors["log_z"].view(worlds.valid.shape), worlds.valid, **rest)
 
 
 def edge(*points, number=0):
@@ -37,9 +35,9 @@ def edge(*points, number=0):
     ends = np.array(points, float)
     reach = np.diff(ends, axis=0) / 2
     middle, half, heading = ends[:-1] + reach, np.hypot(*reach.T), np.arctan2(reach[:, 1], reach[:, 0])
-    return [(RoadType.ROAD_EDGE, *m, h, 0.1, a) for m, h, a in zip(middle, half, heading, strict=True)], [
-        number
-    ] * len(half)
+    return [(RoadType.ROAD_EDGE, *m, h, 0.1, a) for m, h, a in zip(middle, half, heading, strict=True)], [number] * len(
+        half
+    )
 
 
 def with_edges(case, *edges):

@@ -59,11 +59,23 @@ def log_of(scene: Scene, device: torch.device | str = "cpu") -> Log:
     """The log of a store's scene of 91 steps. Lanes are simplified there, so the nearest one is searched truly."""
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])
     zero = torch.zeros_like(worlds.log)
-    zero[..., :2] = -torch.from_numpy(scene.origin[:2])  # where invalid steps are in Waymo's files
-    track = torch.where(worlds.valid[..., None], worlds.log, zero)
+    zero[..., :2] = torch.from_numpy(-scene.origin[:2])  # where invalid steps are in Waymo's files
+    track = as_written(torch.where(worlds.valid[..., None], worlds.log, zero), scene.origin)
     street = (lanes_of(scene), signals_of(scene)) if len(scene.light_lane) else None
     z = worlds.tensors["log_z"].view(track.shape[:2])
     return Log(worlds, track, z, worlds.valid, Theirs([street]))
+
+
+def as_written(track: torch.Tensor, origin: NDArray[np.float64]) -> torch.Tensor:
+    """Tracks [..., 5] with places as files have them: float32 in the log's frame, which at 10 km is half a millimetre.
+
+    Args:
+        track: in the scene's frame.
+        origin: [2] of that.
+    """
+    base = torch.from_numpy(origin[:2].copy()).to(track.device)
+    place = ((track[..., :2].double() + base).float().double() - base).float()
+    return torch.cat([place, track[..., 2:]], dim=-1)
 
 
 def log_features(log: Log) -> Features:
@@ -103,7 +115,8 @@ def scores(log: Features, drives: Sequence[Features], rollouts: int = ROLLOUTS) 
     found = {f"realism_{year}": float(realism(likely, year)[0]) for year in (2025, 2024)}
     found |= {f"likelihood_{c.name}": float(likely[c.name][0]) for c in COMPONENTS}
     for event in ("collision", "off_road", "traffic_light"):
-        found[f"simulated_{event}"] = float(np.mean([happens(event, drive, log) for drive in drives]))
+        share = float(np.mean([happens(event, drive, log) for drive in drives]))
+        found[f"simulated_{event}"] = np.nan if event == "off_road" and np.isnan(likely[event][0]) else share
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def _messages(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
         stream: Any = gzip.GzipFile(fileobj=file) if packed else file
         head = stream.read(512)
         stream.seek(0)
-        if _is_tar(head):
+        if head[257:262] == b"ustar":
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     content = archive.extractfile(member)
@@ -119,10 +118,6 @@ def _messages(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
             yield str(path), stream.read()
     except (OSError, EOFError, tarfile.TarError) as error:
         raise SubmissionError(str(path), f"it can not be read ({error})", "check the file") from error
-
-
-def _is_tar(head: bytes) -> bool:
-    return tarfile.is_tarfile(io.BytesIO(head.ljust(10240, b"\0"))) if head[257:262] == b"ustar" else False
 
 
 def _parsed(name: str, data: bytes) -> Any:

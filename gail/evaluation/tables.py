@@ -47,7 +47,7 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     screen.print(_by_driver(result, f"{result['agents']} agents in {scenes}, shares in %{sure}\n{rules}", _MAIN))
     screen.print(_by_driver(result, f"boxes of true size, off the road beyond an edge; {rollouts}", _FULL))
     if any(means.get("red_light") is not None for means in result["results"].values()):
-        screen.print(_by_driver(result, "ran a red light, % of vehicles where there are lights", ("red_light",)))
+        screen.print(_by_driver(result, "vehicles where lights are, %", ("red_light",)))
     screen.print(_realism(result))
     _explain(result, screen)
 

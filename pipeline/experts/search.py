@@ -34,6 +34,10 @@ class Search:
     swings between hard braking and hard throttle; more drive more smoothly and cut corners."""
     heading_weight: float = 0.5
     """m^2 of position error that a heading error of 1 rad^2 counts as."""
+    tail: float = 0.75
+    """Lengths of the vehicle from its middle back to the point that is kept on the log's while it drives backwards
+    (``classic``; forwards it is the middle). Who keeps its middle on a line by steering backwards turns across it, by
+    ever more: that is stable only for points behind the rear axle, which lies half a length back."""
     speed_weight: float = 0.001
     """m^2 of position error that a speed error of 1 (m/s)^2 counts as."""
     reverse_weight: float = 10.0
@@ -91,6 +95,7 @@ def follow(
     bounds = [np.clip(b, -1e30, 1e30) for b in space.bounds[:3]] + [np.zeros(2)] * (3 - min(3, space.components))
     task.low, task.high = (wp.vec3(*side) for side in np.transpose(bounds))
     task.reverse = space.reverse
+    task.tail = search.tail if space.dynamics == Dynamics.CLASSIC else 0.0
     task.reverse_scale = search.reverse_weight**0.5
     task.steering_weight = search.steering_weight / float(np.abs(bounds[1]).max()) ** 2
 
