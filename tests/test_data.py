@@ -220,6 +220,25 @@ def test_lanes_continue_where_their_neighbours_end(scenes):
             assert state.lane in lanes
 
 
+def test_lanes_that_lights_control_begin_where_one_stops(scenes):
+    """As in WOMD: 0.5 m apart at most, where the lane before them ends."""
+    (lit, *_) = [scene for scene in scenes if template(scene) == "signals"]
+    lanes = {feature.id: feature.lane for feature in lit.map_features if feature.HasField("lane")}
+    assert len(lit.dynamic_map_states[0].lane_states) == 12
+    for light in lit.dynamic_map_states[0].lane_states:
+        first = points(lanes[light.lane].polyline)[0]
+        assert np.hypot(*(first - [light.stop_point.x, light.stop_point.y])) < 0.5
+        (before,) = lanes[light.lane].entry_lanes
+        np.testing.assert_allclose(points(lanes[before].polyline)[-1], first, atol=1e-3)
+
+
+def test_scenes_of_one_kind():
+    assert template(generate_scenario(7, "signals")) == "signals"
+    assert template(generate_scenario(7, "ramp")) == "ramp"
+    with pytest.raises(KeyError):
+        generate_scenario(7, "nonsense")
+
+
 def test_lights_change(scenes):
     signalled = [scene for scene in scenes if template(scene) == "signals"]
     changes = sum(scene.dynamic_map_states[0] != scene.dynamic_map_states[90] for scene in signalled)

@@ -46,7 +46,8 @@ def ran_red(*agents, light=RED, segments=(EAST, CROSSING), at=(20, 0), steps=10,
     """[A, steps + 1] who runs a red light when, all following their logs."""
     s = scene(*agents, segments=segments, lights=[(0, *at, light)])
     config = SimConfig(**{"selection": Selection(max_controlled=0), **rules})
-    env = Env(make_worlds([s], selection=config.selection), SPACE, config)
+    space = ActionSpace.create("classic", reverse=config.compat is None)
+    env = Env(make_worlds([s], selection=config.selection), space, config)
     events = [env._events[:, Event.RED_LIGHT].clone()]
     for _ in range(steps):
         env.step(torch.zeros(env.num_agents, 2, dtype=torch.int64))
