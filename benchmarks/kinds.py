@@ -32,7 +32,7 @@ from gail_cli.pipeline.experts.expert import demo_rows_of, replay_experts
 from gail_cli.pipeline.experts.logs import bridged, gears, jumps_of, marks_of
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.readers.sources import SourceError
-from gail_cli.pipeline.records import LOGGED, QUALITY
+from gail_cli.pipeline.records import ABSENT, LOGGED, QUALITY
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scene import Role, Scene
 
@@ -65,7 +65,7 @@ def kinds_of(scene: Scene, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     heading = np.unwrap(log[..., 2].astype(np.float64), axis=1)
     last = mark.shape[1] - 1 - (mark == LOGGED)[:, ::-1].argmax(axis=1)
     turn = np.abs(heading[np.arange(len(rows)), last] - heading[:, 0])
-    back = ((gears(log) < 0) & (mark == LOGGED)).sum(axis=1)
+    back = ((gears(log, mark != ABSENT) < 0) & (mark == LOGGED)).sum(axis=1)
     return np.select([size > (ExtractConfig.max_jump or np.inf), turn > TURN, back >= REVERSING_STEPS], [0, 1, 2], 3)
 
 

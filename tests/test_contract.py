@@ -207,7 +207,7 @@ def test_what_the_dead_do_means_nothing(make):
 
 
 def test_indices_mean_the_values_of_the_grid(make):
-    discrete = ActionSpace.create("classic")
+    discrete = ActionSpace.create("classic", grid="fine-0.5", reverse=False)
     env, other = make(space=discrete), make(space=CONTINUOUS)
     rng = np.random.default_rng(0)
     for _ in range(20):

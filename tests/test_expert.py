@@ -272,7 +272,7 @@ def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead, reverse):
     made = scene(*agents)
     demos = experts_of(*agents, space=space, search=search)
     values = space.decode(torch.from_numpy(demos.action.reshape(-1, 2))).numpy().reshape(demos.action.shape)
-    gear = gears(made.log)
+    gear = gears(made.log, made.valid)
     assert [row.min() for row in gear] == [1, *([-1, 1, -1] if reverse else [1, 1, 1])]
     for k in range(demos.num_demos):
         for step in range(24):
