@@ -213,6 +213,17 @@ def test_scenes_that_name_nobody(submit, scene, tmp_path):
     write_records(str(tmp_path / "nobody.tfrecord"), [message.SerializeToString()])
     with pytest.raises(UserError, match="names neither the recording car nor tracks to predict"):
         score_submission([submission], [str(tmp_path / "nobody.tfrecord")])
+    message.scenario_id = "nobody"
+    both = schema.SimAgentsChallengeSubmission.FromString(Path(submission).read_bytes())
+    both.scenario_rollouts.add().CopyFrom(both.scenario_rollouts[0])
+    both.scenario_rollouts[1].scenario_id = "nobody"
+    (tmp_path / "both.binproto").write_bytes(both.SerializeToString())
+    write_records(str(tmp_path / "nobody.tfrecord"), [scene[0], message.SerializeToString()])
+    found = score_submission([str(tmp_path / "both.binproto")], [str(tmp_path / "nobody.tfrecord")])
+    assert list(found["scenes"]) == [scene[1].id]
+    assert found["notes"]["nobody"] == [
+        "its file names neither the recording car nor tracks to predict, so nobody is scored and it is left out"
+    ]
 
 
 def test_without_road_edges(submit, scene, tmp_path):

@@ -27,6 +27,10 @@ from gail_cli.sim.scene import scene_from_scenario
 from gail_cli.sim.worlds import make_worlds
 
 
+class NobodyScoredError(UserError):
+    """A scene that names nobody who is to be scored."""
+
+
 @dataclass(frozen=True, eq=False)
 class Logged:
     """A scene of a file; A objects over T steps, L signalled lanes."""
@@ -137,12 +141,12 @@ def log_of_file(logged: Logged, device: torch.device | str = "cpu") -> Log:
     """The log of a scene of a file, with the whole map.
 
     Raises:
-        UserError: when it names nobody that is to be scored.
+        NobodyScoredError: when it names nobody.
     """
     scenario = logged.scenario
     if scenario.sdc_index < 0 and not len(scenario.tracks_to_predict):
         what = "its file names neither the recording car nor tracks to predict, so nobody is scored"
-        raise UserError(f"scene {scenario.id!r}", what, "give a file with these roles, as WOMD's own have them")
+        raise NobodyScoredError(f"scene {scenario.id!r}", what, "give a file with these roles, as WOMD's own have them")
     tracks = replace(scenario.tracks, size=logged.size)
     scene = scene_from_scenario(replace(scenario, tracks=tracks), START + 1 + STEPS, simplify=0)
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])

@@ -18,7 +18,7 @@ from gail_cli.gail.evaluation.challenge import (
     scores,
 )
 from gail_cli.gail.evaluation.features import Features
-from gail_cli.gail.evaluation.logged import index_scenes, log_of_file, read_logged
+from gail_cli.gail.evaluation.logged import NobodyScoredError, index_scenes, log_of_file, read_logged
 from gail_cli.gail.evaluation.submitted import Rollouts, SubmissionError, read_submission, submission_files
 
 
@@ -39,25 +39,32 @@ def score_submission(
 
     Returns:
         ``scenes`` {id: {name: number or None}}, ``mean`` {name: number or None} over them, ``rollouts``, and ``notes``
-        {id: what a scene's file does not tell}. Ready for JSON.
+        {id: what a scene's file does not tell}; scenes that name nobody to score are left out. Ready for JSON.
 
     Raises:
         SubmissionError: when the submission can not be read, or does not fit the scenes.
-        UserError: when a scene can not be read.
+        UserError: when a scene can not be read, or none names anybody to score.
     """
     files = submission_files(submissions)
     places = index_scenes(scenes)
     found: dict[str, dict[str, float]] = {}
     notes: dict[str, list[str]] = {}
+    nobody: NobodyScoredError | None = None
     for rollouts, total in read_submission(files):
         if rollouts.scene not in places:
             what = f"scene {rollouts.scene!r} is not among the {len(places)} scene(s) of the files"
             raise SubmissionError("", what, "give the files that hold the submission's scenes")
         logged = read_logged(places[rollouts.scene])
-        log = log_of_file(logged, device)
-        found[rollouts.scene] = score_rollouts(rollouts, log)
-        notes[rollouts.scene] = [*logged.notes, *_unknown(found[rollouts.scene])]
-        progress(len(found), total)
+        try:
+            log = log_of_file(logged, device)
+        except NobodyScoredError as error:
+            notes[rollouts.scene], nobody = [f"{error.what} and it is left out"], error
+        else:
+            found[rollouts.scene] = score_rollouts(rollouts, log)
+            notes[rollouts.scene] = [*logged.notes, *_unknown(found[rollouts.scene])]
+        progress(len(notes), total)
+    if nobody is not None and not found:
+        raise nobody
     names = next(iter(found.values()))
     return {
         "scenes": {scene: {name: _number(x) for name, x in row.items()} for scene, row in found.items()},
