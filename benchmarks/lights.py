@@ -36,7 +36,8 @@ from gail_cli.sim.scenario import LightState
 SEEN = {"sees lights": 4, "sees no lights": 0}
 """Settings of ``observation.lights``, by what they are called."""
 COLUMNS = {
-    "red_light": "runs a red light", "all_red": "where all stay red", "collision": "collision", "full_collision": "collision, full boxes",
+    "red_light": "runs a red light", "all_red": "where all stay red",
+    "collision": "collision", "full_collision": "collision, full boxes",
     "goal": "goal", "safe_success": "safe success", "ade": "ADE (m)", "realism_2025": "realism 2025",
 }  # fmt: skip
 _PLAIN = {"ade": 2, "realism_2025": 3}
