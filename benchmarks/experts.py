@@ -4,7 +4,7 @@
 
 SOURCES are files or folders of logged scenes; without them, the committed sample. Experts of all vehicles are searched
 for, parked ones included, and timed so; those that GPUDrive would control, of any number, drive through the simulator
-by GPUDrive's rules (boxes of 0.7, done at the goal, removed by a collision), each until its demo ends. Distances and
+(boxes of 0.7, done at the goal, removed by a collision), each until its demo ends. Distances and
 heading errors are those of valid logged steps until then; jerk is the second difference of speed, chatter the share of
 steps in which a component of the action changes sign. More than one look-ahead tells how far the search should look: 1
 is greedy.
@@ -42,6 +42,7 @@ SPACES = [
     ("delta_local", "discrete", "gpudrive"),
     ("classic", "continuous", ""),
     ("classic", "discrete", "fine"),
+    ("classic", "discrete", "fine-0.5"),
     ("classic", "discrete", "gpudrive"),
     ("bicycle", "continuous", ""),
     ("bicycle", "discrete", "fine"),
@@ -62,7 +63,7 @@ def replay(scenes: Sequence[Scene], space: ActionSpace, search: Search) -> dict[
     begun = time.process_time()
     demos = replay_experts(scenes, space, rows, search)
     seconds = time.process_time() - begun
-    config = SimConfig.gpudrive(selection=Selection())
+    config = SimConfig(selection=Selection(), on_goal="remove", on_collision="remove")
     worlds = make_worlds(scenes, selection=config.selection)
     driving = [_of(found, s.row[s.controlled]) for found, s in zip(demos, worlds.selected, strict=True)]
     mark, action, quality = (np.concatenate([getattr(d, n) for d in driving]) for n in ("mark", "action", "quality"))
@@ -146,7 +147,7 @@ def measure(scenes: Sequence[Scene], lookaheads: Sequence[int]) -> list[dict[str
         for dynamics, actions, grid in SPACES:
             if dynamics == "delta_local" and lookahead != lookaheads[0]:
                 continue  # has an exact inverse and does not look ahead
-            space = ActionSpace.create(dynamics, actions, grid or "fine")
+            space = ActionSpace.create(dynamics, actions, grid or "fine", reverse=grid != "gpudrive")
             row = {"dynamics": dynamics, "actions": actions, "grid": grid, "lookahead": lookahead}
             results.append({**row, **replay(scenes, space, Search(lookahead=lookahead))})
     return results

@@ -6,7 +6,8 @@ zero rows (road rows: one-hot of type "none"). Two layouts exist:
 * ``gpudrive``: GPUDrive's fields and scales (``gpudrive/env/env_torch.py``), 2,984 floats with 63 partners and 200
   segments, where the "collided" field is always part of the ego; no lights.
 * ``entity``: the same world in fields that networks like: O(1) scales, headings as cosine and sine, relative
-  velocities, the segment's nearest point, the time that is left, and what the lights show.
+  velocities, the segment's nearest point, the time that is left, and what the lights show. The agent's own speed is
+  negative while it drives backwards.
 """
 
 from __future__ import annotations

@@ -57,11 +57,11 @@ def make_store(tmp_path_factory):
     """Makes a store of a few sample scenes, two a part; the same one for the same arguments."""
     made = {}
 
-    def make(dynamics="classic", actions="discrete", scenes=5):
-        key = dynamics, actions, scenes
+    def make(dynamics="classic", actions="discrete", scenes=5, reverse=True):
+        key = dynamics, actions, scenes, reverse
         if key not in made:
             path = tmp_path_factory.mktemp("stores") / "-".join(map(str, key))
-            config = ExtractConfig(ActionSpace.create(dynamics, actions), scenes_per_part=2)
+            config = ExtractConfig(ActionSpace.create(dynamics, actions, reverse=reverse), scenes_per_part=2)
             extract([str(SAMPLE)], str(path), config, options=ExtractOptions(workers=1), limit=scenes)
             made[key] = DemoStore(path)
         return made[key]

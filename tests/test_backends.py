@@ -70,7 +70,7 @@ def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, i
     monkeypatch.setattr("gail_cli.gail.figures.curves.curves_figure", lambda folder: figure)
     settings = config_to_dict(small(total_timesteps=300, sim={"horizon": None}))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
-    store, folder = make_store(scenes=2), tmp_path / "run"
+    store, folder = make_store(scenes=2, reverse=False), tmp_path / "run"
 
     def run(*args):
         result = CliRunner().invoke(cli.cli, [str(arg) for arg in args], prog_name="gail-cli")
@@ -97,7 +97,7 @@ def check(config, store, scenes=None):
 
 
 def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small, gpudrive, tmp_path):
-    store, config = make_store(scenes=2), small(**rules(horizon=None))
+    store, config = make_store(scenes=2, reverse=False), small(**rules(horizon=None))
     check(small(), store)
     with pytest.raises(ImportError, match="GPUDrive is not installed"):
         check(config, store)
@@ -107,13 +107,17 @@ def test_a_store_that_gpudrive_cannot_hold_is_refused_at_once(make_store, small,
     check(crowded, store)
     short = tmp_path / "short"
     extract([str(SAMPLE)], str(short), ExtractConfig(store.space, steps=50), options=ExtractOptions(workers=1), limit=1)
+    with pytest.raises(
+        RunError, match="its vehicles know reverse, GPUDrive's do not; extract with --compat gpudrive, or"
+    ):
+        check(config, make_store(scenes=2))
     with pytest.raises(RunError, match="its scenes have 50 steps, GPUDrive's 91; extract with --steps 91"):
         check(config, DemoStore(short))
 
 
 def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monkeypatch):
     gpudrive()
-    store = make_store(scenes=5)
+    store = make_store(scenes=5, reverse=False)
     monkeypatch.setattr("gail_cli.pipeline.export.gpudrive_cache.MAX_SEGMENTS", 10)
     with pytest.raises(RunError) as error:
         check(small(**rules(horizon=None)), store)
@@ -127,7 +131,15 @@ def test_the_refusal_names_scenes_and_reasons(make_store, small, gpudrive, monke
 
 
 def test_without_gpudrive_the_cli_says_how_to_get_it(make_store, tmp_path):
-    args = ["train", "--store", str(make_store(scenes=2).path), "--run", str(tmp_path / "run"), "--backend", "gpudrive"]
+    args = [
+        "train",
+        "--store",
+        str(make_store(scenes=2, reverse=False).path),
+        "--run",
+        str(tmp_path / "run"),
+        "--backend",
+        "gpudrive",
+    ]
     result = CliRunner().invoke(cli.cli, args)
     assert result.exit_code == 1
     assert "GPUDrive is not installed" in result.stderr

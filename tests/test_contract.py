@@ -25,7 +25,7 @@ from gail_cli.sim.worlds import make_worlds
 
 LAYOUT = ObservationConfig(partners=4, road_segments=8)
 SCENES = [random_scene(seed, steps=91) for seed in range(4)]
-CONTINUOUS = ActionSpace.create("classic", "continuous")
+CONTINUOUS = ActionSpace.create("classic", "continuous", reverse=False)
 INSTALLED = find_spec(MODULE) is not None
 
 
@@ -37,7 +37,7 @@ def make(request, monkeypatch, tmp_path):
         worlds = make_worlds(scenes)
         if request.param == "embedded":
             return Env(worlds, space, SimConfig(on_goal="remove"), layout)
-        rules = SimConfig.gpudrive("ignore")
+        rules, space = SimConfig.gpudrive("ignore"), replace(space, reverse=False)
         if request.param != "gpudrive":
             return Env(worlds, space, rules, layout)
         if not INSTALLED:
@@ -207,7 +207,7 @@ def test_what_the_dead_do_means_nothing(make):
 
 
 def test_indices_mean_the_values_of_the_grid(make):
-    discrete = ActionSpace.create("classic")
+    discrete = ActionSpace.create("classic", grid="fine-0.5", reverse=False)
     env, other = make(space=discrete), make(space=CONTINUOUS)
     rng = np.random.default_rng(0)
     for _ in range(20):

@@ -22,7 +22,7 @@ LAYOUTS = [ObservationConfig(), ObservationConfig.gpudrive(), ObservationConfig.
 
 
 def environments(rules, layout, dynamics="classic"):
-    space = ActionSpace.create(dynamics, "continuous")
+    space = ActionSpace.create(dynamics, "continuous", reverse=rules.compat is None)
     return [Env(make_worlds(SCENES, device, EVERYONE), space, rules, layout) for device in ("cpu", "cuda")]
 
 

@@ -3,14 +3,20 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
+from gail_cli.gail.evaluation import submitted
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, drive, drivers, make_env
 from gail_cli.gail.evaluation.evaluate import drive_features, evaluate, log_features, pooled, splits_of
-from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
+from gail_cli.gail.evaluation.scoring import score_submission
+from gail_cli.gail.evaluation.submission import submission
+from gail_cli.gail.evaluation.tables import WIDTH, print_challenge, print_evaluation
+from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.figures.evaluation_figure import evaluation_figure
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
@@ -197,3 +203,85 @@ def test_pictures(evaluated, tmp_path):
     *_, result = evaluated
     evaluation_figure({"train": result, "validation": result}).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 50_000
+
+
+@pytest.fixture(scope="module")
+def challenged(config, make_store):
+    store = make_store()
+    policy = policy_for(config, store)
+    return policy, store, evaluate_challenge(policy, config, store, scenes=[0, 1], rollouts=4)
+
+
+def test_the_challenge_scores_what_the_submission_writes(challenged, config, tmp_path, monkeypatch):
+    """The same drives as the written ones, scored on the files that the store was made of: but for simplified maps."""
+    policy, store, result = challenged
+    monkeypatch.setattr(submitted, "ROLLOUTS", 4)
+    message = submission(policy, config, store, scenes=[0, 1], rollouts=4)
+    (tmp_path / "s.binproto").write_bytes(message.SerializeToString())
+    sample = str(Path(__file__).parents[1] / "data" / "sample")
+    found = score_submission([str(tmp_path / "s.binproto")], [sample])["mean"]
+    ours = result["results"]["policy"]
+    of_maps = ("road_edge", "off_road", "traffic_light", "realism")
+    for name, value in found.items():
+        tolerance = 0.02 if name.endswith(of_maps) or name.startswith("realism") else 0.002
+        assert ours[name] == pytest.approx(value, abs=tolerance), name
+
+
+def test_what_is_told_of_the_challenge(challenged):
+    _, store, result = challenged
+    assert (result["protocol"], result["scenes"], result["rollouts"], result["left_out"]) == ("wosac", 2, 4, [])
+    assert list(result["results"]) == ["policy", "log", "constant velocity"]
+    roles = [record.scene.agent_role[record.scene.valid[:, 10]] for record in store.read([0, 1])]
+    assert result["agents"] == sum(int((role & 3 > 0).sum()) for role in roles)
+    realism = {driver: means["realism_2025"] for driver, means in result["results"].items()}
+    assert realism["log"] > max(realism["policy"], realism["constant velocity"])
+    assert result["results"]["log"]["ade"] == pytest.approx(0, abs=1e-5)
+    assert json.loads(json.dumps(result)) == result
+    text = io.StringIO()
+    print_challenge(result, console=Console(file=text, width=WIDTH))
+    assert f"{result['agents']} agents scored in 2 scenes" in text.getvalue()
+    assert max(map(len, text.getvalue().splitlines())) <= WIDTH
+
+
+def test_scenes_that_name_nobody_are_left_out(challenged, config):
+    policy, store, _ = challenged
+
+    class Nameless:
+        path, steps, space = store.path, store.steps, store.space
+        nameless = (0, 1)
+
+        def read(self, scenes):
+            for index, record in zip(scenes, store.read(scenes), strict=True):
+                scene = record.scene
+                role = np.zeros_like(scene.agent_role) if index in self.nameless else scene.agent_role
+                yield replace(record, scene=replace(scene, agent_role=role))
+
+    with pytest.raises(RunError, match="no scene names the recording car or tracks to predict, so nobody is scored"):
+        evaluate_challenge(policy, config, Nameless(), scenes=[0, 1], rollouts=1)
+    Nameless.nameless = (0,)
+    found = evaluate_challenge(policy, config, Nameless(), scenes=[0, 1], rollouts=1)
+    assert (found["scenes"], len(found["left_out"])) == (1, 1)
+
+
+def test_roads_without_edges_are_not_known(challenged, config):
+    """No share of agents off the road, of none that is safe; realism is of the rest."""
+    policy, store, _ = challenged
+
+    class Bare:
+        path, steps, space = store.path, store.steps, store.space
+
+        def read(self, scenes):
+            for record in store.read(scenes):
+                scene = record.scene
+                rows = scene.segment_type != 1
+                names = ("segment", "segment_z", "segment_type", "segment_map_type", "segment_road")
+                yield replace(record, scene=replace(scene, **{name: getattr(scene, name)[rows] for name in names}))
+
+    found = evaluate(policy, config, Bare(), scenes=[0], rollouts=1, anchors=False)["results"]["policy"]
+    for name in ("off_road", "safe_success", "full_off_road", "drawn_off_road", "likelihood_off_road"):
+        assert found[name] is None, name
+    assert 0 < found["realism_2025"] < 1
+    assert found["collision"] is not None
+    told = evaluate_challenge(policy, config, Bare(), scenes=[0], rollouts=1, anchors=False)["results"]["policy"]
+    assert told["likelihood_off_road"] is None
+    assert told["simulated_off_road"] is None

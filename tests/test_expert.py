@@ -235,7 +235,9 @@ def cost(space, search, state, targets, gear, accel, steering, length):
             heading = heading + np.clip(steering, -3, 3) * (speed * dt + 0.5 * a * dt**2)
         after = speed + a * dt
         vx, vy = after * np.cos(heading), after * np.sin(heading)
-        total = total + (x - target[0]) ** 2 + (y - target[1]) ** 2
+        tail = search.tail * length * (gear[k] < 0) * (space.dynamics == Dynamics.CLASSIC)
+        total = total + (x - tail * np.cos(heading) - target[0] + tail * np.cos(target[2])) ** 2
+        total = total + (y - tail * np.sin(heading) - target[1] + tail * np.sin(target[2])) ** 2
         total = total + search.heading_weight * wrapped(heading - target[2]) ** 2
         way, now = gear[k] * after, gear[min(k + 1, len(targets) - 1)]
         fast = search.speed_weight**0.5 * ((way if space.reverse else np.abs(way)) - gear[k] * signed(*target[2:]))
@@ -270,7 +272,7 @@ def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead, reverse):
     made = scene(*agents)
     demos = experts_of(*agents, space=space, search=search)
     values = space.decode(torch.from_numpy(demos.action.reshape(-1, 2))).numpy().reshape(demos.action.shape)
-    gear = gears(made.log)
+    gear = gears(made.log, made.valid)
     assert [row.min() for row in gear] == [1, *([-1, 1, -1] if reverse else [1, 1, 1])]
     for k in range(demos.num_demos):
         for step in range(24):
@@ -285,7 +287,7 @@ def test_no_action_is_cheaper_than_the_one_chosen(names, lookahead, reverse):
             args = demos.state[k, step], made.log[k, ahead], (gear if reverse else gear**2)[k, ahead]
             best = cost(space, search, *args, *tried.T, 4.5).min()
             (mine,) = cost(space, search, *args, *chosen[:, None], 4.5)
-            assert mine <= best * (1 + 0.04 * (not space.discrete)) + 2e-5
+            assert mine <= best * (1 + (1e-4 if space.discrete else 0.04)) + 2e-5  # places 500 m away are rounded
 
 
 @pytest.mark.parametrize("names", [n for n in SPACES[:6] if n[-1] != "gpudrive"], ids="-".join)
@@ -333,27 +335,31 @@ def test_pedestrians_and_cyclists_are_followed_exactly():
     assert (quality_of(demos, "goal") == 1).all()
 
 
-def backing_out(speed=1.5, steps=91):
-    """Out of a driveway: a wait, then back in a bend of 8 m radius, and off on the road, with noise of a cm."""
-    rng = np.random.default_rng(3)
-    way = np.clip(np.arange(steps) * 0.1 - 1.5, 0, None)
-    fast = -speed * np.clip(way, 0, 1) + 2 * speed * np.clip(way - 4, 0, 1.5)
-    heading = 1.0 + np.cumsum(np.minimum(fast, 0)) * 0.1 / 8
-    velocity = fast[:, None] * np.stack([np.cos(heading), np.sin(heading)], axis=1)
-    position = np.concatenate([np.zeros((1, 2)), np.cumsum(0.1 * velocity[1:], axis=0)])
-    return Agent(
-        np.column_stack([position + rng.normal(0, 0.01, position.shape), heading, velocity]), size=(4.5, 2.0, 1.5)
-    )
+def backing_out(speed, radius):
+    """A car waits for 1.5 s and drives backwards, its rear axle, 1.35 m back, on an arc; the log has noise of a cm."""
+    fast = -speed * np.clip(0.1 * np.arange(91) - 1.5, 0, 1)
+    heading = 1.0 + 0.1 * np.cumsum(fast) / radius
+    ahead = np.stack([np.cos(heading), np.sin(heading)], axis=1)
+    middle = 0.1 * np.cumsum(fast[:, None] * ahead, axis=0) + 1.35 * ahead
+    noise = np.random.default_rng(1).normal(0, 0.01, middle.shape)
+    velocity = np.gradient(middle, 0.1, axis=0)
+    return Agent(np.column_stack([middle + noise, heading, velocity]), size=(4.7, 2.0, 1.5))
 
 
 @pytest.mark.parametrize("names", [("classic",), ("classic", "continuous"), ("bicycle",)], ids="-".join)
 def test_the_search_backs_out_of_a_driveway(names):
-    with_reverse, without = (
-        quality_of(experts_of(backing_out(), space=ActionSpace.create(*names, reverse=r)), "ade_m")[0]
-        for r in (True, False)
-    )
-    assert with_reverse < 0.1
-    assert without > 0.5
+    """20 m backwards, in a bend of 20 m: within 0.3 m, of which most is that of a rear axle at another place."""
+    agent = backing_out(3, 20)
+    backs, cannot = (experts_of(agent, space=ActionSpace.create(*names, reverse=r)).quality[0] for r in (True, False))
+    ade, fde, turn, goal = backs[:4]
+    assert (ade < 0.3, fde < 0.5, turn < 0.1, goal) == (True, True, True, 1)
+    assert cannot[0] > 1
+
+
+def test_driving_backwards_is_stable():
+    """Straight on at 5 m/s for 35 m, with noise of a cm: steered by its middle, a car soon turns across."""
+    assert experts_of(backing_out(5, 1e9)).quality[0, :3].max() < 0.03
+    assert experts_of(backing_out(5, 1e9), search=Search(tail=0.0)).quality[0, 0] > 1
 
 
 def test_the_search_turns_round():

@@ -24,12 +24,17 @@ def driving(*way, heading=0.0):
         ([0, -1, -2, -2.1, -2, -1], [1, -1, -1, -1, 1, 1]),  # out, and off
         ([0, -1, -2, -1.8, -2.2, -3], [1] + [-1] * 5),  # a little forward in between
         ([0, 0, -0.1, -0.2, -0.29], [1] * 5),
+        ([0, 1, 0.5, 1, 2], [1] * 5),  # a spike of one step
     ],
 )
 def test_the_gear_of_a_log(way, expected):
     """Who stands before backing off has no gear, so that either will do at step 1 of the second-last."""
     agent = driving(*way, heading=2.5)
-    assert gears(scene(agent).log).tolist() == [expected]
+    made = scene(agent)
+    assert gears(made.log, made.valid).tolist() == [expected]
+    longer = np.concatenate([made.log, np.zeros_like(made.log)], axis=1)  # what is beyond the end does not count
+    there = np.concatenate([made.valid, ~made.valid], axis=1)
+    assert gears(longer, there)[0, : len(way)].tolist() == expected
 
 
 def jump_of(agent):

@@ -10,12 +10,14 @@ from scenes import scenes_equal
 from strategies import gpudrive_scene, womd_message
 
 from gail_cli.data import SAMPLE
+from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.extract import build as build_module
 from gail_cli.pipeline.extract import cluster
 from gail_cli.pipeline.extract import extract as module
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.cluster import ExtractionError
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
+from gail_cli.pipeline.extract.report import extraction_summary
 from gail_cli.pipeline.readers import gpudrive_json
 from gail_cli.pipeline.readers.sources import SourceError
 from gail_cli.pipeline.readers.tfrecord import write_records
@@ -24,8 +26,9 @@ from gail_cli.pipeline.store import writer
 from gail_cli.pipeline.store.schema import StoreError
 from gail_cli.pipeline.store.storage import LocalFolder
 from gail_cli.pipeline.store.store import DemoStore, manifest
-from gail_cli.pipeline.validate.validate import validate_store
+from gail_cli.pipeline.validate.validate import Expectation, fit, validate_store
 from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.config import SimConfig
 from gail_cli.sim.scenario import AgentType, SceneError
 from gail_cli.sim.scene import scene_from_scenario
 
@@ -217,6 +220,70 @@ def test_demos_far_from_their_log_are_left_out(scenes, tmp_path):
     quality = np.concatenate([r.demos.quality for r in DemoStore(tmp_path / "near").read()])
     assert quality[:, 0].max() <= 0.05
     assert report["replay"]["ade_m"] == pytest.approx(quality[:, 0].mean())
+
+
+def test_demos_of_logs_that_jump_are_left_out_and_their_agents_follow_the_log(scenes, tmp_path):
+    """2 m aside between steps 14 and 15; the other car of the scene stays, and the report names the worst."""
+
+    def jump(data):
+        for place in data["objects"][0]["position"][15:]:
+            place["x"] += 2.0
+
+    write_json(scenes / "b.json", "b", jump)
+    config = ExtractConfig(CONFIG.space, steps=20, scenes_per_part=2)
+    report = extract([str(scenes)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    (dropped,) = report["dropped_demos"]
+    assert (dropped["agent"], dropped["step"], Path(dropped["source"]).name) == (5, 14, "b.json")
+    assert dropped["reason"] == "its log jumps by more than 0.5 m beyond where a car could be (--max-jump)"
+    (record,) = DemoStore(tmp_path / "store").read([1])
+    assert record.scene.agent_id[record.demos.agent].tolist() == [6]
+    experts = make_experts([record], SimConfig())
+    (controlled,) = experts.worlds.controlled.tolist()
+    assert record.scene.agent_id[controlled] == 6
+    (follower,) = np.flatnonzero(record.scene.agent_id == 5)
+    np.testing.assert_array_equal(experts.track[follower], record.scene.log[follower])
+    worst = report["worst_demos"]
+    assert len(worst) == 10
+    assert (worst[0]["agent"], worst[0]["ade_m"], worst[0]["left_out"]) == (5, dropped["ade_m"], True)
+    assert [d["ade_m"] for d in worst] == sorted([d["ade_m"] for d in worst], reverse=True)
+    assert not any(d["left_out"] for d in worst[1:])
+    assert f"{dropped['ade_m']:.2f} m: agent 5 of {dropped['source']} (left out)" in extraction_summary(report)
+
+
+def test_logs_that_drive_backwards_are_for_vehicles_that_know_reverse(scenes, tmp_path):
+    def turn_round(data):
+        data["objects"][0]["heading"] = [-np.pi / 2] * 30
+
+    write_json(scenes / "b.json", "b", turn_round)
+    reports = {}
+    for reverse in (True, False):
+        config = ExtractConfig(ActionSpace.create("classic", reverse=reverse), steps=20, scenes_per_part=2)
+        reports[reverse] = extract([str(scenes)], str(tmp_path / str(reverse)), config, ExtractOptions(workers=1))
+    assert reports[True]["dropped_demos"] == []
+    assert reports[True]["replay"]["ade_m"] < 0.05
+    (dropped,) = reports[False]["dropped_demos"]
+    assert (dropped["agent"], dropped["step"]) == (5, 1)
+    assert dropped["reason"] == "its log drives backwards, which GPUDrive's vehicles cannot (--compat gpudrive)"
+    assert DemoStore(tmp_path / "True").space.reverse
+    assert not DemoStore(tmp_path / "False").space.reverse
+    found = {name: fit(DemoStore(tmp_path / name), Expectation(gpudrive=True)) for name in ("True", "False")}
+    assert [p.what for p in found["True"]] == ["its vehicles know reverse, but GPUDrive's rules do not"]
+    assert found["False"] == []
+
+
+def test_demos_half_a_metre_off_are_left_out_by_default(scenes, tmp_path):
+    """A car that turns on the spot by 20 degrees a step: no jump, and nothing that a car could do."""
+
+    def spin(data):
+        data["objects"][0]["heading"] = [0.35 * t for t in range(30)]
+
+    write_json(scenes / "b.json", "b", spin)
+    config = ExtractConfig(CONFIG.space, steps=20, scenes_per_part=2)
+    report = extract([str(scenes)], str(tmp_path / "store"), config, ExtractOptions(workers=1))
+    (dropped,) = report["dropped_demos"]
+    assert dropped["agent"] == 5
+    assert dropped["ade_m"] > 0.5
+    assert dropped["reason"] == "its replay is more than 0.5 m from its log on average (--max-replay-error)"
 
 
 def test_pedestrians_and_cyclists_on_demand(tmp_path):

@@ -94,6 +94,7 @@ odd_scenes = st.builds(
 
 def simulator(scenes, how="ignore", layout="entity", space=SPACES[0], selection=EVERYONE):
     worlds = make_worlds(scenes, selection=selection)
+    space = replace(space, reverse=space.reverse and RULES[how].compat is None)
     return Env(worlds, space, replace(RULES[how], selection=selection), LAYOUTS[layout])
 
 

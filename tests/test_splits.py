@@ -23,6 +23,7 @@ from gail_cli.pipeline.validate.against import compare, notes, seen, shared_logs
 from gail_cli.pipeline.validate.validate import validate_store
 from gail_cli.sim.actions import ActionSpace
 
+OLD = Path(__file__).parent / "data" / "store-2.0.zip"
 CONFIG = ExtractConfig(ActionSpace.create("classic"), steps=20, scenes_per_part=12, split=(0.4, 0.3, 0.3))
 STARTS = range(0, 109, 18)
 """First steps of the seven windows of 91 steps that WOMD has of a log of 20 s."""
@@ -261,11 +262,25 @@ def test_merged_and_split_by_log(whole, halves, merged, tmp_path):
     assert sides(tmp_path / "anew") == sides(whole[0])
     assert validate_store(tmp_path / "anew", sample=0) == []
     assert DemoStore(tmp_path / "anew").attributes["settings"]["split"] == list(fractions)
+    done = CliRunner().invoke(cli, ["split", str(merged[0]), "--out", str(tmp_path / "as they are")])
+    assert "log(s) have scenes in more than one split (first " in done.stderr
     split(str(merged[0]), str(tmp_path / "parts"), fractions)
     for which in Split:
         if which in sides(whole[0]).values():
             found = sides(tmp_path / "parts" / which.name.lower())
             assert found == {name: side for name, side in sides(whole[0]).items() if side == which}
+
+
+def test_of_stores_of_format_2_logs_are_not_known():
+    store = DemoStore(OLD)
+    assert store.index.group.tolist() == [0, 1]
+    assert not store.fingerprints.any()
+    problems, warnings = compare(str(OLD), [str(OLD)])
+    assert problems == []
+    told = list(map(str, warnings))
+    assert "of 4 scene(s) here and in" in told[0]
+    assert "it is not known what log they are of; extract them again to tell" in told[0]
+    assert f"2 scene(s) lie where {OLD} has scenes, too: " in told[1]
 
 
 # a store that grows

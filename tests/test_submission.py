@@ -93,7 +93,7 @@ def test_the_policy_drives_and_others_go_on(parsed, make_store):
             x, y, heading, vx, vy = scene.log[there[agent], START].astype(np.float64)
             assert (scene.agent_type[there[agent]], np.hypot(vx, vy) < 0.3) == (AgentType.VEHICLE, True)
             np.testing.assert_allclose(
-                found[:, agent, :, :2], np.broadcast_to(scene.origin + [x, y], (32, 80, 2)), atol=0.01
+                found[:, agent, :, :2], np.broadcast_to(scene.origin + np.array([x, y]), (32, 80, 2)), atol=0.01
             )
             np.testing.assert_allclose(found[:, agent, :, 3], heading)
             still += 1

@@ -60,10 +60,22 @@ def log_of(scene: Scene, device: torch.device | str = "cpu") -> Log:
     worlds = make_worlds([scene], device, selected=[takes_part(scene)])
     zero = torch.zeros_like(worlds.log)
     zero[..., :2] = torch.from_numpy(-scene.origin[:2])  # where invalid steps are in Waymo's files
-    track = torch.where(worlds.valid[..., None], worlds.log, zero)
+    track = as_written(torch.where(worlds.valid[..., None], worlds.log, zero), scene.origin)
     street = (lanes_of(scene), signals_of(scene)) if len(scene.light_lane) else None
     z = worlds.tensors["log_z"].view(track.shape[:2])
     return Log(worlds, track, z, worlds.valid, Theirs([street]))
+
+
+def as_written(track: torch.Tensor, origin: NDArray[np.float64]) -> torch.Tensor:
+    """Tracks [..., 5] with places as files have them: float32 in the log's frame, which at 10 km is half a millimetre.
+
+    Args:
+        track: in the scene's frame.
+        origin: [2] of that.
+    """
+    base = torch.from_numpy(origin[:2].copy()).to(track.device)
+    place = ((track[..., :2].double() + base).float().double() - base).float()
+    return torch.cat([place, track[..., 2:]], dim=-1)
 
 
 def log_features(log: Log) -> Features:

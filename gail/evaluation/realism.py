@@ -6,11 +6,13 @@ and compared with its scorer, of which nothing is copied (``make wosac-parity``;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gail_cli.gail.evaluation.features import Features, leaves_road, only_valid, road_known, touches
 
@@ -133,9 +135,16 @@ def likelihoods(
     return found
 
 
+_EVENTS: dict[str, Callable[[Features], Tensor]] = {
+    "collision": touches,
+    "off_road": leaves_road,
+    "traffic_light": itemgetter("red_light"),
+}
+
+
 def happens(name: str, found: Features, log: Features) -> NDArray[np.bool_]:
     """[N] whether an event happens to each agent in a drive, at a step that is valid in its log."""
-    flags = {"collision": touches, "off_road": leaves_road, "traffic_light": lambda f: f["red_light"]}[name](found)
+    flags = _EVENTS[name](found)
     steps = min(flags.shape[1], log["valid"].shape[1])
     return np.asarray((flags[:, :steps] & log["valid"][:, :steps]).any(dim=1).cpu().numpy())
 

@@ -70,7 +70,7 @@ def score_submission(
 def score_rollouts(rollouts: Rollouts, log: Log) -> dict[str, float]:
     """The scores of one scene."""
     logged, drives = measure(rollouts, log)
-    return scores(logged, drives) | displacements(log, _drives(rollouts, log))
+    return scores(logged, drives, len(drives)) | displacements(log, _drives(rollouts, log))
 
 
 def measure(rollouts: Rollouts, log: Log) -> tuple[Features, list[Features]]:

@@ -168,21 +168,23 @@ def simulate(
         for k, (scene, rows) in enumerate(zip(scenes, others, strict=True)):
             tracks[k][r, rows] = go_on(scene, rows, np.random.default_rng((*seed, r, k)))
     if any(len(rows) < scene.num_agents for scene, rows in zip(scenes, others, strict=True)):
-        worlds = make_worlds(scenes, next(policy.parameters()).device, selected=selected)
+        # all drives at once: worlds of one scene share its map, and differ in the logs that others follow
+        worlds = make_worlds(scenes * rollouts, next(policy.parameters()).device, selected=selected * rollouts)
+        logs = [t[r, c.row].reshape(-1, 5) for r in range(rollouts) for t, c in zip(tracks, selected, strict=True)]
+        worlds.tensors["log"].copy_(torch.from_numpy(np.concatenate(logs)))
         sim = replace(
             config.sim, compat=None, on_collision="ignore", on_goal="ignore", end_with_log=False, teleport=False,
             replay_lag=False, horizon=None,
         )  # fmt: skip
         env = Env(worlds, policy.space, sim, config.observation)
-        places, own = worlds.controlled_agents(), worlds.controlled
-        for r in range(rollouts):
-            torch.manual_seed(int(np.random.SeedSequence((*seed, r)).generate_state(1)[0]))
-            logs = np.concatenate([t[r, c.row].reshape(-1, 5) for t, c in zip(tracks, selected, strict=True)])
-            worlds.tensors["log"].copy_(torch.from_numpy(logs))  # of all others; that of a driven agent is as it was
-            driven = drive(env, policy_driver(policy, deterministic=False))
-            z = levels_along(worlds, driven.everyone)[own].cpu().numpy()
-            for (world, agent), states, levels in zip(places, driven.track.cpu().numpy(), z, strict=True):
-                tracks[world][r, agent], heights[world][r, agent] = states, levels
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        driven = drive(env, policy_driver(policy, deterministic=False))
+        z = levels_along(worlds, driven.everyone)[worlds.controlled].cpu().numpy()
+        for (world, agent), states, levels in zip(
+            worlds.controlled_agents(), driven.track.cpu().numpy(), z, strict=True
+        ):
+            r, k = divmod(world, len(scenes))
+            tracks[k][r, agent], heights[k][r, agent] = states, levels
     return [Simulated(track, z) for track, z in zip(tracks, heights, strict=True)]
 
 

@@ -18,6 +18,7 @@ from gail_cli.gail.evaluation.challenge import (
     START,
     STEPS,
     Log,
+    as_written,
     displacements,
     drive_features,
     log_features,
@@ -31,6 +32,7 @@ from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.scenario import DT
+from gail_cli.sim.scene import Scene
 
 Future = tuple[torch.Tensor, torch.Tensor]
 """States [M, 80, 5] and heights [M, 80] of all who take part."""
@@ -82,7 +84,9 @@ def evaluate_challenge(
         agents += len(log.worlds.controlled)
         if len(log.worlds.controlled):
             logged = log_features(log)
-            drives = {name: _futures(driven, device) for name, (*_, driven) in zip(drivers, simulated, strict=True)}
+            drives = {
+                name: _futures(driven, scene, device) for name, (*_, driven) in zip(drivers, simulated, strict=True)
+            }
             drives |= {name: [make(log)] for name, make in ANCHORS.items()} if anchors else {}
             for name, futures in drives.items():
                 likely = scores(logged, [drive_features(log, *future) for future in futures], rollouts)
@@ -97,9 +101,9 @@ def evaluate_challenge(
     return _report(found, agents, settings)
 
 
-def _futures(driven: Simulated, device: torch.device) -> list[Future]:
+def _futures(driven: Simulated, scene: Scene, device: torch.device) -> list[Future]:
     track, z = (torch.from_numpy(x[:, :, 1:]).to(device) for x in (driven.track, driven.z))
-    return list(zip(track, z, strict=True))
+    return list(zip(as_written(track, scene.origin), z, strict=True))
 
 
 def _constant_velocity(log: Log) -> Future:

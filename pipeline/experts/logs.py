@@ -14,6 +14,8 @@ from gail_cli.sim.scene import Scene
 
 REVERSE_DISTANCE = 0.3
 """Who goes back by so much, m, drives backwards; standing agents go back and forth by less."""
+REVERSE_STEPS = 3
+"""Who goes back and forth in fewer steps than these jumps."""
 MAX_ACCELERATION = 10.0
 """What tyres on dry asphalt can do, m/s^2; in a turn as well as in a stop."""
 _MAX_TURN = 1.0
@@ -44,8 +46,10 @@ def bridged(scene: Scene, rows: NDArray[np.int64], mark: NDArray[np.uint8]) -> N
     return log
 
 
-def gears(track: NDArray[np.float32]) -> NDArray[np.int8]:
+def gears(track: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.int8]:
     """[B, T] 1 where tracks [B, T, 5] drive forwards or stand, -1 where they drive backwards for real.
+
+    ``there`` [B, T] says where the tracks are; elsewhere nobody moves.
 
     An agent drives backwards between two points of its track where it goes back by :data:`REVERSE_DISTANCE` or more
     along its heading, all in all, without coming forward again by as much; less is noise of standing agents.
@@ -53,6 +57,7 @@ def gears(track: NDArray[np.float32]) -> NDArray[np.int8]:
     move = np.diff(track[..., :2].astype(np.float64), axis=1)
     heading = track[:, :-1, 2].astype(np.float64)
     along = (move * np.stack([np.cos(heading), np.sin(heading)], axis=-1)).sum(axis=-1)
+    along[~(there[:, 1:] & there[:, :-1])] = 0
     way = np.concatenate([np.zeros((len(track), 1)), along.cumsum(axis=1)], axis=1)
     result = np.ones(track.shape[:2], np.int8)
     for b in np.flatnonzero((np.maximum.accumulate(way, axis=1) - way).max(axis=1) >= REVERSE_DISTANCE):
@@ -62,13 +67,16 @@ def gears(track: NDArray[np.float32]) -> NDArray[np.int8]:
 
 def _gears(way: Sequence[float]) -> NDArray[np.int8]:
     """The gears of one agent that has come so far along its heading at each step: between its turning points."""
-    result, gear, turning = np.ones(len(way), np.int8), 1, 0
+    result, gear, turning, begun = np.ones(len(way), np.int8), 1, 0, 0
     for step, at in enumerate(way):
         if gear * (at - way[turning]) >= 0:
             turning = step
         elif gear * (way[turning] - at) >= REVERSE_DISTANCE:
             gear = -gear
+            if gear > 0 and turning - begun < REVERSE_STEPS:
+                result[begun + 1 :] = 1  # a spike
             result[turning + 1 :] = gear
+            begun = turning
             turning = step
     return result
 

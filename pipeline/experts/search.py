@@ -34,6 +34,10 @@ class Search:
     swings between hard braking and hard throttle; more drive more smoothly and cut corners."""
     heading_weight: float = 0.5
     """m^2 of position error that a heading error of 1 rad^2 counts as."""
+    tail: float = 0.5
+    """Lengths of the vehicle from its middle back to the point that is kept on the log's while it drives backwards
+    (``classic``; forwards it is the middle). Who keeps its middle on a line by steering backwards turns across it, by
+    ever more: that is stable only from the rear axle backwards, which lies half a length back."""
     speed_weight: float = 0.001
     """m^2 of position error that a speed error of 1 (m/s)^2 counts as."""
     reverse_weight: float = 10.0
@@ -91,14 +95,18 @@ def follow(
     bounds = [np.clip(b, -1e30, 1e30) for b in space.bounds[:3]] + [np.zeros(2)] * (3 - min(3, space.components))
     task.low, task.high = (wp.vec3(*side) for side in np.transpose(bounds))
     task.reverse = space.reverse
+    task.tail = search.tail if space.dynamics == Dynamics.CLASSIC else 0.0
     task.reverse_scale = search.reverse_weight**0.5
     task.steering_weight = search.steering_weight / float(np.abs(bounds[1]).max()) ** 2
+
+    step = np.arange(steps)
+    there = (step >= first[:, None]) & (step <= last[:, None])
 
     def array(values: NDArray[np.generic], dtype: type) -> Any:
         return wp.array(np.ascontiguousarray(values, dtype), device="cpu")
 
     task.target = array(target.reshape(-1, 5), np.float32)
-    task.gear = array((gears(target) if space.reverse else np.ones((agents, steps))).ravel(), np.float32)
+    task.gear = array((gears(target, there) if space.reverse else np.ones((agents, steps))).ravel(), np.float32)
     task.first, task.last, task.length = array(first, np.int32), array(last, np.int32), array(length, np.float32)
     grids = [np.array(values, np.float32) for values in space.grid or ()]
     if not grids and space.dynamics in (Dynamics.CLASSIC, Dynamics.BICYCLE):

@@ -44,6 +44,7 @@ class Task:
     refinements: int
     lookahead: int
     heading_scale: float
+    tail: float
     speed_scale: float
     reverse_scale: float
     steering_weight: float
@@ -61,12 +62,14 @@ class Task:
 
 @wp.struct
 class _Window:
-    """The next targets of one agent in its own frame: x, y, heading, speed in the log's gear, that gear."""
+    """The next targets of one agent in its own frame: x, y (of its tail while the log drives backwards), heading, speed
+    in the log's gear, that gear."""
 
     ahead: int
     target: _Targets
     start: wp.vec4
     length: float
+    tail: float
 
 
 @wp.func
@@ -79,6 +82,7 @@ def _window(task: Task, i: int, step: int, s: State) -> _Window:
     window = _Window()
     window.ahead = wp.min(task.lookahead, task.last[i] - step)
     window.length = task.length[i]
+    window.tail = task.tail * window.length
     c = wp.cos(s[2])
     si = wp.sin(s[2])
     speed = speed_of(c, si, s[3], s[4], task.reverse)
@@ -96,6 +100,9 @@ def _window(task: Task, i: int, step: int, s: State) -> _Window:
         gear = task.gear[row]
         window.target[k, 3] = gear * speed_of(wp.cos(t[2]), wp.sin(t[2]), t[3], t[4], task.reverse)
         window.target[k, 4] = gear
+        if gear < 0.0:
+            window.target[k, 0] -= window.tail * wp.cos(window.target[k, 2])
+            window.target[k, 1] -= window.tail * wp.sin(window.target[k, 2])
     return window
 
 
@@ -155,9 +162,14 @@ def _error(task: Task, window: _Window, k: int, p: wp.vec4) -> wp.vec4:
     wrong = task.reverse_scale * wp.min(speed, 0.0)
     if not task.reverse:
         speed = wp.abs(speed)
+    x = p[0]
+    y = p[1]
+    if window.target[k, 4] < 0.0:
+        x -= window.tail * wp.cos(p[2])
+        y -= window.tail * wp.sin(p[2])
     return wp.vec4(
-        p[0] - window.target[k, 0],
-        p[1] - window.target[k, 1],
+        x - window.target[k, 0],
+        y - window.target[k, 1],
         task.heading_scale * turn,
         task.speed_scale * (speed - window.target[k, 3]) + wrong,
     )
@@ -198,7 +210,7 @@ def _cheapest(task: Task, window: _Window, previous: wp.vec2) -> wp.vec2:
         c = wp.cos(arc[1])
         s = wp.sin(arc[1])
         aside = s * x - c * y  # of the next target, whatever the acceleration is; less a margin for rounding
-        if task.steering_weight * steering * steering + 0.999 * aside * aside < bound:
+        if window.target[0, 4] < 0.0 or task.steering_weight * steering * steering + 0.999 * aside * aside < bound:
             for a in range(task.grid_a.shape[0]):
                 u = wp.vec2(task.grid_a[a], steering)
                 arc[0] = task.grid_a[a]

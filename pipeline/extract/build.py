@@ -16,7 +16,7 @@ from gail_cli.pipeline.extract.report import worst_demos
 from gail_cli.pipeline.logs import fingerprint
 from gail_cli.pipeline.readers.sources import SceneRef, read_scenes
 from gail_cli.pipeline.readers.timebase import require_regular, resampled
-from gail_cli.pipeline.records import QUALITY, VRU_SPACE, Demos, Record
+from gail_cli.pipeline.records import ABSENT, QUALITY, VRU_SPACE, Demos, Record
 from gail_cli.sim.actions import CAN_REVERSE, ActionSpace
 from gail_cli.sim.scenario import Scenario, SceneError
 from gail_cli.sim.scene import DEFAULT_STEPS, SIMPLIFY_AREA, Compat, Scene, scene_from_scenario
@@ -191,7 +191,7 @@ def _faults(scene: Scene, demos: Demos, space: ActionSpace, config: ExtractConfi
         found |= {d: {"reason": what, "step": int(step[d])} for d in np.flatnonzero(size > config.max_jump).tolist()}
     if space.dynamics in CAN_REVERSE and not space.reverse:
         what = "its log drives backwards, which GPUDrive's vehicles cannot (--compat gpudrive)"
-        back = gears(log) < 0
+        back = gears(log, demos.mark != ABSENT) < 0
         for d in np.flatnonzero(back.any(axis=1)).tolist():
             found.setdefault(d, {"reason": what, "step": int(back[d].argmax())})
     if config.max_replay_error is not None:

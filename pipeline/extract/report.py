@@ -146,17 +146,19 @@ def extraction_summary(report: dict[str, Any]) -> str:
 def windows(report: dict[str, Any]) -> list[str]:
     """What there is to say about scenes of one log, see :func:`logs_of`."""
     written, logs, unknown = report["scenes"]["written"], report["logs"]["logs"], report["logs"]["unknown"]
-    divided, lines = report["logs"]["divided"], []
-    if logs < written:
-        lines.append(f"{written} scenes are windows of {logs} logs")
-    if divided:
-        lines.append(
-            f"{len(divided)} log(s) have scenes in more than one split (first {divided[0]}); "
-            "add --fractions T,V,T to assign scenes anew, log by log"
-        )
+    lines = [f"{written} scenes are windows of {logs} logs"] if logs < written else []
+    lines += divisions(report["logs"]["divided"])
     if unknown and logs + unknown > 1:
         lines.append(f"of {unknown} scene(s) it is not known what log they are of; extract them again to tell")
     return lines
+
+
+def divisions(logs: Sequence[str]) -> list[str]:
+    """One line about logs in more than one split, given by their first scenes, if there are any."""
+    if not logs:
+        return []
+    told = f"{len(logs)} log(s) have scenes in more than one split (first {logs[0]})"
+    return [f"{told}; add --fractions T,V,T to assign scenes anew, log by log"]
 
 
 def duplicates(report: dict[str, Any]) -> list[str]:
