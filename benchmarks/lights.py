@@ -14,20 +14,30 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.imitation import over_seeds
+from gail_cli.gail.evaluation.drivers import drive, policy_driver
 from gail_cli.gail.evaluation.evaluate import pooled
 from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise
+from gail_cli.gail.learning.run import load_run
+from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.env import Env
+from gail_cli.sim.kernels import Event
+from gail_cli.sim.scenario import LightState
 
 SEEN = {"sees lights": 4, "sees no lights": 0}
 """Settings of ``observation.lights``, by what they are called."""
 COLUMNS = {
-    "red_light": "runs a red light", "collision": "collision", "full_collision": "collision, full boxes",
+    "red_light": "runs a red light", "all_red": "where all stay red",
+    "collision": "collision", "full_collision": "collision, full boxes",
     "goal": "goal", "safe_success": "safe success", "ade": "ADE (m)", "realism_2025": "realism 2025",
 }  # fmt: skip
 _PLAIN = {"ade": 2, "realism_2025": 3}
@@ -57,7 +67,26 @@ def judged(folder: Path, seed: int, lights: int, settings: Sequence[str], rollou
         _call("train", "--store", folder / "train.zarr", "--run", run, *sets, *resume)
         options = ["--rollouts", rollouts, "--report", report]
         _call("evaluate", run, "--store", folder / "test.zarr", *options)
-    return dict(json.loads(report.read_text())["splits"]["all"])
+    result = dict(json.loads(report.read_text())["splits"]["all"])
+    result["per_scene"]["sums"][POLICY]["all_red"] = at_red(run, folder / "test.zarr").tolist()
+    return result
+
+
+def at_red(run: Path, store: Path) -> NDArray[np.float64]:
+    """[S, 2] how many agents of each scene pass a stop line, and how many there are, if all its lights stay red.
+
+    Nothing else tells the policy so: who learned to look at lights stops, who did not drives as before.
+    """
+    config, policy = load_run(run, "cpu")
+    opened = DemoStore(store)
+    sums = np.zeros((len(opened), 2))
+    for number, record in enumerate(opened.read()):
+        red = np.full_like(record.scene.light_state, LightState.STOP)
+        experts = make_experts([replace(record, scene=replace(record.scene, light_state=red))], config.sim)
+        env = Env(experts.worlds, opened.space, config.sim, config.observation)
+        ran = drive(env, policy_driver(policy, deterministic=True)).events[:, Event.RED_LIGHT]
+        sums[number] = ran.sum().item(), len(ran)
+    return sums
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -77,6 +106,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _cell(values: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return ""
     low, high = intervals[key] or (float("nan"),) * 2
     if key in _PLAIN:
         digits = _PLAIN[key]
