@@ -262,7 +262,7 @@ def test_the_absorbing_state_looks_the_same_whoever_is_in_it():
     judge, what = adversary(discriminator={"absorbing": True}), rollout(*WHOLE)
     away = replace(what.samples(), absorbing=torch.ones(30, dtype=torch.bool))
     paid = judge.provider.evaluate(away)
-    assert (paid == paid[0]).all()
+    torch.testing.assert_close(paid, paid[:1].expand_as(paid), atol=2e-7, rtol=0)  # rounding
 
 
 def test_absorbing_states_are_shown_as_often_as_agents_are_in_them(shown):

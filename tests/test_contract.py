@@ -230,7 +230,8 @@ def test_observations_are_the_kernels(make, layout):
         collided = torch.zeros(len(states), dtype=torch.bool)
         collided[rows] = env.events()[:, :3].any(dim=1)  # of this step alone, since on_collision is ignore
         left = (end - k).clamp(min=0).float() * DT
-        expected = observer.observe(states, present, rows.int(), left, collided=collided)
+        step = torch.full((len(rows),), k, dtype=torch.int32)
+        expected = observer.observe(states, present, rows.int(), left, step, collided)
         alive = env.alive()
         torch.testing.assert_close(observation[alive], expected[alive], atol=1e-6, rtol=0)
         observation = env.step(action).observation

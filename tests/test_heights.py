@@ -21,7 +21,7 @@ from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import scene_from_scenario
 from gail_cli.sim.worlds import make_worlds
 
-CLASSIC = ActionSpace.create("classic", "discrete")
+CLASSIC = ActionSpace.create("classic", "discrete", reverse=False)
 ALL_VALID = Selection(init_mode="all_valid")
 
 
