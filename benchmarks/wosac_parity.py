@@ -56,7 +56,7 @@ def gathered(refs: Iterable[SceneRef], file: Path) -> None:
     records = []
     for ref in refs:
         if ref.record is not None:
-            records.append(next(iter(read_records_at(ref.path, [ref.offset]))))
+            records.extend(read_records_at(ref.path, [ref.offset]))
         else:
             records.append(message_of(with_roles(read_logged(ref).scenario)).SerializeToString())
     write_records(str(file), records)

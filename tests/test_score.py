@@ -81,7 +81,7 @@ def test_golden_features(name):
 @pytest.fixture(scope="module")
 def scene():
     """A synthetic scene, as message and as scenario."""
-    data = next(iter(read_records(str(SAMPLE))))
+    data, *_ = read_records(str(SAMPLE))
     return data, womd.parse(data)
 
 
@@ -111,7 +111,7 @@ def test_packed_submissions_score_alike(submit, tmp_path):
     assert all(result == results[0] for result in results)
     mean = results[0]["mean"]
     assert 0 < mean["realism_2025"] < 1
-    assert results[0]["scenes"][womd.parse(next(iter(read_records(scenes)))).id] == mean
+    assert results[0]["scenes"][womd.parse(*read_records(scenes)).id] == mean
 
 
 def test_scenes_as_json_score_alike(submit, scene, tmp_path):

@@ -87,7 +87,7 @@ def read_logged(ref: SceneRef) -> Logged:
         SceneError: when it can not be read, or is too short.
     """
     if ref.record is not None:
-        data = next(iter(read_records_at(ref.path, [ref.offset])))
+        (data,) = read_records_at(ref.path, [ref.offset])
         if not isinstance(data, bytes):
             raise data
         found = _of_message(_message(data))
