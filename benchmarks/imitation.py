@@ -266,7 +266,7 @@ def _lines(run: Path) -> list[dict[str, float]]:
 @click.option("--against", default=CLONES, show_default=True, help="The recipe that the others are compared with.")
 @click.option("--set", "common", multiple=True, help="A setting of all runs.")
 @click.option("--total-timesteps", default=200_000, show_default=True)
-@click.option("--rollouts", default=16, show_default=True, help="Drawn drives of an evaluation.")
+@click.option("--rollouts", default=32, show_default=True, help="Drawn drives of an evaluation.")
 @click.option("--jobs", "at_once", default=2, show_default=True, help="Runs at once.")
 def main(
     store: str,
