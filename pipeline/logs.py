@@ -6,6 +6,7 @@ seconds of the same road on both sides. Windows that overlap hold the same posit
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -51,6 +52,15 @@ def fingerprint(scenario: Scenario) -> NDArray[np.uint64]:
     return np.pad(found, (0, SAMPLES - len(found)))
 
 
+def known_by(ids: Sequence[str], fingerprints: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[S, K + SHARED] what scenes are known by: their fingerprints [S, K], and hashes of their ids, so that two scenes
+    of one id are of one log even where positions cannot tell: in stores of format 2, and in scenes that were exported
+    and read again, whose positions are no longer those of the log to the last bit."""
+    words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in ids]
+    seeds: NDArray[np.uint64] = np.add.outer(np.array(words, np.uint64), np.arange(SHARED, dtype=np.uint64))
+    return np.concatenate([fingerprints, np.maximum(mixed(seeds) >> np.uint64(24), np.uint64(1))], axis=1)
+
+
 def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of the word changes every bit of the hash."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
@@ -69,7 +79,7 @@ def groups(fingerprints: NDArray[np.uint64]) -> NDArray[np.int64]:
     Scenes of one log are those that share :data:`SHARED` hashes, and those linked by others of the same log.
 
     Args:
-        fingerprints: [S, K] of :func:`fingerprint`, of all scenes.
+        fingerprints: [S, K] of :func:`known_by`, of all scenes.
     """
     return _components(len(fingerprints), *_pairs(fingerprints))
 

@@ -276,11 +276,10 @@ def test_of_stores_of_format_2_logs_are_not_known():
     assert store.index.group.tolist() == [0, 1]
     assert not store.fingerprints.any()
     problems, warnings = compare(str(OLD), [str(OLD)])
-    assert problems == []
-    told = list(map(str, warnings))
-    assert "of 4 scene(s) here and in" in told[0]
-    assert "it is not known what log they are of; extract them again to tell" in told[0]
-    assert f"2 scene(s) lie where {OLD} has scenes, too: " in told[1]
+    assert "2 scene(s) are of logs that" in str(problems[0])  # by their ids
+    (told,) = map(str, warnings)
+    assert "of 4 scene(s) here and in" in told
+    assert "it is not known what log they are of; extract them again to tell" in told
 
 
 # a store that grows

@@ -47,7 +47,17 @@ def test_it_is_sound():
 def test_what_it_lacks_is_told():
     told = CliRunner().invoke(cli, ["info", str(OLD)])
     assert told.exit_code == 0
-    assert "2.0 (heights and logs are not known;" in " ".join(told.output.split())
+    assert "2.0" in told.output
+    for what in ("of 2 scene(s) it is not known", "not known of 2 scene(s)"):  # logs, heights
+        assert what in " ".join(told.output.replace("│", " ").split())
+
+
+def test_its_scenes_are_known_by_their_ids(tmp_path):
+    """A merged copy has no fingerprints either, but the same ids."""
+    CliRunner().invoke(cli, ["merge", str(OLD), "--store", str(tmp_path / "new")])
+    told = CliRunner().invoke(cli, ["validate", str(tmp_path / "new"), "--against", str(OLD)])
+    assert told.exit_code == 1
+    assert "2 scene(s) are of logs that" in told.output
 
 
 def test_merged_it_is_a_store_of_the_present_version(tmp_path):
@@ -57,4 +67,6 @@ def test_merged_it_is_a_store_of_the_present_version(tmp_path):
     assert store.attributes["version"] == list(VERSION)
     assert [digest(record) for record in store.read()] == list(DIGESTS)
     assert all(np.isnan(record.scene.origin_z) for record in store.read())
+    told = CliRunner().invoke(cli, ["info", str(tmp_path / "new")])
+    assert "not known of 2 scene(s)" in " ".join(told.output.replace("│", " ").split())
     assert validate_store(str(tmp_path / "new")) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scenes import scenario
 from strategies import scenarios
 
-from gail_cli.pipeline.readers.timebase import is_regular, require_regular, resampled
+from gail_cli.pipeline.readers.timebase import is_regular, require_pace, require_regular, resampled
 from gail_cli.sim.scenario import LightState, SceneError, TrafficLights
 
 
@@ -140,3 +140,27 @@ def test_a_log_of_a_higher_rate():
 def test_time_must_rise(timestamps):
     with pytest.raises(SceneError, match="its timestamps do not rise"):
         resampled(scenario(np.zeros((1, 3, 2)), timestamps=np.array(timestamps)))
+
+
+@pytest.mark.parametrize("timestamps", [[0.0] * 6, [0.0, 0.1, 0.2, -5.0, -4.9, -4.8]])
+def test_times_that_do_not_rise_are_no_other_rate(timestamps):
+    log = replace(scenario(np.zeros((1, 6, 2))), timestamps=np.array(timestamps))
+    with pytest.raises(SceneError, match="its timestamps do not rise; mend the file or leave it out"):
+        require_regular(log, 6)
+
+
+@pytest.mark.parametrize(("every", "fits"), [(1, True), (2, False), (5, False)])
+def test_the_pace_of_files_without_timestamps(every, fits):
+    """Three cars at 10 m/s: at every fifth step of a log they come 5 m in what is taken for 0.1 s."""
+    way = 10 * 0.1 * every * np.arange(30)
+    position = np.stack([np.stack([way, np.full(30, 5.0 * k)], axis=-1) for k in range(3)])
+    log = scenario(position, velocity=np.broadcast_to(np.float32([10, 0]), position.shape).astype(np.float32))
+    if fits:
+        require_pace(log, 30)
+    else:
+        with pytest.raises(SceneError, match=f"come {every} times as far in a step .* may be 0.{every} s apart"):
+            require_pace(log, 30)
+
+
+def test_little_motion_says_nothing_of_the_pace():
+    require_pace(scenario(np.zeros((3, 30, 2))), 30)

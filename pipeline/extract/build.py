@@ -15,7 +15,7 @@ from gail_cli.pipeline.extract.cluster import ExtractionError
 from gail_cli.pipeline.extract.report import worst_demos
 from gail_cli.pipeline.logs import fingerprint
 from gail_cli.pipeline.readers.sources import SceneRef, read_scenes
-from gail_cli.pipeline.readers.timebase import require_regular, resampled
+from gail_cli.pipeline.readers.timebase import require_pace, require_regular, resampled
 from gail_cli.pipeline.records import ABSENT, QUALITY, VRU_SPACE, Demos, Record
 from gail_cli.sim.actions import CAN_REVERSE, ActionSpace
 from gail_cli.sim.scenario import Scenario, SceneError
@@ -112,8 +112,10 @@ def _at_ten_hertz(scenario: Scenario, config: ExtractConfig) -> Scenario:
         SceneError: when it has others and may not be resampled, or cannot be.
     """
     if config.resample:
-        return resampled(scenario)
-    require_regular(scenario, config.steps)
+        scenario = resampled(scenario)
+    else:
+        require_regular(scenario, config.steps)
+    require_pace(scenario, config.steps)
     return scenario
 
 

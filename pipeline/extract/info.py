@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.extract.report import logs_of
 from gail_cli.pipeline.records import BRIDGED, Record, Split
-from gail_cli.pipeline.store.schema import VERSION
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import AgentType, RoadType
@@ -46,6 +45,8 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "bridged_steps": counts["bridged"],
         "road_segments": _named(counts, "road", RoadType),
         "lights": store.totals["lights"],
+        "scenes_without_heights": counts["flat"],
+        "scenes_without_road_edges": counts["open"],
         "steps": store.steps,
         "dt_s": store.attributes["dt_s"],
         "actions": describe_actions(store.space),
@@ -88,6 +89,8 @@ def _count(record: Record) -> Counter[str]:
     counts["moving"], counts["vehicles"] = int(record.moving.sum()), demos.num_demos
     counts["vru"] = record.vru.num_demos if record.vru else 0
     counts["bridged"] = int((demos.mark == BRIDGED).sum())
+    counts["flat"] = int(np.isnan(scene.origin_z))
+    counts["open"] = int(not (scene.segment_type == RoadType.ROAD_EDGE).any())
     return counts
 
 
@@ -123,7 +126,11 @@ def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield "transitions", f"{d['transitions']:,}, {d['bridged_steps']:,} step(s) bridged over gaps of the log"
     yield "road segments", listed(d["road_segments"])
+    if d["scenes_without_road_edges"]:
+        yield "", f"none of the edges in {d['scenes_without_road_edges']:,} scene(s), where off-road is not known"
     yield "lights", f"{d['lights']:,}"
+    if d["scenes_without_heights"]:
+        yield "heights", f"not known of {d['scenes_without_heights']:,} scene(s); extraction anew tells them"
     grid = f", grid {actions['grid']}" if actions["grid"] else ""
     yield "actions", f"{actions['dynamics']}, {actions['kind']}{grid}{', with reverse' if actions['reverse'] else ''}"
     for part in actions["components"]:
@@ -137,5 +144,4 @@ def table_rows(d: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"{d['bytes_per_transition']:.1f} bytes per transition"
     yield "settings", ", ".join(f"{k} {v}" for k, v in d["settings"].items())
     yield "made by", ", ".join(f"{name} {v}" for name, v in d["software"].items())
-    lacks = not d["version"].startswith(f"{VERSION[0]}.")
-    yield "format", d["version"] + (" (heights and logs are not known; extract again to have them)" if lacks else "")
+    yield "format", d["version"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.logs import groups
+from gail_cli.pipeline.logs import groups, known_by
 from gail_cli.pipeline.records import Record, Split
 from gail_cli.pipeline.store.arrays import encode
 from gail_cli.pipeline.store.files import json_bytes
@@ -89,8 +89,10 @@ def finish_store(storage: Storage, attributes: Mapping[str, Any], assign: Assign
         assign: decides on the splits, now that all scenes are known.
     """
     entries = manifest(storage)
-    group = groups(read_fingerprints(storage, {e["part"]: len(e["scenes"]["id"]) for e in entries}, VERSION[0]))
-    split = assign([scene for e in entries for scene in e["scenes"]["id"]], group)
+    ids = [scene for e in entries for scene in e["scenes"]["id"]]
+    found = read_fingerprints(storage, {e["part"]: len(e["scenes"]["id"]) for e in entries}, VERSION[0])
+    group = groups(known_by(ids, found))
+    split = assign(ids, group)
     index = encode(index_columns(entries, group, split))
     storage.write_tree("index", index)
     totals = store_totals(entries)

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from gail_cli.pipeline.logs import common, mixed
+from gail_cli.pipeline.logs import common, known_by, mixed
 from gail_cli.pipeline.store.schema import starts_path
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.pipeline.validate.validate import Problem
@@ -54,7 +54,7 @@ def shared_logs(store: DemoStore, other: DemoStore) -> Shared:
         StoreError: when one is damaged.
     """
     ours, theirs = store.fingerprints, other.fingerprints
-    rows, others = common(ours, theirs)
+    rows, others = common(known_by(store.scene_ids(), ours), known_by(other.scene_ids(), theirs))
     group, logs = store.index.group, np.unique(store.index.group[rows], return_index=True)
     scenes = np.flatnonzero(np.isin(group, logs[0]))  # also windows that overlap none there themselves
     place = np.searchsorted(logs[0], group[scenes])

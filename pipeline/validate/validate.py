@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gail_cli.pipeline.logs import groups
+from gail_cli.pipeline.logs import groups, known_by
 from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.index import divided
-from gail_cli.pipeline.store.schema import FORMER, RAGGED, SCHEMA, StoreError, encode_id
+from gail_cli.pipeline.store.schema import FORMER, RAGGED, SCHEMA, VERSION, StoreError, encode_id
 from gail_cli.pipeline.store.store import Agents, DemoStore, manifest
 from gail_cli.pipeline.store.writer import files_digest
 from gail_cli.pipeline.validate.part_checks import check_part
@@ -175,7 +175,8 @@ def _logs(store: DemoStore, _: dict[str, Any]) -> Iterator[Finding]:
         index, fingerprints = store.index, store.fingerprints
     except StoreError:
         return
-    if not np.array_equal(index.group, groups(fingerprints)):
+    logs = groups(known_by(store.scene_ids(), fingerprints))
+    if store.version == VERSION[0] and not np.array_equal(index.group, logs):
         yield Finding("index/group", "its logs are not those of the fingerprints in the parts")
     if not np.isin(index.split, [*Split]).all():
         yield Finding("index/split", f"a code is not within {min(Split)} to {max(Split)}")
