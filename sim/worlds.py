@@ -159,6 +159,12 @@ class Worlds:
         """[W] bool, which worlds have traffic lights."""
         return self.lights["start"].diff()[self.tensors["map"].long()] > 0
 
+    @property
+    def edged(self) -> torch.Tensor:
+        """[W] bool, which worlds have road edges; who is off the road in the others nobody knows."""
+        edges = torch.nn.functional.pad((self.roads.type == RoadType.ROAD_EDGE).long().cumsum(0), (1, 0))
+        return (edges[self.tensors["map_start"].long()].diff() > 0)[self.tensors["map"].long()]
+
     def controlled_agents(self) -> list[tuple[int, int]]:
         """(world, row in the scene's agents) of the N controlled agents, in order."""
         return [(w, int(row)) for w, chosen in enumerate(self.selected) for row in chosen.row[chosen.controlled]]

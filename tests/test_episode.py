@@ -14,6 +14,7 @@ from gail_cli.gail.figures.episode import (
     count_text,
     drive_scene,
     event_counts,
+    known_counts,
     list_events,
 )
 from gail_cli.gail.learning.run import RunError
@@ -25,7 +26,7 @@ from gail_cli.sim.config import SimConfig
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, scene_from_scenario
-from tests.episodes import CLASSIC, episode, record, row_of
+from tests.episodes import CLASSIC, ROAD, episode, record, row_of
 from tests.scenes import STEPS, car, real_scenario, shared, valid_only
 
 # driving
@@ -180,9 +181,19 @@ def test_the_goal_and_the_edge_of_the_road_are_marked():
     assert event_counts(list_events(shown)) == {"goal": 1, "collision": 0, "off-road": 1}
 
 
+def test_nobody_is_known_to_be_off_a_road_without_edges():
+    """A stop sign's post is touched at the same step."""
+    post = (RoadType.STOP_SIGN, 5.5, 0, 10, 0.1, np.pi / 2)
+    shown, edged = (episode(car(0, 0, speed=10), segments=[post, *more]) for more in ([], ROAD))
+    assert shown.events[0, :, Event.OFF_ROAD].any()
+    assert {event.kind for event in list_events(shown)} == {"goal"}
+    assert known_counts(shown, list_events(shown)) == {"goal": 1, "collision": 0, "off-road": None}
+    assert known_counts(edged, list_events(edged)) == {"goal": 1, "collision": 0, "off-road": 1}
+
+
 def test_what_flickers_in_one_place_is_one_mark():
     """Contacts that begin at x = 1, 3, 7 and 9: those within 4 m of an earlier event are not told again."""
-    shown = episode(car(0, 0, speed=10), segments=[])
+    shown = episode(car(0, 0, speed=10))
     events = np.zeros_like(shown.events)
     events[0, [1, 3, 4, 7, 9], Event.OFF_ROAD] = True
     assert [event.place[0] for event in list_events(replace(shown, events=events))] == [1.0, 7.0]
@@ -194,3 +205,4 @@ def test_counts_in_words():
     assert count_text("goal", 3, 5) == "3 of 5 at the goal"
     assert [count_text("collision", n, 5) for n in (0, 1, 2)] == ["0 collisions", "1 collision", "2 collisions"]
     assert count_text("off-road", 2, 5) == "2 off-road"
+    assert count_text("off-road", None, 5) == "off-road -"

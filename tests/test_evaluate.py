@@ -264,16 +264,17 @@ def test_scenes_that_name_nobody_are_left_out(challenged, config):
 
 
 def test_roads_without_edges_are_not_known(challenged, config):
-    """No share of agents off the road, of none that is safe; realism is of the rest."""
+    """No share of agents off the road, of none that is safe; realism is of the rest. Where one of two maps has edges,
+    of how many agents it is known is told."""
     policy, store, _ = challenged
 
     class Bare:
         path, steps, space = store.path, store.steps, store.space
 
         def read(self, scenes):
-            for record in store.read(scenes):
+            for index, record in zip(scenes, store.read(scenes), strict=True):
                 scene = record.scene
-                rows = scene.segment_type != 1
+                rows = (scene.segment_type != 1) | (index == 1)
                 names = ("segment", "segment_z", "segment_type", "segment_map_type", "segment_road")
                 yield replace(record, scene=replace(scene, **{name: getattr(scene, name)[rows] for name in names}))
 
@@ -285,3 +286,18 @@ def test_roads_without_edges_are_not_known(challenged, config):
     told = evaluate_challenge(policy, config, Bare(), scenes=[0], rollouts=1, anchors=False)["results"]["policy"]
     assert told["likelihood_off_road"] is None
     assert told["simulated_off_road"] is None
+    assert said(evaluate(policy, config, Bare(), scenes=[1], rollouts=1, anchors=False)) == []
+    both = evaluate(policy, config, Bare(), scenes=[0, 1], rollouts=1, anchors=False)
+    agents = [len(record.demos.agent) for record in store.read([0, 1])]
+    of_agents = f"off-road is known of {agents[1]} of {sum(agents)} agents, in 1 of 2 scenes"
+    assert said(both) == [f"{of_agents}: the other maps have no road edges"]
+    assert both["intervals"]["policy"]["off_road"] is None
+    both = evaluate_challenge(policy, config, Bare(), scenes=[0, 1], rollouts=1, anchors=False)
+    assert said(both, print_challenge) == ["off-road is known of 1 of 2 scenes: the other maps have no road edges"]
+
+
+def said(result, show=print_evaluation):
+    """The lines about off-road being known, below the tables."""
+    text = io.StringIO()
+    show(result, console=Console(file=text, width=WIDTH))
+    return [line for line in text.getvalue().splitlines() if "is known of" in line]

@@ -17,7 +17,7 @@ from gail_cli.pipeline.extract import extract as module
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.cluster import ExtractionError
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
-from gail_cli.pipeline.extract.report import extraction_summary
+from gail_cli.pipeline.extract.report import extraction_summary, kept
 from gail_cli.pipeline.readers import gpudrive_json
 from gail_cli.pipeline.readers.sources import SourceError
 from gail_cli.pipeline.readers.tfrecord import write_records
@@ -91,6 +91,7 @@ def test_what_is_written_and_reported(scenes, tmp_path):
     assert report["transitions"] == 10 * 19
     assert {item["mend"] for item in report["mended"]} >= {"30 steps cut to the first 20"}
     assert report["replay"]["goal_rate"] == 1.0
+    assert set(report["replay_vru"].values()) == {None}  # nobody walks there
     assert report["bytes_per_scene"] == sum(map(len, contents(tmp_path / "store").values())) / 5
     assert calls == [(0, 5), (2, 5), (4, 5), (5, 5)]
     json.dumps(report, allow_nan=False)
@@ -295,6 +296,16 @@ def test_pedestrians_and_cyclists_on_demand(tmp_path):
         kinds = record.scene.agent_type[record.demos.agent]
         assert set(kinds.tolist()) <= {AgentType.PEDESTRIAN, AgentType.CYCLIST}
     assert report["replay_vru"]["ade_m"] < 0.01
+
+
+def test_means_of_no_demos_are_not_told(scenes, tmp_path):
+    """As when every vehicle that moves is left out: no share of nobody reaches a goal."""
+    report = run(scenes, tmp_path / "store", limit=1)
+    assert "expert replay" in extraction_summary(report)
+    assert kept(report)["report"]["replay"] == report["replay"]
+    nobody = report | {"replay": report["replay_vru"], "demos": report["demos"] | {"moving": 0}}
+    assert "expert replay" not in extraction_summary(nobody)
+    assert kept(nobody)["report"]["replay"] is None
 
 
 def test_splits_are_settable_and_stable(scenes, tmp_path):

@@ -2,20 +2,26 @@ import copy
 import math
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
+from gail_cli.gail.commands.console import _training_line
 from gail_cli.gail.config.schema import MaskingConfig, PolicyConfig, PPOConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
+from gail_cli.gail.learning.progress import RunProgress
 from gail_cli.gail.learning.rollout import Rollout, collect
 from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.pipeline.experts.replay import demo_worlds
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.config import SimConfig
+from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
 from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.scenario import RoadType
+from gail_cli.sim.worlds import make_worlds
+from tests.scenes import car, scene
 
 LAYOUT = ObservationConfig(partners=2, road_segments=2)
 SIZES = PolicyConfig(entity_hidden=4, hidden=8)
@@ -273,6 +279,26 @@ def test_experts_are_cloned_beside():
 
 
 # Rollouts
+
+
+def test_off_road_is_a_share_of_agents_whose_map_has_edges():
+    """Two cars over an edge and beside it, and one over a stop sign's post on a map without edges."""
+    post, edge = ((kind, 0, 0, 10, 0.1, np.pi / 2) for kind in (RoadType.STOP_SIGN, RoadType.ROAD_EDGE))
+    bare, edged = scene(car(0, 0), segments=[post]), scene(car(0, 0), car(0, 40), segments=[edge])
+    space = ActionSpace.create("classic")
+    policy = Policy(LAYOUT, space, SIZES)
+    selection = Selection(init_mode="all_valid")
+    found = []
+    for scenes in ([bare, edged, bare], [bare]):
+        worlds = make_worlds(scenes, selection=selection)
+        rules = SimConfig(selection=selection, horizon=2)
+        found.append(collect(Env(worlds, space, rules, LAYOUT), policy, MaskingConfig(0, 0, 0, 0)))
+        assert worlds.edged.tolist() == [s is edged for s in scenes]
+    assert found[0][0].events[:, Event.OFF_ROAD].tolist() == [True, True, False, True]
+    assert found[0][1]["rollout/off_road"] == 0.5
+    assert "rollout/off_road" not in found[1][1]
+    lines = [_training_line(RunProgress(), metrics) for _, metrics in found]
+    assert [line.rsplit(", ", 1)[1] for line in lines] == ["off-road 0.50", "off-road -"]
 
 
 def test_a_rollout_is_what_the_simulator_did(make_store):

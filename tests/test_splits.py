@@ -14,6 +14,7 @@ from gail_cli.pipeline.extract import extract as module
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
 from gail_cli.pipeline.extract.merge_split import merge, split
+from gail_cli.pipeline.extract.report import windows as windows_of
 from gail_cli.pipeline.readers import gpudrive_json, womd
 from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.growing import GrowingStore
@@ -240,6 +241,11 @@ def merged(halves, tmp_path_factory):
     done = CliRunner().invoke(cli, ["merge", *map(str, halves), "--store", str(path)])
     assert done.exit_code == 0
     return path, done.stdout
+
+
+def test_scenes_of_one_log_in_words():
+    report = {"scenes": {"written": 3}, "logs": {"logs": 1, "unknown": 0, "divided": []}}
+    assert windows_of(report) == ["3 scenes are windows of 1 log"]
 
 
 def test_merged_stores_keep_their_splits_and_tell_what_is_divided(windows, halves, merged):

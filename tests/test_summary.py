@@ -143,3 +143,21 @@ def test_folds_are_pooled_and_scores_survive_json():
 def test_only_drivers_of_all_parts_are_pooled():
     together = concatenated([scores(1), scores(2, drivers=("policy", "behaviour cloning", "random"))])
     assert list(together.sums) == ["policy", "random"]
+
+
+def test_what_one_scene_alone_tells_has_no_interval_either():
+    """A metric that is defined in one of twelve scenes, and one of which only the anchor has two."""
+    given_scores = scores()
+    for driver in ("policy", "random"):
+        one = np.zeros((12, 2))
+        one[: 1 if driver == "policy" else 2] = [1.0, 2.0]
+        given_scores.sums[driver]["off_road"] = one
+        for table in given_scores.histograms[driver].values():
+            table[1:] = 0
+    found = summarise(given_scores)
+    assert found["results"]["policy"]["off_road"] == 0.5
+    assert found["intervals"]["policy"]["off_road"] is None
+    assert found["intervals"]["random"]["off_road"] == [0.5, 0.5]
+    assert found["differences"]["random"]["off_road"] == {"mean": 0.0, "interval": None}
+    assert {found["intervals"]["policy"][f"distance_{name}"] for name in DISTRIBUTIONS} == {None}
+    assert found["intervals"]["policy"]["goal"] is not None

@@ -148,5 +148,7 @@ def _training_line(progress: RunProgress, metrics: dict[str, float]) -> str:
         "off-road": "rollout/off_road",
     }
     values = {title: metrics[name] for title, name in shown.items() if name in metrics}
-    numbers = ", ".join(f"{title} {value:.{0 if value >= 10 else 2}f}" for title, value in values.items())
-    return f"{progress.timesteps:,} steps: {numbers}"
+    numbers = [f"{title} {value:.{0 if value >= 10 else 2}f}" for title, value in values.items()]
+    if "rollout/goal" in metrics and "rollout/off_road" not in metrics:
+        numbers.append("off-road -")  # no map had road edges
+    return f"{progress.timesteps:,} steps: {', '.join(numbers)}"

@@ -8,7 +8,7 @@ import click
 
 from gail_cli.gail.commands.console import progress_bar
 from gail_cli.gail.config.schema import TrainConfig
-from gail_cli.gail.figures.episode import count_text, drive_scene, event_counts, list_events, with_rules
+from gail_cli.gail.figures.episode import count_text, drive_scene, known_counts, list_events, with_rules
 from gail_cli.gail.figures.render import render
 from gail_cli.gail.learning.run import load_run
 from gail_cli.pipeline.store.schema import StoreError
@@ -59,8 +59,11 @@ def simulate(
     episode = drive_scene(record, config, opened.space, driver, policy=policy, deterministic=not sampled, seed=seed)
     with progress_bar("drawing", "frames") as progress:
         render(episode, file, fps, dpi, progress)
-    counts, agents = event_counts(list_events(episode)), len(episode.controlled)
-    what = ", ".join(count_text(kind, count, agents) for kind, count in counts.items())
+    counts, agents = known_counts(episode, list_events(episode)), len(episode.controlled)
+    what = ", ".join(
+        f"{kind} not known: the map has no road edges" if count is None else count_text(kind, count, agents)
+        for kind, count in counts.items()
+    )
     click.echo(f"{file}: scene {episode.scene.id}, {episode.title.lower()}: {what}")
 
 

@@ -102,7 +102,7 @@ def summarise(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) ->
     Returns:
         ``results`` {driver: {metric: mean}}, ``intervals`` {driver: {metric: [low, high]}}, and ``differences``
         {anchor: {metric: {"mean", "interval"}}}, policy minus anchor in the same resamples; None where a metric is not
-        defined in any scene, or, for intervals, when there are fewer than two scenes.
+        defined in any scene, or, for intervals, in fewer than two.
     """
     drivers = list(scores.sums)
     flat = np.concatenate(
@@ -114,14 +114,16 @@ def summarise(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) ->
     )
     means = _estimates(scores, flat.sum(axis=0, keepdims=True))
     spread = _estimates(scores, resampled_sums(flat, resamples, seed))
-    sure = interval if len(scores.scenes) > 1 else lambda _: None
+    there = _defined(scores)
     results = {d: {name: _number(x) for name, x in means[d].items()} for d in drivers}
-    intervals = {d: {name: sure(x) for name, x in spread[d].items()} for d in drivers}
+    intervals = {d: {name: _sure(x, there[d][name]) for name, x in spread[d].items()} for d in drivers}
     differences = {
         anchor: {
             name: {
                 "mean": _number(means[POLICY][name] - means[anchor][name]),
-                "interval": sure(spread[POLICY][name] - spread[anchor][name]),
+                "interval": _sure(
+                    spread[POLICY][name] - spread[anchor][name], there[POLICY][name] & there[anchor][name]
+                ),
             }
             for name in means[anchor]
         }
@@ -129,6 +131,21 @@ def summarise(scores: SceneScores, resamples: int = RESAMPLES, seed: int = 0) ->
         if anchor != POLICY and POLICY in drivers
     }
     return {"results": results, "intervals": intervals, "differences": differences}
+
+
+def _sure(estimates: NDArray[np.float64], there: NDArray[np.bool_]) -> list[float] | None:
+    """The interval of estimates [R]; None unless at least two of the scenes [S] are there: one alone has no spread."""
+    return interval(estimates) if there.sum() > 1 else None
+
+
+def _defined(scores: SceneScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """By driver and metric, [S] the scenes in which it is defined."""
+    found = {driver: {name: x[:, 1] > 0 for name, x in columns.items()} for driver, columns in scores.sums.items()}
+    log = {name: x.any(axis=1) for name, x in scores.histograms.get(LOG, {}).items()}
+    for driver in found.keys() & scores.histograms.keys():
+        tables = scores.histograms[driver]
+        found[driver] |= {f"distance_{name}": tables[name].any(axis=1) & log[name] for name in DISTRIBUTIONS}
+    return found
 
 
 def _number(x: NDArray[np.float64]) -> float | None:

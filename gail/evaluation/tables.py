@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gail_cli.gail.evaluation.realism import COMPONENTS
+from gail_cli.gail.evaluation.summary import POLICY
 
 WIDTH = 100
 """Columns of a table, at most."""
@@ -40,16 +41,19 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     screen = console or Console()
     if screen.width < WIDTH:
         screen = Console(width=WIDTH)
-    scenes = f"{result['scenes']} {name} scenes".replace("  ", " ")
+    scenes = _count(result["scenes"], f"{name} scene".strip())
     sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
     rules = f"boxes x{result['box_scale']:g}, off the road at the touch of an edge"
     rollouts = f"min of {result['rollouts']} drives with drawn actions"
-    screen.print(_by_driver(result, f"{result['agents']} agents in {scenes}, shares in %{sure}\n{rules}", _MAIN))
+    screen.print(
+        _by_driver(result, f"{_count(result['agents'], 'agent')} in {scenes}, shares in %{sure}\n{rules}", _MAIN)
+    )
     screen.print(_by_driver(result, f"boxes of true size, off the road beyond an edge; {rollouts}", _FULL))
     if any(means.get("red_light") is not None for means in result["results"].values()):
         screen.print(_by_driver(result, "vehicles where lights are, %", ("red_light",)))
     screen.print(_realism(result))
     _explain(result, screen)
+    _say_known(result, "off_road", screen)
 
 
 def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
@@ -63,18 +67,44 @@ def print_challenge(result: dict[str, Any], name: str = "", console: Console | N
     screen = console or Console()
     if screen.width < WIDTH:
         screen = Console(width=WIDTH)
-    scenes = f"{result['scenes']} {name} scenes".replace("  ", " ")
+    scenes = _count(result["scenes"], f"{name} scene".strip())
     sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
-    screen.print(f"the challenge's protocol: {result['agents']} agents scored in {scenes}{sure}", highlight=False)
+    screen.print(
+        f"the challenge's protocol: {_count(result['agents'], 'agent')} scored in {scenes}{sure}", highlight=False
+    )
     screen.print(_realism(result))
     if result["left_out"]:
         screen.print(f"{len(result['left_out'])} scene(s) name nobody to score and are left out", highlight=False)
     _explain(result, screen)
+    _say_known(result, "likelihood_off_road", screen)
 
 
 def _explain(result: dict[str, Any], screen: Console) -> None:
     if len(result["results"]) > 1:
         screen.print(LEGEND, markup=False, highlight=False)
+
+
+def _say_known(result: dict[str, Any], name: str, screen: Console) -> None:
+    """Say of how many agents, in how many scenes, off-road is known, if not of all.
+
+    Args:
+        result: of an evaluation.
+        name: of a metric of its agents or scenes that road edges tell.
+        screen: where to.
+    """
+    counts = [int(number) for _, number in result["per_scene"]["sums"][POLICY][name]]
+    scenes = sum(number > 0 for number in counts)
+    if scenes == result["scenes"]:
+        return
+    of_agents = f"{sum(counts)} of {result['agents']} agents, in " if name == "off_road" else ""
+    text = f"off-road is known of {of_agents}{scenes} of {_count(result['scenes'], 'scene')}"
+    text += ": the other maps have no road edges"
+    screen.print(text, highlight=False, soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _by_driver(result: dict[str, Any], title: str, names: Sequence[str]) -> Table:

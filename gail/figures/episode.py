@@ -31,6 +31,7 @@ from gail_cli.sim.actions import ActionSpace, Dynamics
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Backend, Env
 from gail_cli.sim.kernels import Event
+from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import PARKED_DISTANCE, Scene
 
 TITLES = {
@@ -69,6 +70,11 @@ class Episode:
     def steps(self) -> int:
         """T."""
         return int(self.present.shape[1])
+
+    @property
+    def edged(self) -> bool:
+        """Whether its map has road edges; who is off the road on another nobody knows."""
+        return bool((self.scene.segment_type == RoadType.ROAD_EDGE).any())
 
     @cached_property
     def size(self) -> NDArray[np.float32]:
@@ -210,9 +216,12 @@ _SAME_PLACE = 4.0
 
 
 def list_events(episode: Episode) -> list[EpisodeEvent]:
-    """What happened, by time: each beginning of a contact, and each goal once."""
+    """What happened, by time: each beginning of a contact, and each goal once; nothing off the road on a map without
+    road edges."""
     found: list[EpisodeEvent] = []
     for kind, columns in EVENT_KINDS.items():
+        if kind == "off-road" and not episode.edged:
+            continue
         now = np.asarray(episode.events[:, :, columns].any(axis=2), np.bool_)
         begins = now & np.diff(now, axis=1, prepend=False)
         for agent, step in np.argwhere(begins).tolist():
@@ -228,8 +237,15 @@ def event_counts(events: Sequence[EpisodeEvent]) -> dict[str, int]:
     return {kind: len({event.agent for event in events if event.kind == kind}) for kind in EVENT_KINDS}
 
 
-def count_text(kind: str, count: int, agents: int) -> str:
-    """How many of the controlled agents an event of this kind happened to, in words."""
+def known_counts(episode: Episode, events: Sequence[EpisodeEvent]) -> dict[str, int | None]:
+    """As :func:`event_counts`; None for what nobody knows, as who is off the road where a map has no edges."""
+    return {kind: n if kind != "off-road" or episode.edged else None for kind, n in event_counts(events).items()}
+
+
+def count_text(kind: str, count: int | None, agents: int) -> str:
+    """How many of the controlled agents an event of this kind happened to, in words; None: it is not known."""
+    if count is None:
+        return f"{kind} -"
     if kind == "goal":
         return f"{count} of {agents} at the goal"
     return f"{count} {kind}{'s' if kind == 'collision' and count != 1 else ''}"

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path as Shape
 from numpy.typing import NDArray
 
-from gail_cli.gail.figures.episode import EVENT_KINDS, Episode, EpisodeEvent, count_text, event_counts, list_events
+from gail_cli.gail.figures.episode import EVENT_KINDS, Episode, EpisodeEvent, count_text, known_counts, list_events
 from gail_cli.gail.figures.map import FAINT, INK, Viewport, draw_map, markers
 from gail_cli.gail.figures.shapes import BOX, disc, placed
 from gail_cli.sim.scenario import DT, AgentType, LightState
@@ -259,7 +259,7 @@ class EpisodeFigure:
         numbers = [
             self._text(_COUNTS[kind] + 0.14, _BOTTOM / 2, count_text(kind, count, len(self.episode.controlled)),
                        color=INK if count else FAINT, fontsize=9)
-            for kind, count in event_counts(events).items()
+            for kind, count in known_counts(self.episode, events).items()
         ]  # fmt: skip
         return [*sorted(artists, key=lambda artist: artist.get_zorder()), clock, *numbers]
 

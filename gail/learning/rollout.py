@@ -128,13 +128,18 @@ def collect(
         observation, alive = seen(step.observation), step.alive
     stacked = {name: torch.stack([s[name] for s in steps]) for name in steps[0]}
     rollout = Rollout(last_observation=observation, end=_ends(env), events=ever, code=code, **stacked)
+    return rollout, {"rollout/length": rollout.alive.sum(dim=0).float().mean().item(), **_shares(env, ever)}
+
+
+def _shares(env: Backend, ever: Tensor) -> dict[str, float]:
+    """Shares of the agents that events [N, 5] happened to: off the road of those whose map has road edges, and left out
+    where there are none."""
     shares = ever.float().mean(dim=0).tolist()
-    return rollout, {
-        "rollout/length": rollout.alive.sum(dim=0).float().mean().item(),
-        "rollout/goal": shares[Event.GOAL],
-        "rollout/collision": shares[Event.VEHICLE],
-        "rollout/off_road": shares[Event.OFF_ROAD],
-    }
+    found = {"rollout/goal": shares[Event.GOAL], "rollout/collision": shares[Event.VEHICLE]}
+    edged = env.worlds.edged[env.worlds.tensors["world"][env.worlds.controlled].long()]
+    if edged.any():
+        found["rollout/off_road"] = ever[edged, Event.OFF_ROAD].float().mean().item()
+    return found
 
 
 def _ends(env: Backend) -> Tensor:

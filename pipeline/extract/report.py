@@ -24,8 +24,10 @@ _MEANS |= {name: f"{name}_share" for name in ("saturated", "zero")}
 
 
 def kept(report: dict[str, Any]) -> dict[str, Any]:
-    """The part of the report that is kept in a store's root: nothing that depends on time or place."""
-    return {"report": {name: report[name] for name in ("scenes", "demos", "transitions", "replay")}}
+    """The part of the report that is kept in a store's root: nothing that depends on time or place; no means of no
+    demos."""
+    replay = report["replay"] if report["demos"]["moving"] else None
+    return {"report": {name: report[name] for name in ("scenes", "demos", "transitions")} | {"replay": replay}}
 
 
 def replay_sums(records: Sequence[Record]) -> dict[str, dict[str, float]]:
@@ -103,8 +105,9 @@ def _totals(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _means(totals: dict[str, float]) -> dict[str, float]:
-    return {name: totals[name] / max(totals["demos"], 1) for name in _MEANS.values()}
+def _means(totals: dict[str, float]) -> dict[str, float | None]:
+    """Means over demos; None where there are none."""
+    return {name: totals[name] / totals["demos"] if totals["demos"] else None for name in _MEANS.values()}
 
 
 def contents(report: dict[str, Any]) -> str:
@@ -120,11 +123,9 @@ def contents(report: dict[str, Any]) -> str:
 
 def extraction_summary(report: dict[str, Any]) -> str:
     """The report in a few lines."""
-    replay = report["replay"]
     lines = [
         contents(report),
-        f"expert replay: {replay['goal_rate']:.1%} reach their goal, {replay['ade_m']:.2f} m from the log on average, "
-        f"{replay['fde_m']:.2f} m at the end",
+        *_replay(report["replay"]),
         f"{report['seconds']:.1f} s, {report['scenes_per_s']:.1f} scenes/s",
     ]
     reasons = Counter(item["reason"] for item in report["dropped"])
@@ -143,10 +144,20 @@ def extraction_summary(report: dict[str, Any]) -> str:
     return "\n".join([*lines, *duplicates(report), *windows(report)])
 
 
+def _replay(means: dict[str, float | None]) -> list[str]:
+    """One line about how well experts follow their logs, if there are any."""
+    if means["goal_rate"] is None:
+        return []
+    return [
+        f"expert replay: {means['goal_rate']:.1%} reach their goal, {means['ade_m']:.2f} m from the log on average, "
+        f"{means['fde_m']:.2f} m at the end"
+    ]
+
+
 def windows(report: dict[str, Any]) -> list[str]:
     """What there is to say about scenes of one log, see :func:`logs_of`."""
     written, logs, unknown = report["scenes"]["written"], report["logs"]["logs"], report["logs"]["unknown"]
-    lines = [f"{written} scenes are windows of {logs} logs"] if logs < written else []
+    lines = [f"{written} scenes are windows of {logs} log{'' if logs == 1 else 's'}"] if logs < written else []
     lines += divisions(report["logs"]["divided"])
     if unknown and logs + unknown > 1:
         lines.append(f"of {unknown} scene(s) it is not known what log they are of; extract them again to tell")
