@@ -318,8 +318,8 @@ def schema(file: Path | None) -> None:
 @click.option("--submission-info", "info", multiple=True, callback=options.pairs, metavar="KEY=VALUE",
               help="A field of the submission, as account_name; may be repeated.")  # fmt: skip
 @click.option("--submission-source", "sources", multiple=True, metavar="SOURCE",
-              help="Files that the store was made of, for the submission's heights; may be repeated. [default: all 0]"
-              )  # fmt: skip
+              help="Files that a store of format 2 was made of, for the submission's heights, which are then 0; later "
+                   "stores keep their own. May be repeated.")  # fmt: skip
 @options.report_option
 def evaluate(**given: Any) -> None:
     """Drive a run's policy and its anchors through the scenes of a store.

@@ -428,6 +428,7 @@ def test_submissions(finished, make_store, tmp_path):
     result = run("evaluate", folder, "--store", store, *options, *info)
     assert result.exit_code == 0
     assert f"submission: {file}\n" in result.stdout
+    assert f"--submission-source is not needed: store {store} keeps the heights of its scenes\n" in result.stdout
     message = sim_agents_submission_pb2.SimAgentsChallengeSubmission.FromString(file.read_bytes())
     assert message.unique_method_name == "a=b"
     assert [len(scene.joint_scenes) for scene in message.scenario_rollouts] == [32]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from gail_cli.gail.evaluation.scoring import measure, score_submission
 from gail_cli.gail.evaluation.submitted import SubmissionError, read_submission, submission_files
 from gail_cli.pipeline.readers import gpudrive_json, womd
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
+from gail_cli.pipeline.readers.sources import SourceError
 from gail_cli.pipeline.readers.tfrecord import read_records, write_records
 from gail_cli.sim.errors import UserError
+from gail_cli.sim.scenario import SceneError
 
 SAMPLE = sorted((Path(__file__).parents[1] / "data" / "sample").glob("*.tfrecord"))[0]
 GOLDEN, SCENES = SHARED / "wosac", str(SHARED / "womd" / "tfrecord")
@@ -167,6 +170,10 @@ def rename(rollouts):
     rollouts.scenario_id = "elsewhere"
 
 
+def launch(rollouts):
+    rollouts.joint_scenes[2].simulated_trajectories[1].center_y[79] = -1e38
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -177,13 +184,48 @@ def rename(rollouts):
         (shorten, r"scene '\w+': drive 0 has 79 steps of object \d+; the challenge asks for 80"),
         (fewer, r"scene '\w+': the submission has 31 drives of it; the challenge asks for 32"),
         (spoil, r"scene '\w+': drive 1 has a number of object \d+ that is not finite"),
+        (launch, r"scene '\w+': drive 2 has object \d+ more than 1e\+07 m away; simulate it again"),
         (rename, r"scene 'elsewhere' is not among the 1 scene\(s\) of the files; give the files"),
     ],
 )
 def test_submissions_that_do_not_fit(submit, change, message):
     submission, scenes = submit(change)
-    with pytest.raises(SubmissionError, match=message):
+    with pytest.raises(SubmissionError, match=rf"^{re.escape(submission)}: {message}"):
         score_submission([submission], [scenes])
+
+
+def test_errors_name_the_shard(submit, tmp_path):
+    def other(rollouts):
+        rollouts.scenario_id = "other"
+        fewer(rollouts)
+
+    good, scenes = submit()
+    bad, _ = submit(other, name="t.binproto")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    Path(good).rename(folder / "s.binproto-00000-of-00002")
+    Path(bad).rename(folder / "s.binproto-00001-of-00002")
+    with pytest.raises(SubmissionError, match=r"^\S+/s\.binproto-00001-of-00002: scene 'other': the submission has 31"):
+        score_submission([str(folder)], [scenes])
+
+
+def test_scenes_that_are_none(submit, make_store, tmp_path):
+    submission, scenes = submit()
+    old = str(Path(__file__).parent / "data" / "store-2.0.zip")
+    for store in (str(make_store(scenes=1).path), old):
+        with pytest.raises(SourceError, match=f"^{store} is a demo store, .*; give the files that it was made from$"):
+            score_submission([submission], [store])
+    write_records(str(tmp_path / "none.tfrecord"), [])
+    with pytest.raises(UserError, match=r"none\.tfrecord is empty"):
+        score_submission([submission], [str(tmp_path / "none.tfrecord")])
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SceneError, match=r"other\.json"):
+        score_submission([submission], [str(tmp_path / "other.json")])
+    data = bytearray(Path(scenes).read_bytes())
+    data[100] ^= 255
+    (tmp_path / "bad.tfrecord").write_bytes(data)
+    with pytest.raises(UserError, match=r"bad\.tfrecord"):
+        score_submission([submission], [str(tmp_path / "bad.tfrecord")])
 
 
 def test_files_that_are_none(submit, tmp_path):

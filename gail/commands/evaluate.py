@@ -61,7 +61,7 @@ def evaluate(
         figure: file for the figure of realism and distributions.
         submitted: file for the submission.
         info: fields of the submission.
-        sources: files that tell the heights of the submission.
+        sources: files that tell the heights of the submission, where the store does not keep them.
         report: file for the whole report.
 
     Raises:
@@ -149,12 +149,13 @@ def _write_submission(
 ) -> None:  # fmt: skip
     from gail_cli.gail.evaluation.submission import read_heights, submission
 
-    ids = store.scene_ids()
-    heights = read_heights(sources, {ids[k] for k in scenes}) if sources else None
+    ids, kept = store.scene_ids(), np.isfinite(next(iter(store.read(scenes[:1]))).scene.origin_z)
+    heights = read_heights(sources, {ids[k] for k in scenes}) if sources and not kept else None
     with progress_bar("submission", "scenes") as progress:
         message = submission(
             policy, config, store, scenes=scenes, heights=heights, info=info, seed=seed, progress=progress
         )
     file.write_bytes(message.SerializeToString())
-    known = sources or np.isfinite(next(iter(store.read(scenes[:1]))).scene.origin_z)
-    click.echo(f"submission: {file}" + ("" if known else ", all heights 0 (--submission-source tells them)"))
+    click.echo(f"submission: {file}" + ("" if kept or sources else ", all heights 0 (--submission-source tells them)"))
+    if kept and sources:
+        click.echo(f"--submission-source is not needed: store {store.path} keeps the heights of its scenes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,28 +51,44 @@ def index_scenes(sources: Sequence[str]) -> dict[str, SceneRef]:
     """Where each scene of some files lies, by its id; of scenes that are there twice, the one in a TFRecord, the first.
 
     Raises:
-        SourceError: when a source does not exist or holds no scene file, or a file can not be read.
+        SourceError: when a source does not exist or holds no scene file, a file can not be read, none has a scene, or
+            one is a demo store, which lacks what the challenge's scorer reads.
+        UserError: when none of the scenes can be read; that of the first.
     """
+    for source in sources:
+        _refuse_store(source)
     found: dict[str, SceneRef] = {}
+    bad: UserError | None = None
     for path in resolve(sources):
         refs, errors = list_scenes(path)
         if errors and not refs:
             raise SourceError(errors[0].where, errors[0].what, errors[0].fix)
         for ref, name in _ids(refs):
-            if name not in found or (found[name].record is None and ref.record is not None):
+            if isinstance(name, UserError):
+                bad = bad or name
+            elif name not in found or (found[name].record is None and ref.record is not None):
                 found[name] = ref
+    if not found:
+        raise bad or SourceError("", f"{', '.join(sources)} has no scene", "give the files of the submission's scenes")
     return found
 
 
-def _ids(refs: Sequence[SceneRef]) -> Iterable[tuple[SceneRef, str]]:
+def _refuse_store(source: str) -> None:
+    """Refuse a demo store: a folder, or a zip of one."""
+    path = Path(source)
+    if path.suffix == ".zip" or (path / "zarr.json").is_file():
+        what = f"{source} is a demo store, which does not hold all that the score reads"
+        raise SourceError("", what, "give the files that it was made from")
+
+
+def _ids(refs: Sequence[SceneRef]) -> Iterable[tuple[SceneRef, str | UserError]]:
+    """Each scene that can be read with its id, and others with what is amiss."""
     if refs and refs[0].record is not None:
         for ref, data in zip(refs, read_records_at(refs[0].path, [ref.offset for ref in refs]), strict=True):
-            if isinstance(data, bytes):
-                yield ref, _message(data).scenario_id
+            yield ref, _message(data).scenario_id if isinstance(data, bytes) else data
         return
     for ref, scenario in read_scenes(refs):
-        if isinstance(scenario, Scenario):
-            yield ref, scenario.id
+        yield ref, scenario.id if isinstance(scenario, Scenario) else scenario
 
 
 def _message(data: bytes) -> Any:

@@ -53,7 +53,7 @@ def score_submission(
     for rollouts, total in read_submission(files):
         if rollouts.scene not in places:
             what = f"scene {rollouts.scene!r} is not among the {len(places)} scene(s) of the files"
-            raise SubmissionError("", what, "give the files that hold the submission's scenes")
+            raise SubmissionError(rollouts.file, what, "give the files that hold the submission's scenes")
         logged = read_logged(places[rollouts.scene])
         try:
             log = log_of_file(logged, device)

@@ -17,6 +17,8 @@ from gail_cli.gail.evaluation.challenge import ROLLOUTS, STEPS
 from gail_cli.pipeline.readers.protos import sim_agents_submission_pb2 as schema
 from gail_cli.sim.errors import UserError
 
+FARTHEST = 1e7
+"""Farthest from the origin of the scene's file that a place may be, m: what no map of the Earth has."""
 _FIELDS = ("center_x", "center_y", "center_z", "heading")
 _GZIP_START = b"\x1f\x8b"
 _ENDINGS = ("*.binproto*", "*.tar.gz", "*.tgz", "*.tar")
@@ -32,6 +34,8 @@ class Rollouts:
 
     scene: str
     """Its id."""
+    file: str
+    """That it was read from, and its name in an archive."""
     object_id: NDArray[np.int64]
     """[A]."""
     state: NDArray[np.float32]
@@ -44,7 +48,10 @@ class Rollouts:
             SubmissionError: when one is missing, or another is there.
         """
         place = {number: k for k, number in enumerate(self.object_id.tolist())}
-        where, fix = f"scene {self.scene!r}", "simulate every object that is valid at step 10, and no other"
+        where, fix = (
+            f"{self.file}: scene {self.scene!r}",
+            "simulate every object that is valid at step 10, and no other",
+        )
         if missing := [number for number in objects if number not in place]:
             raise SubmissionError(where, f"the submission lacks object(s) {_some(missing)}", fix)
         if more := sorted(set(place) - set(objects)):
@@ -79,7 +86,7 @@ def read_submission(files: Sequence[Path]) -> Iterator[tuple[Rollouts, int]]:
 
     Raises:
         SubmissionError: at the first that can not be read, has not 32 drives of 80 steps, or holds a number that is
-            not finite; or when a scene comes twice.
+            not finite, or a place beyond :data:`FARTHEST`; or when a scene comes twice.
     """
     seen: set[str] = set()
     total = 0
@@ -93,7 +100,7 @@ def read_submission(files: Sequence[Path]) -> Iterator[tuple[Rollouts, int]]:
                         what = f"scene {rollouts.scenario_id!r} is in the submission twice"
                         raise SubmissionError(name, what, "leave one of the two out")
                     seen.add(rollouts.scenario_id)
-                    yield _rollouts(rollouts), total
+                    yield _rollouts(name, rollouts), total
     if not seen:
         raise SubmissionError(str(files[0]), "it holds no scene", "give a SimAgentsChallengeSubmission")
 
@@ -129,8 +136,8 @@ def _parsed(name: str, data: bytes) -> Any:
     return message
 
 
-def _rollouts(message: Any) -> Rollouts:
-    where = f"scene {message.scenario_id!r}"
+def _rollouts(file: str, message: Any) -> Rollouts:
+    where = f"{file}: scene {message.scenario_id!r}"
     if len(message.joint_scenes) != ROLLOUTS:
         what = f"the submission has {len(message.joint_scenes)} drives of it"
         raise SubmissionError(where, what, f"the challenge asks for {ROLLOUTS}")
@@ -147,7 +154,7 @@ def _rollouts(message: Any) -> Rollouts:
             raise SubmissionError(where, f"drive {number} has other objects than drive 0: {_some(odd)}", fix)
         ids = here[order]
         states.append(_states(where, number, [joint.simulated_trajectories[k] for k in order]))
-    return Rollouts(message.scenario_id, np.zeros(0, np.int64) if ids is None else ids, np.stack(states))
+    return Rollouts(message.scenario_id, file, np.zeros(0, np.int64) if ids is None else ids, np.stack(states))
 
 
 def _states(where: str, number: int, trajectories: Sequence[Any]) -> NDArray[np.float32]:
@@ -162,6 +169,10 @@ def _states(where: str, number: int, trajectories: Sequence[Any]) -> NDArray[np.
         odd = trajectories[int((~np.isfinite(state)).any(axis=(1, 2)).argmax())].object_id
         what = f"drive {number} has a number of object {odd} that is not finite"
         raise SubmissionError(where, what, "simulate it again")
+    far = (np.abs(state[:, :3]) > FARTHEST).any(axis=(1, 2))
+    if far.any():
+        what = f"drive {number} has object {trajectories[int(far.argmax())].object_id} more than {FARTHEST:g} m away"
+        raise SubmissionError(where, what, "simulate it again, in the frame of the scene's file")
     return state.transpose(0, 2, 1)
 
 

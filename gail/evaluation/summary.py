@@ -140,11 +140,14 @@ def _sure(estimates: NDArray[np.float64], there: NDArray[np.bool_]) -> list[floa
 
 def _defined(scores: SceneScores) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """By driver and metric, [S] the scenes in which it is defined."""
-    found = {driver: {name: x[:, 1] > 0 for name, x in columns.items()} for driver, columns in scores.sums.items()}
+    found: dict[str, dict[str, NDArray[np.bool_]]] = {
+        driver: {name: x[:, 1] > 0 for name, x in columns.items()} for driver, columns in scores.sums.items()
+    }
     log = {name: x.any(axis=1) for name, x in scores.histograms.get(LOG, {}).items()}
     for driver in found.keys() & scores.histograms.keys():
         tables = scores.histograms[driver]
-        found[driver] |= {f"distance_{name}": tables[name].any(axis=1) & log[name] for name in DISTRIBUTIONS}
+        for name in DISTRIBUTIONS:
+            found[driver][f"distance_{name}"] = np.asarray(tables[name].any(axis=1) & log[name], np.bool_)
     return found
 
 
