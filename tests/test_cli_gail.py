@@ -405,7 +405,8 @@ def test_evaluation_of_splits(finished, tmp_path):
         result = run("evaluate", folder, *command)
         told = json.loads((tmp_path / "r.json").read_text())["splits"]
         assert {kind: part["scenes"] for kind, part in told.items()} == {kind: there[kind] for kind in kinds}
-        assert all(f"agents in {there[kind]} {kind} scenes" in result.stdout for kind in kinds)
+        words = {kind: f"agents in {there[kind]} {kind} scene{'s' * (there[kind] != 1)}" for kind in kinds}
+        assert all(words[kind] in result.stdout for kind in kinds), result.stdout
 
 
 def test_the_clone_of_another_run_and_of_none(finished, make_store, tmp_path):
