@@ -13,19 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.sim.geometry import corner_of
-from gail_cli.sim.heights import height_of
+from gail_cli.sim.heights import STRETCH, offset
 from gail_cli.sim.kernels import box_at
 from gail_cli.sim.launch import launch, to_warp, wp
-from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, Segment, cell_at
 from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import Scene
 from gail_cli.sim.worlds import WorldArrays, Worlds
 
-STRETCH = 3.0
-"""How often heights count when the nearest edge is chosen."""
 CLOSED = 1.0
 """A polyline whose ends are nearer than this is closed, m."""
-_STRETCH = wp.constant(wp.float32(STRETCH))
 _REACH = 15.0
 """Edges within this are looked up in a grid, m; only where there is none, all are searched."""
 _CERTAIN = wp.constant(wp.float32(0.98 * _REACH * _REACH * 0.98))
@@ -72,18 +69,6 @@ def _side(w: WorldArrays, links: wp.array2d(dtype=wp.int32), k: int, p: wp.vec3)
 
 
 @wp.func
-def _offset(w: WorldArrays, k: int, p: wp.vec3) -> wp.vec2:
-    """Squared distance of a point to segment k in the plane, and in space with heights counting :data:`STRETCH`."""
-    s = w.segment[k]
-    along = along_segment(s, p[0], p[1])
-    dx = p[0] - s[0] - along * s[5]
-    dy = p[1] - s[1] - along * s[6]
-    dz = _STRETCH * (p[2] - height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
-    flat = dx * dx + dy * dy
-    return wp.vec2(flat, flat + dz * dz)
-
-
-@wp.func
 def _nearer(best: wp.vec3, k: int, d: wp.vec2) -> wp.vec3:
     """The nearer of two in space, as squared distances in space and plane, and number; of equal ones the first."""
     result = best
@@ -107,12 +92,12 @@ def _edge_distance(
         for k in range(edges.start[cell], edges.start[cell + 1]):
             id = edges.item[k]
             if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer(best, id - start, _offset(w, id, p))
+                best = _nearer(best, id - start, offset(w, id, p, STRETCH))
     if best[0] > _CERTAIN:
         best = wp.vec3(_FAR, _FAR, -1.0)
         for id in range(start, w.map_start[map + 1]):
             if w.segment_type[id] == ROAD_EDGE:
-                best = _nearer(best, id - start, _offset(w, id, p))
+                best = _nearer(best, id - start, offset(w, id, p, STRETCH))
     distance = float(wp.nan)
     if best[2] >= 0.0:
         distance = wp.sqrt(best[1]) * _side(w, links, start + int(best[2]), p)

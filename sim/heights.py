@@ -64,6 +64,18 @@ def height_of(s: Segment, begin: float, end: float, along: float) -> float:
 
 
 @wp.func
+def offset(w: WorldArrays, k: int, p: wp.vec3, stretch: float) -> wp.vec2:
+    """Squared distance of a point to segment ``k`` in the plane, and in space with heights times ``stretch``."""
+    s = w.segment[k]
+    along = along_segment(s, p[0], p[1])
+    dx = p[0] - s[0] - along * s[5]
+    dy = p[1] - s[1] - along * s[6]
+    dz = stretch * (p[2] - height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
+    flat = dx * dx + dy * dy
+    return wp.vec2(flat, flat + dz * dz)
+
+
+@wp.func
 def nearer_edge(best: wp.vec3, w: WorldArrays, k: int, p: wp.vec3, stretch: float) -> wp.vec3:
     """The nearer of the best edge so far and segment ``k``: squared distance from a point with heights ``stretch``
     times as large, without heights, and how far the point lies to the right of the edge's line.
@@ -71,12 +83,9 @@ def nearer_edge(best: wp.vec3, w: WorldArrays, k: int, p: wp.vec3, stretch: floa
     Where two segments meet in the nearest point, the one decides from whose line the point is farther away.
     """
     s = w.segment[k]
-    along = along_segment(s, p[0], p[1])
-    dx = p[0] - s[0] - along * s[5]
-    dy = p[1] - s[1] - along * s[6]
-    dz = stretch * (p[2] - height_of(s, w.segment_z[k, 0], w.segment_z[k, 1], along))
-    flat = dx * dx + dy * dy
-    d = flat + dz * dz
+    square = offset(w, k, p, stretch)
+    flat = square[0]
+    d = square[1]
     right = (p[0] - s[0]) * s[6] - (p[1] - s[1]) * s[5]
     slack = 1.0e-4 * d + 1.0e-6
     result = best

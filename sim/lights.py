@@ -23,8 +23,8 @@ from gail_cli.sim.scene import Scene
 STATE_KINDS = ("stop", "caution", "go", "unknown")
 """What the states of a light come down to, in the order of :func:`kind_of_state`."""
 
-_SURFACE_STREET = 2
-"""``map_element_id`` of lanes of streets."""
+SURFACE_STREET = 2
+"""``map_element_id`` of lanes of streets, not of freeways or paths."""
 _UNKNOWN = wp.constant(int(LightState.UNKNOWN))
 _ARROW_STOP = wp.constant(int(LightState.ARROW_STOP))
 _ARROW_GO = wp.constant(int(LightState.ARROW_GO))
@@ -105,7 +105,7 @@ def _placed(scene: Scene, first: int) -> tuple[NDArray[np.float64], NDArray[np.i
 def _streets(scene: Scene) -> NDArray[np.int64]:
     """Segments of the lanes of streets; of all lanes, where the map does not tell their kinds."""
     lanes = scene.segment_type == RoadType.LANE
-    streets = lanes & (scene.segment_map_type == _SURFACE_STREET)
+    streets = lanes & (scene.segment_map_type == SURFACE_STREET)
     return np.flatnonzero(streets if streets.any() else lanes)
 
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gail_cli.sim.lights import SURFACE_STREET
 from gail_cli.sim.scenario import LightState, RoadType
 from gail_cli.sim.scene import Scene
 
-SURFACE_STREET = 2
-"""``map_element_id`` of lane centres that count: those of streets, not of freeways or paths."""
 STOP_STATES = (LightState.STOP, LightState.ARROW_STOP)
 """A flashing stop is no red light."""
 

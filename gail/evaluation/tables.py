@@ -38,11 +38,8 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
         name: of the scenes, if they are not all.
         console: where to; stdout when None.
     """
-    screen = console or Console()
-    if screen.width < WIDTH:
-        screen = Console(width=WIDTH)
-    scenes = _count(result["scenes"], f"{name} scene".strip())
-    sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
+    screen = _screen(console)
+    scenes, sure = _sampled(result, name)
     rules = f"boxes x{result['box_scale']:g}, off the road at the touch of an edge"
     rollouts = f"min of {result['rollouts']} drives with drawn actions"
     screen.print(
@@ -64,11 +61,8 @@ def print_challenge(result: dict[str, Any], name: str = "", console: Console | N
         name: of the scenes, if they are not all.
         console: where to; stdout when None.
     """
-    screen = console or Console()
-    if screen.width < WIDTH:
-        screen = Console(width=WIDTH)
-    scenes = _count(result["scenes"], f"{name} scene".strip())
-    sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
+    screen = _screen(console)
+    scenes, sure = _sampled(result, name)
     screen.print(
         f"the challenge's protocol: {_count(result['agents'], 'agent')} scored in {scenes}{sure}", highlight=False
     )
@@ -77,6 +71,18 @@ def print_challenge(result: dict[str, Any], name: str = "", console: Console | N
         screen.print(f"{len(result['left_out'])} scene(s) name nobody to score and are left out", highlight=False)
     _explain(result, screen)
     _say_known(result, "likelihood_off_road", screen)
+
+
+def _screen(console: Console | None) -> Console:
+    """Where tables go: stdout when None, and wide enough."""
+    screen = console or Console()
+    return screen if screen.width >= WIDTH else Console(width=WIDTH)
+
+
+def _sampled(result: dict[str, Any], name: str) -> tuple[str, str]:
+    """How many scenes an evaluation is of, and what is to be said of intervals over them."""
+    sure = ", ± 95 % over scenes" if result["scenes"] > 1 else ""
+    return _count(result["scenes"], f"{name} scene".strip()), sure
 
 
 def _explain(result: dict[str, Any], screen: Console) -> None:
@@ -145,9 +151,7 @@ def print_score(result: dict[str, Any], console: Console | None = None) -> None:
         result: the scores.
         console: where to; stdout when None.
     """
-    screen = console or Console()
-    if screen.width < WIDTH:
-        screen = Console(width=WIDTH)
+    screen = _screen(console)
     scenes = result["scenes"]
     shown = list(scenes) if 1 < len(scenes) <= _SCORE_COLUMNS else []
     table = _empty(
