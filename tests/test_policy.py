@@ -129,6 +129,7 @@ def dense(encoder, flat):
     seen = zip(networks, encoder.normalisers[1:], blocks, LAYOUT.present(*blocks), strict=True)
     for network, normaliser, entities, present in seen:
         parts.append((network(normaliser(entities)) * present.unsqueeze(-1)).amax(dim=1))
+    parts.append(encoder.normalisers[0](ego))  # which shows rays and danger numbers
     return encoder.trunk(torch.cat(parts, dim=1))
 
 

@@ -35,7 +35,8 @@ METRICS = {
     "seconds", "step", "iteration",
     "rollout/length", "rollout/goal", "rollout/collision", "rollout/off_road",
     "discriminator/loss", "discriminator/expert_accuracy", "discriminator/policy_accuracy", "discriminator/updates",
-    "discriminator/expert_estimate", "discriminator/policy_estimate", "reward/gail", "reward/environment", "reward/events",
+    "discriminator/expert_estimate", "discriminator/policy_estimate",
+    "reward/gail", "reward/environment", "reward/events",
     "ppo/critic_loss", "ppo/explained_variance", "time/steps_per_s",
 }  # fmt: skip
 POLICY_METRICS = {"ppo/policy_loss", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl", "ppo/bc_loss"}

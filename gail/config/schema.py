@@ -349,8 +349,8 @@ class EventsConfig:
     goal: float = 0.5
     """Reward for having been at the goal, paid at the end of the episode, so that nobody hurries for it."""
     box_scale: PositiveFloat | None = 1.0
-    """Factor on boxes in rollouts that are paid for events: 1 is the true size. Null: ``sim.box_scale``, which counts in
-    evaluations, and with ``sim.compat: gpudrive`` always."""
+    """Factor on boxes in rollouts that are paid for events: 1 is the true size. Null: that of evaluations,
+    ``sim.box_scale``, which with ``sim.compat: gpudrive`` counts in any case."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -52,7 +52,7 @@ class Networks:
         return nets
 
     def set_rates(self, ppo: PPOConfig, bc: BCConfig) -> None:
-        """Learning rates at the start and weight decay of a configuration, also over those that a checkpoint brought."""
+        """Learning rates at the start, and weight decay, also over those that a checkpoint brought."""
         for optimiser, rate, decay in (
             (self.policy_optimiser, ppo.learning_rate, ppo.weight_decay),
             (self.critic_optimiser, ppo.critic_learning_rate, ppo.critic_weight_decay),

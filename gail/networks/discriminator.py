@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 from gail_cli.gail.config.schema import DiscriminatorConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.base import Discriminator, Loss, Scored
+from gail_cli.gail.networks.encoder import EntityEncoder, Seen, make_encoder, mlp, one_hot, width
 from gail_cli.gail.networks.losses import (
     added,
     bottleneck_term,
@@ -22,7 +23,6 @@ from gail_cli.gail.networks.losses import (
     penalty_term,
     vail_kl,
 )
-from gail_cli.gail.networks.encoder import EntityEncoder, Seen, make_encoder, mlp, one_hot, width
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
