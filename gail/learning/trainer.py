@@ -226,7 +226,7 @@ class Trainer:
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            config, worlds = self.config, self.stream.next()
+            config, worlds = self.config, self.stream.next().worlds
             self._env = renew(self._env, config.backend, config.sim, config.observation, worlds, self.stores.space)
         return self._env
 
