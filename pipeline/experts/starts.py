@@ -18,6 +18,8 @@ _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 _BACK_AFTER_METRES = 8.0
 _BACK_AFTER_SECONDS = 2.5
 """Who is led back is on the path after so much of it, and no sooner than after so long."""
+_BACKWARDS = 0.1
+"""m that a way back may lead backwards where the path does not."""
 _STANDS = 1.0
 """m/s below which the direction of a velocity tells little of a heading."""
 
@@ -58,8 +60,9 @@ def led_back(record: Record, start: NDArray[np.float32], chosen: NDArray[np.bool
 
     The way back is the demo's own path plus an offset: the cubic Hermite curve from where and how fast the vehicle
     begins, relative to its path, to nothing, so that position and velocity go on without a jump at both ends. It is
-    back after 8 m of path, but not before 2.5 s, or at the end of its demo. Actions are those of before, which do not
-    lead along it; :func:`~pipeline.experts.augment.replayed` finds others.
+    back after 8 m of path, but not before 2.5 s, or at the end of its demo. Who would have to drive backwards, as those
+    who begin ahead of where they stand, stays on the log. Actions are those of before, which do not lead along the way;
+    :func:`~pipeline.experts.augment.replayed` finds others.
 
     Args:
         record: the scene and its demos, which stay as they are.
@@ -68,16 +71,19 @@ def led_back(record: Record, start: NDArray[np.float32], chosen: NDArray[np.bool
     """
     demos = record.demos
     moving = np.flatnonzero(record.moving)
-    rows = moving[chosen & (demos.mark[moving, 0] != ABSENT)]
-    state = demos.state.copy()
-    for row, begin in zip(rows, start[np.isin(moving, rows)], strict=True):
-        there = np.flatnonzero(demos.mark[row] != ABSENT)
-        state[row, there] = way_back(demos.state[row, there].astype(np.float64), begin.astype(np.float64))
+    state, led = demos.state.copy(), np.zeros(len(moving), np.bool_)
+    for k in np.flatnonzero(chosen & (demos.mark[moving, 0] != ABSENT)):
+        there = np.flatnonzero(demos.mark[moving[k]] != ABSENT)
+        path = demos.state[moving[k], there].astype(np.float64)
+        way = way_back(path, start[k].astype(np.float64))
+        led[k] = _backwards(way) - _backwards(path) < _BACKWARDS
+        if led[k]:
+            state[moving[k], there] = way
     moved = replace(record, demos=replace(demos, state=state))
-    return begun_at(moved, demos.agent[rows], start[np.isin(moving, rows)])
+    return begun_at(moved, demos.agent[moving[led]], start[led])
 
 
-def way_back(path: NDArray[np.float64], begin: NDArray[np.float64]) -> NDArray[np.float32]:
+def way_back(path: NDArray[np.float64], begin: NDArray[np.float64]) -> NDArray[np.float64]:
     """[n, 5] the way of :func:`led_back` from a state [5] to a path [n, 5], and along it."""
     steps = _steps_back(path)
     s = np.minimum(np.arange(len(path)) / steps, 1.0)[:, None]
@@ -96,7 +102,14 @@ def way_back(path: NDArray[np.float64], begin: NDArray[np.float64]) -> NDArray[n
     heading = path[:, 2] + drives * np.arctan2(across, along) + (1 - drives) * turn * stays[:, 0]
     way = np.column_stack([place, heading, speed])
     way[0], way[steps:] = begin, path[steps:]
-    return way.astype(np.float32)
+    return way
+
+
+def _backwards(way: NDArray[np.float64]) -> float:
+    """How far a way [n, 5] leads against its headings, m."""
+    move, heading = np.diff(way[:, :2], axis=0), way[:-1, 2]
+    along = move[:, 0] * np.cos(heading) + move[:, 1] * np.sin(heading)
+    return float(np.maximum(-along, 0).sum())
 
 
 def _steps_back(path: NDArray[np.float64]) -> int:
