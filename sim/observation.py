@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gail_cli.sim.danger import POSE, POSES
+from gail_cli.sim.danger import SCRATCH
 from gail_cli.sim.heights import heights
 from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from gail_cli.sim.layout import ObservationConfig
@@ -62,7 +62,7 @@ def _scratch_size(worlds: Worlds, grid: Any) -> int:
     agents = int(worlds.tensors["agent_start"].diff().amax())
     listed = int(np.diff(grid.start.numpy()).max(initial=0))
     lights = int(worlds.lights["start"].diff().amax())
-    return max(3 * max(agents, listed, lights) + 1, int(POSES * POSE))
+    return max(3 * max(agents, listed, lights) + 1, SCRATCH)
 
 
 def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
