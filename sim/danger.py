@@ -15,15 +15,21 @@ BOX_TIMES = (0.0, 0.5, 1.0, 1.5, 2.5)
 EDGE_TIMES = (0.0, 0.3, 0.7, 1.2, 2.0)
 """When road edges count, s."""
 PATHS = ("straight", "arc")
+SIDES = ("left", "right")
 CLOSE, FAR = -1.5, 4.0
 """Separations are clipped to this, m."""
 LEADER = ("leader gap: log", "leader closing speed/10, at most 2", "leader 1 s/time to contact, at most 2",
           "leader headway/4 s, at most 2")  # fmt: skip
 DANGER = (
-    *(f"box {where} in {t} s, {path}: separation/4" for t in BOX_TIMES for path in PATHS for where in ("ahead", "behind")),
-    *(f"edge {side} in {t} s, {path}: separation/4" for t in EDGE_TIMES for path in PATHS for side in ("left", "right")),
+    *(
+        f"box {where} in {t} s, {path}: separation/4"
+        for t in BOX_TIMES
+        for path in PATHS
+        for where in ("ahead", "behind")
+    ),
+    *(f"edge {side} in {t} s, {path}: separation/4" for t in EDGE_TIMES for path in PATHS for side in SIDES),
     *LEADER,
-)  # fmt: skip
+)
 """Names of the fields."""
 FIRST_EDGE = wp.constant(20)
 FIRST_LEADER = wp.constant(40)
@@ -227,9 +233,9 @@ def approach_box(
         box, velocity: the other's, in the own frame.
         out, col: the danger fields.
     """
-    radius = wp.length(wp.vec2(own[0], own[1])) + wp.length(wp.vec2(box.length, box.width))
+    limit = near_limit(wp.length(wp.vec2(own[0], own[1])) + wp.length(wp.vec2(box.length, box.width)))
     _approach(
-        poses, own[0], own[1], near_limit(radius), box.x, box.y, velocity[0], velocity[1], box.c, box.s, box.length, box.width,
+        poses, own[0], own[1], limit, box.x, box.y, velocity[0], velocity[1], box.c, box.s, box.length, box.width,
         out, col,
     )  # fmt: skip
     _follow(own, curvature, box, velocity, out, col + FIRST_LEADER)

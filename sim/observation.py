@@ -203,8 +203,9 @@ class ObservationSource:
         layers = [own] if others is own else [own, others]
         state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
-        z = [heights(worlds, layer.state).t().reshape(-1) for layer in layers if config.looks]
-        z = torch.cat(z) if z else torch.empty(0, device=worlds.device)
+        z = torch.empty(0, device=worlds.device)
+        if config.looks:
+            z = torch.cat([heights(worlds, layer.state).t().reshape(-1) for layer in layers])
         logs = ("log", "log_z", "valid")
         unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
         seen = replace(worlds, tensors=unlogged)

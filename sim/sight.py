@@ -100,9 +100,7 @@ def _see_edges(
                         if sight.rays >= 0:
                             cast(out, sight.rays, m[0], m[1], u[0], u[1], s[2] + _JOINT, wp.max(distance - _JOINT, 0.0))
                         if sight.danger >= 0:
-                            approach_edge(
-                                poses, own[0], own[1], limit, m[0], m[1], u[0], u[1], s[2], out, sight.danger
-                            )
+                            approach_edge(poses, own[0], own[1], limit, m[0], m[1], u[0], u[1], s[2], out, sight.danger)
 
 
 @wp.func

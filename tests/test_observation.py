@@ -22,7 +22,9 @@ LAYOUTS = [
     ObservationConfig(partners=2, road_segments=9, road_order="ahead", rays=False, goal="none", time_left=False),
     ObservationConfig(partners=2, road_segments=3, goal="none", near=False, danger=False),
     ObservationConfig.gpudrive(),
-    ObservationConfig("gpudrive", partners=3, road_segments=7, radius=25.0, road_order="nearest", rays=True, danger=True),
+    ObservationConfig(
+        "gpudrive", partners=3, road_segments=7, radius=25.0, road_order="nearest", rays=True, danger=True
+    ),
 ]
 
 
@@ -78,10 +80,12 @@ def expected_observation(s, states, present, me, step, time_left, config, collid
             partners[k] = [speed[j] / 100, x / 1000, y / 1000, turn, 0.7 * length[j] / 30, 0.7 * width[j] / 15]
         else:
             vx, vy = in_frame_of(ego, *(states[j, 3:] - ego[3:]))
-            partners[k] = [
+            partners[k, :8] = [
                 length[j] / 10, width[j] / 5, x / radius, y / radius, np.cos(turn), np.sin(turn), vx / 20, vy / 20,
-                *(sight.near_partner(np.array([x, y]), np.array([vx, vy]), turn, size[j], size[me]) if config.near else ()),
             ]  # fmt: skip
+            if config.near:
+                near = sight.near_partner(np.array([x, y]), np.array([vx, vy]), turn, size[j], size[me])
+                partners[k, 8:] = near
 
     roads = np.zeros((config.road_segments, len(config.road_fields)))
     found = []
