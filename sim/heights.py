@@ -46,7 +46,13 @@ def meets(w: WorldArrays, i: int, me: Box, j: int, there: wp.vec2) -> bool:
 @wp.func
 def same_level(w: WorldArrays, i: int, z: float, j: int, other_z: float) -> bool:
     """Whether the boxes of two agents overlap in height, with their middles at these heights."""
-    return wp.abs(z - other_z) <= 0.5 * (wp.max(w.size[i, 2], _LEAST_HEIGHT) + wp.max(w.size[j, 2], _LEAST_HEIGHT))
+    return wp.abs(z - other_z) <= least_apart(w, i, j)
+
+
+@wp.func
+def least_apart(w: WorldArrays, i: int, j: int) -> float:
+    """How far apart the middles of two agents' boxes are, one above the other, m."""
+    return 0.5 * (wp.max(w.size[i, 2], _LEAST_HEIGHT) + wp.max(w.size[j, 2], _LEAST_HEIGHT))
 
 
 @wp.func

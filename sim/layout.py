@@ -12,12 +12,16 @@ zero rows (road rows: one-hot of type "none"). Two layouts exist:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 
 from gail_cli.sim.config import SETTINGS
+from gail_cli.sim.danger import DANGER, LEADER, NO_HEADWAY
+from gail_cli.sim.near import NEAR_EGO, NEAR_PARTNER, NEAR_ROAD
+from gail_cli.sim.rays import RAYS
 
 if TYPE_CHECKING:
     import torch
@@ -66,27 +70,50 @@ class ObservationConfig:
     """Road segments seen (GPUDrive: 200)."""
     radius: PositiveFloat = 50.0
     """How far an agent sees, m."""
-    road_order: Literal["nearest", "nearest_midpoint", "first"] = "nearest"
-    """``nearest`` by the nearest point of the segment, sorted; ``nearest_midpoint`` by its midpoint (GPUDrive's
+    road_order: Literal["nearest", "ahead", "nearest_midpoint", "first"] = "nearest"
+    """``nearest`` by the nearest point of the segment, sorted; ``ahead``: the same, but distance ahead in the direction
+    of travel counts a third, and behind twice; ``nearest_midpoint`` by its midpoint (GPUDrive's
     ``k_nearest_roadpoints``, which leaves them unsorted); ``first``: the first segments in map order by their midpoint
     (GPUDrive's default, ``linear``), which often are not the nearest."""
     lights: NonNegativeInt = LIGHTS
     """Traffic lights seen, the nearest first: those ahead, of lanes that go the agent's way (within 60 degrees), before
     all others. 0: none, as always with ``layout: gpudrive``, and in runs of earlier versions."""
 
-    goal: bool = True
-    """Whether an agent sees where its log ends, and how fast it must be to get there. That tells much of what it will
-    do, and where to turn; without, these fields are zero."""
+    goal: Literal["point", "none"] = "point"
+    """``point``: an agent sees where its log ends, and how fast it must be to get there. That tells much of what it
+    will do, and where to turn; ``none``: all that follows from the goal is zero. In earlier versions true and false."""
+    time_left: bool = True
+    """Whether an agent sees how long its episode lasts, and what follows from it; without, these fields are zero."""
+    near: bool | None = None
+    """Whether there are fields in which geometry is shown again, on a scale that resolves decimetres; null: with layout
+    ``entity``, as only that can have them."""
+    rays: bool | None = None
+    """Whether the ego sees the nearest road edge and the nearest other box in 32 directions; null: with layout
+    ``entity``."""
+    danger: bool | None = None
+    """Whether the ego sees how close it will come to others and to road edges in the next seconds if it goes straight
+    on, or on an arc to its goal, and who leads there; null: with layout ``entity``."""
+
+    @field_validator("goal", mode="before")
+    @classmethod
+    def _earlier(cls, goal: Any) -> Any:
+        """What was true and false before."""
+        return {True: "point", False: "none"}[goal] if isinstance(goal, bool) else goal
 
     def __post_init__(self) -> None:
-        """Leave out the lights where the layout has none.
+        """Leave out the lights where the layout has none, and have what the layout has if nothing else is asked for.
 
         Raises:
-            ValueError: when they are asked for there, or the goal shall not be seen there.
+            ValueError: when something is asked for that the layout does not have, or the goal shall not be seen there.
         """
+        for name in ("near", "rays", "danger"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.layout == "entity")
         if self.layout == "gpudrive":
-            if not self.goal:
-                raise ValueError("observation: goal is false, but layout gpudrive always has it; leave it out")
+            if self.goal == "none":
+                raise ValueError("observation: goal is none, but layout gpudrive always has it; leave it out")
+            if self.near:
+                raise ValueError("observation: near is true, but layout gpudrive has no near fields; leave it out")
             if self.lights not in (0, LIGHTS):
                 raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
             object.__setattr__(self, "lights", 0)
@@ -99,17 +126,53 @@ class ObservationConfig:
     @property
     def ego_fields(self) -> tuple[str, ...]:
         """Names of the ego block's fields, with their scales."""
-        return _GPUDRIVE_EGO if self.layout == "gpudrive" else _ENTITY_EGO
+        own = _GPUDRIVE_EGO if self.layout == "gpudrive" else _ENTITY_EGO + NEAR_EGO * bool(self.near)
+        return own + RAYS * bool(self.rays) + DANGER * bool(self.danger)
+
+    @property
+    def looks(self) -> bool:
+        """Whether the ego block shows what is around, in rays or danger numbers."""
+        return bool(self.rays or self.danger)
+
+    @property
+    def first_ray(self) -> int:
+        """Column of the first ray; -1 without."""
+        return self.ego_fields.index(RAYS[0]) if self.rays else -1
+
+    @property
+    def first_danger(self) -> int:
+        """Column of the first danger number; -1 without."""
+        return self.ego_fields.index(DANGER[0]) if self.danger else -1
+
+    def nothing(self, boxes: bool, edges: bool) -> dict[int, float]:
+        """Columns of the ego's fields that show other boxes, or road edges, with their values when none is in sight.
+
+        They are an observation's columns, too, since the ego block is the first.
+        """
+        far = math.asinh(self.radius / 0.5) / 3
+        none = {
+            "separation/4": 1.0,
+            "deg": far,
+            "1/(1 + d/m)": 1 / (1 + self.radius),
+            **dict(zip(LEADER, (far, 0.0, 0.0, NO_HEADWAY), strict=True)),
+        }
+        wanted = ("box", "leader") * boxes + ("edge",) * edges
+        return {
+            column: next(value for key, value in reversed(none.items()) if key in name)
+            for column, name in enumerate(self.ego_fields)
+            if name.startswith(wanted)
+        }
 
     @property
     def partner_fields(self) -> tuple[str, ...]:
         """Names of the fields of one partner."""
-        return _GPUDRIVE_PARTNER if self.layout == "gpudrive" else _ENTITY_PARTNER
+        return _GPUDRIVE_PARTNER if self.layout == "gpudrive" else _ENTITY_PARTNER + NEAR_PARTNER * bool(self.near)
 
     @property
     def road_fields(self) -> tuple[str, ...]:
         """Names of the fields of one road segment."""
-        return (*(_GPUDRIVE_ROAD if self.layout == "gpudrive" else _ENTITY_ROAD), *_ROAD_ONE_HOT)
+        shape = _GPUDRIVE_ROAD if self.layout == "gpudrive" else _ENTITY_ROAD + NEAR_ROAD * bool(self.near)
+        return (*shape, *_ROAD_ONE_HOT)
 
     @property
     def light_fields(self) -> tuple[str, ...]:

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from gail_cli.sim.danger import POSE, POSES
+from gail_cli.sim.heights import heights
 from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from gail_cli.sim.layout import ObservationConfig
-from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, States, observe, observe_pool
+from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, observe, observe_pool
 from gail_cli.sim.roads import road_grid
+from gail_cli.sim.scenario import RoadType
+from gail_cli.sim.sight import Sight, States
 from gail_cli.sim.worlds import Worlds
 
 _SOURCE_CELL = 2.0
@@ -28,7 +32,16 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
     return struct(
         Layout,
         gpudrive=config.layout == "gpudrive",
-        goal=config.goal,
+        goal=config.goal == "point",
+        time_left=config.time_left,
+        near=config.near,
+        sight=struct(
+            Sight,
+            radius=config.radius,
+            goal=config.goal == "point",
+            rays=config.first_ray,
+            danger=config.first_danger,
+        ),
         partners=config.partners,
         roads=config.road_segments,
         radius=config.radius,
@@ -49,7 +62,7 @@ def _scratch_size(worlds: Worlds, grid: Any) -> int:
     agents = int(worlds.tensors["agent_start"].diff().amax())
     listed = int(np.diff(grid.start.numpy()).max(initial=0))
     lights = int(worlds.lights["start"].diff().amax())
-    return 3 * max(agents, listed, lights) + 1
+    return max(3 * max(agents, listed, lights) + 1, int(POSES * POSE))
 
 
 def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
@@ -72,8 +85,10 @@ class Observer:
         self._layout = _layout(config, worlds.device)
         self._arrays = worlds.arrays()
         self._grid = worlds.grid(config.radius)
+        self._edges = worlds.grid(config.radius, solid=True) if config.looks else self._grid
         self._scratch = _scratch_size(worlds, self._grid)
         self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
+        self._no_heights = torch.empty(0, device=worlds.device)
         self._none_collided = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
 
     def observe(
@@ -133,13 +148,14 @@ class Observer:
             state=state.reshape(-1, 5),
             present=present.reshape(-1),
             collided=self._none_collided if collided is None else collided,
+            z=self._no_heights,
             stride=state.shape[1] if state.dim() == 3 else 1,
         )
         step = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
         who, when, left, where = map(to_warp, (agents, step, time_left, which))
-        place = [self._arrays, self._grid, states, seen * states.stride, self._layout]
+        place = [self._arrays, self._grid, self._edges, states, seen * states.stride, self._layout]
         inputs = [*place, who, when, int(state.dim() == 3), left, where, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
 
@@ -180,11 +196,15 @@ class ObservationSource:
         cell = _SOURCE_CELL * config.radius
         everything = torch.ones(len(worlds.roads.segment), dtype=torch.bool, device=worlds.device)
         grid = road_grid(worlds.roads, config.radius, cell, everything)
+        edge = worlds.roads.type == RoadType.ROAD_EDGE
+        edges = road_grid(worlds.roads, config.radius, cell, edge) if config.looks else grid
         none_collided = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
         # agents of one step lie side by side, since one observation reads them all
         layers = [own] if others is own else [own, others]
         state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
+        z = [heights(worlds, layer.state).t().reshape(-1) for layer in layers if config.looks]
+        z = torch.cat(z) if z else torch.empty(0, device=worlds.device)
         logs = ("log", "log_z", "valid")
         unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
         seen = replace(worlds, tensors=unlogged)
@@ -192,11 +212,12 @@ class ObservationSource:
             SourceArrays,
             worlds=seen.arrays(),
             grid=grid,
-            states=struct(States, state=state, present=present, collided=none_collided, stride=1),
+            edges=edges,
+            states=struct(States, state=state, present=present, collided=none_collided, z=z, stride=1),
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
         )
-        owners = (state, present, none_collided, seen.tensors, seen.lights, grid)
+        owners = (state, present, none_collided, z, seen.tensors, seen.lights, grid, edges)
         return cls(arrays, _scratch_size(worlds, grid), owners)
 
 

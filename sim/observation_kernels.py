@@ -10,8 +10,10 @@ from gail_cli.sim.dynamics import speed_of
 from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
+from gail_cli.sim.near import write_near_ego, write_near_partner, write_near_road
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from gail_cli.sim.scenario import DT, LightState
+from gail_cli.sim.sight import EgoFrame, Sight, States, look_around
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
 
 
@@ -21,10 +23,14 @@ class RoadOrder(IntEnum):
     FIRST = 0
     NEAREST = 1
     NEAREST_MIDPOINT = 2
+    AHEAD = 3
 
 
 _FIRST = wp.constant(int(RoadOrder.FIRST))
-_NEAREST = wp.constant(int(RoadOrder.NEAREST))
+_MIDPOINT = wp.constant(int(RoadOrder.NEAREST_MIDPOINT))
+_AHEAD = wp.constant(int(RoadOrder.AHEAD))
+_THIRD = wp.constant(wp.float32(0.33333333))
+_TWICE = wp.constant(wp.float32(2.0))
 _REMOVED = wp.constant(wp.float32(REMOVED_POSITION))
 _SAME_WAY = wp.constant(wp.float32(0.5))
 """Cosine of 60 degrees: a lane that goes an agent's way heads no further away than this."""
@@ -38,6 +44,9 @@ class Layout:
 
     gpudrive: wp.bool
     goal: wp.bool
+    time_left: wp.bool
+    near: wp.bool
+    sight: Sight
     partners: int
     roads: int
     radius: float
@@ -54,21 +63,12 @@ class Layout:
 
 
 @wp.struct
-class States:
-    """Absolute states of agents, addressed as ``row = base + agent * stride``; also tracks, with the step in base."""
-
-    state: wp.array2d(dtype=wp.float32)
-    present: wp.array(dtype=wp.bool)
-    collided: wp.array(dtype=wp.bool)
-    stride: int
-
-
-@wp.struct
 class SourceArrays:
     """What observations of some worlds are made from."""
 
     worlds: WorldArrays
     grid: RoadGrid
+    edges: RoadGrid
     states: States
     rows_per_step: int
     """Rows of states from one step to the next."""
@@ -126,17 +126,6 @@ def _rank(  # type: ignore[empty-body]
     ...
 
 
-@wp.struct
-class _EgoFrame:
-    """The frame in which an agent observes: its position and heading."""
-
-    x: float
-    y: float
-    heading: float
-    c: float
-    s: float
-
-
 @wp.func
 def _fraction_of_turn(angle: float) -> float:
     """A difference of headings (rad) as a fraction of a turn, in [-0.5, 0.5]."""
@@ -154,7 +143,7 @@ def _write_ego(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    ego: _EgoFrame,
+    ego: EgoFrame,
     agent: int,
     row: int,
     time_left: float,
@@ -182,6 +171,11 @@ def _write_ego(
         out[7] = time_left / 9.0
         if not layout.goal:
             _store_zeros(out, 3, 7)
+        if not layout.time_left:
+            _store_zeros(out, 6, 8)
+        if layout.near:
+            speed = speed_of(ego.c, ego.s, v.state[row, 3], v.state[row, 4], True)
+            write_near_ego(goal, speed, time_left, layout.goal, layout.time_left, out, 8)
 
 
 @wp.func
@@ -189,7 +183,8 @@ def _write_partner(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    ego: _EgoFrame,
+    ego: EgoFrame,
+    agent: int,
     me: int,
     other: int,
     row: int,
@@ -215,19 +210,25 @@ def _write_partner(
         out[col + 5] = wp.sin(turn)
         out[col + 6] = velocity[0] / 20.0
         out[col + 7] = velocity[1] / 20.0
+        if layout.near:
+            half = wp.vec2(0.5 * w.size[other, 0], 0.5 * w.size[other, 1])
+            own = wp.vec2(0.5 * w.size[agent, 0], 0.5 * w.size[agent, 1])
+            write_near_partner(p, velocity, wp.cos(turn), wp.sin(turn), half, own, out, col + 8)
 
 
 # Written in C++, since plain stores to consecutive floats take half the time of Warp's strided ones, and most of an
-# observation is road rows. A row is six numbers and the one-hot of the type.
+# observation is road rows. A row is six numbers, room for the near fields, and the
+# one-hot of the type.
 @wp.func_native("""
     float* p = out.data + col;
     p[0] = x; p[1] = y; p[2] = a; p[3] = b; p[4] = c; p[5] = d;
-    for (int k = 0; k < 7; ++k) p[6 + k] = 0.0f;
-    p[6 + kind] = 1.0f;
+    for (int k = 0; k < 7; ++k) p[first + k] = 0.0f;
+    p[first + kind] = 1.0f;
 """)
 def _store_road(
-    out: wp.array(dtype=wp.float32), col: int, x: float, y: float, a: float, b: float, c: float, d: float, kind: int
-): ...
+    out: wp.array(dtype=wp.float32), col: int, first: int,
+    x: float, y: float, a: float, b: float, c: float, d: float, kind: int,
+): ...  # fmt: skip
 
 
 @wp.func_native("for (float* p = out.data + first; p < out.data + last; ++p) *p = 0.0f;")
@@ -235,7 +236,10 @@ def _store_zeros(out: wp.array(dtype=wp.float32), first: int, last: int): ...
 
 
 @wp.func
-def _write_road(layout: Layout, ego: _EgoFrame, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int):
+def _write_road(
+    layout: Layout, ego: EgoFrame, own: wp.vec2, s: Segment, kind: int, out: wp.array(dtype=wp.float32), col: int
+):
+    first = layout.road_fields - 7  # of the type
     along = float(0.0)
     if not layout.gpudrive:
         along = along_segment(s, ego.x, ego.y)
@@ -243,11 +247,15 @@ def _write_road(layout: Layout, ego: _EgoFrame, s: Segment, kind: int, out: wp.a
     if layout.gpudrive:
         half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
         turn = _fraction_of_turn(s[4] - ego.heading)
-        _store_road(out, col, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
+        _store_road(out, col, first, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
     else:
         k = 1.0 / layout.radius
         ahead = in_frame(ego.c, ego.s, s[5], s[6])
-        _store_road(out, col, p[0] * k, p[1] * k, ahead[0], ahead[1], (s[2] - along) * k, (s[2] + along) * k, kind)
+        _store_road(
+            out, col, first, p[0] * k, p[1] * k, ahead[0], ahead[1], (s[2] - along) * k, (s[2] + along) * k, kind
+        )
+        if layout.near:
+            write_near_road(p, own, out, col + 6)
 
 
 @wp.func
@@ -255,7 +263,7 @@ def _write_partners(
     w: WorldArrays,
     v: States,
     layout: Layout,
-    ego: _EgoFrame,
+    ego: EgoFrame,
     agent: int,
     base: int,
     seen_base: int,
@@ -288,8 +296,17 @@ def _write_partners(
     for k in range(n):
         other = index[begin + k]
         col = layout.ego_fields + k * layout.partner_fields
-        _write_partner(w, v, layout, ego, me, other, seen_base + other * v.stride, out, col)
+        _write_partner(w, v, layout, ego, agent, me, other, seen_base + other * v.stride, out, col)
     _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
+
+
+@wp.func
+def _along_the_way(ego: EgoFrame, speed: float, dx: float, dy: float) -> float:
+    """A squared distance in which what lies ahead, as one drives, counts a third, and what lies behind twice."""
+    p = in_frame(ego.c, ego.s, dx, dy)
+    ahead = wp.where(speed < 0.0, -p[0], p[0])
+    ahead *= wp.where(ahead > 0.0, _THIRD, _TWICE)
+    return ahead * ahead + p[1] * p[1]
 
 
 @wp.func
@@ -297,13 +314,16 @@ def _write_roads(
     w: WorldArrays,
     g: RoadGrid,
     layout: Layout,
-    ego: _EgoFrame,
+    ego: EgoFrame,
     map: int,
+    own: wp.vec2,
+    speed: float,
     distance: wp.array(dtype=wp.float32),
     index: wp.array(dtype=wp.int32),
     out: wp.array(dtype=wp.float32),
 ):
-    """The roads' block."""
+    """The roads' block, of an agent with these half sides that goes at this signed speed."""
+    most = wp.where(layout.order == _AHEAD, _TWICE * _TWICE, 1.0)
     reach = layout.radius * layout.radius
     n = int(0)
     cell = cell_at(g, map, ego.x, ego.y)
@@ -312,12 +332,14 @@ def _write_roads(
             id = g.item[k]
             s = w.segment[id]
             along = float(0.0)
-            if layout.order == _NEAREST:
+            if layout.order != _FIRST and layout.order != _MIDPOINT:
                 along = along_segment(s, ego.x, ego.y)
             dx = s[0] + along * s[5] - ego.x
             dy = s[1] + along * s[6] - ego.y
             d = dx * dx + dy * dy
             if d <= reach:
+                if layout.order == _AHEAD:
+                    d = _along_the_way(ego, speed, dx, dy)
                 if layout.order != _FIRST:
                     distance[n] = d
                     index[n] = id
@@ -325,25 +347,26 @@ def _write_roads(
                 elif n == layout.roads:
                     break
                 else:
-                    _write_road(layout, ego, s, w.segment_type[id], out, layout.first_road + n * layout.road_fields)
+                    col = layout.first_road + n * layout.road_fields
+                    _write_road(layout, ego, own, s, w.segment_type[id], out, col)
                     n += 1
     if layout.order != _FIRST:
-        begin = _rank(distance, index, n, layout.roads, reach)
+        begin = _rank(distance, index, n, layout.roads, most * reach)
         n = wp.min(n, layout.roads)
         for k in range(n):
             id = index[begin + k]
             col = layout.first_road + k * layout.road_fields
-            _write_road(layout, ego, w.segment[id], w.segment_type[id], out, col)
+            _write_road(layout, ego, own, w.segment[id], w.segment_type[id], out, col)
     _store_zeros(out, layout.first_road + n * layout.road_fields, layout.first_road + layout.roads * layout.road_fields)
     for k in range(n, layout.roads):
-        out[layout.first_road + k * layout.road_fields + 6] = 1.0  # type none
+        out[layout.first_road + (k + 1) * layout.road_fields - 7] = 1.0  # type none
 
 
 @wp.func
 def _write_lights(
     w: WorldArrays,
     layout: Layout,
-    ego: _EgoFrame,
+    ego: EgoFrame,
     map: int,
     step: int,
     distance: wp.array(dtype=wp.float32),
@@ -390,6 +413,7 @@ def _write_lights(
 def _observe_agent(
     w: WorldArrays,
     g: RoadGrid,
+    edges: RoadGrid,
     v: States,
     layout: Layout,
     agent: int,
@@ -404,7 +428,7 @@ def _observe_agent(
     """The observation of one agent at a step, itself at ``base`` and others at ``seen_base``, with its part's scratch
     memory."""
     me = base + agent * v.stride
-    ego = _EgoFrame()
+    ego = EgoFrame()
     ego.x = v.state[me, 0]
     ego.y = v.state[me, 1]
     ego.heading = v.state[me, 2]
@@ -413,9 +437,12 @@ def _observe_agent(
     _write_ego(w, v, layout, ego, agent, me, time_left, out)
     _write_partners(w, v, layout, ego, agent, base, seen_base, distance, index, out)
     map = w.map[w.world[agent]]
-    _write_roads(w, g, layout, ego, map, distance, index, out)
+    speed = speed_of(ego.c, ego.s, v.state[me, 3], v.state[me, 4], True)
+    own = wp.vec2(0.5 * w.size[agent, 0], 0.5 * w.size[agent, 1])
+    _write_roads(w, g, layout, ego, map, own, speed, distance, index, out)
     if layout.lights > 0:
         _write_lights(w, layout, ego, map, step, distance, index, out)
+    look_around(w, edges, v, layout.sight, ego, agent, me, seen_base, speed, distance, out)
 
 
 @wp.kernel(enable_backward=False)
@@ -424,6 +451,7 @@ def observe(
     part: int,
     w: WorldArrays,
     g: RoadGrid,
+    edges: RoadGrid,
     v: States,
     seen: int,
     layout: Layout,
@@ -446,7 +474,7 @@ def observe(
         h = wp.where(layout.scratch_per_part, part, q)
         base = step[q] * rows_per_step
         _observe_agent(
-            w, g, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h], out[q],
+            w, g, edges, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h], out[q],
         )  # fmt: skip
 
 
@@ -475,6 +503,6 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].states, layout, query[q, 1], query[q, 2], base,
+            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].states, layout, query[q, 1], query[q, 2], base,
             base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

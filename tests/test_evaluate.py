@@ -35,7 +35,7 @@ def config(small):
 def policy_for(config, store, seed=0):
     torch.manual_seed(seed)
     policy = Policy(config.observation, store.space, config.policy)
-    torch.nn.init.normal_(policy.head.weight)
+    torch.nn.init.normal_(policy.actor.head.weight)
     return policy
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from gail_cli.gail.config.schema import MaskingConfig, NetworkConfig
+from gail_cli.gail.networks.encoder import EntityEncoder
 from gail_cli.gail.networks.masking import masked
-from gail_cli.gail.networks.policy import EntityEncoder
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 LAYOUTS = [

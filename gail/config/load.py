@@ -57,7 +57,8 @@ def config_from_dict(data: Mapping[str, Any], where: str = "configuration") -> T
     try:
         given = renamed(data) if isinstance(data, Mapping) else data
         _check_keys(given, TrainConfig, where, "")
-        return TrainConfig(**over(asdict(TrainConfig()), given))
+        # of the observation only what is given, as the layout decides over the rest
+        return TrainConfig(**over(asdict(TrainConfig()) | {"observation": {}}, given))
     except ConfigError:
         raise
     except ValueError as error:

@@ -32,7 +32,7 @@ sizes, stores by their names."""
 _FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
 """Settings that change nothing in what is learned."""
 
-_BEFORE = {"lights": 0}
+_BEFORE = {"lights": 0, "near": False, "rays": False, "danger": False}
 """What an observation was before there was a setting for it."""
 
 _ELSEWHERE = "train again in another folder"

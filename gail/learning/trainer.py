@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.backends import check_backend, renew
 from gail_cli.gail.learning.cloning import clone, take_over
+from gail_cli.gail.learning.events import event_reward
+from gail_cli.gail.learning.expert_rows import ExpertRows
 from gail_cli.gail.learning.learners import Learners
 from gail_cli.gail.learning.logger import MetricsLogger
 from gail_cli.gail.learning.ppo import AdvantageScale, update
 from gail_cli.gail.learning.progress import RunProgress
 from gail_cli.gail.learning.requirements import check_fit
-from gail_cli.gail.learning.rollout import Rollout, collect, masked_demos
+from gail_cli.gail.learning.rollout import Rollout, collect
 from gail_cli.gail.learning.run import CLONED, Past, RunError, RunFolder, choose_device
+from gail_cli.gail.networks.masking import masked
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -84,25 +88,31 @@ class Trainer:
         """Settings with which the run goes on otherwise than before: what they were and are."""
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self.learners = Learners.create(config, self.stores.space, self.device, self._experts, self._generator)
+        self.learners = Learners.create(
+            config, self.stores.space, self.device, lambda *asked: self.experts.judged(*asked), self._generator
+        )
         self.networks, self.codes = self.learners.networks, self.learners.codes
-        self.adversary = self.learners.adversary
+        self.adversary, self.sight = self.learners.adversary, self.learners.sight
         if past is not None:
             self._restore(past.checkpoint)
         rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
         drawn, held_out = self._drawn
         self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
         self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
+        next_state = self.adversary is not None and self.adversary.network.needs_next_state
+        self.experts = ExpertRows(self.sampler, self.sight, self._generator, next_state)
         if self.adversary is not None:
             self.adversary.absorbing_share = self.sampler.absorbing_share
         if past is None:
-            self.learners.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
+            sample = self.sampler.sample(_NORMALISER_SAMPLES)
+            self.networks.policy.fit_normaliser(sample.observation, sample.action)
             if config.bc.run is not None and config.clones:
                 take_over(self.networks.policy, config.bc.run, self.device)
                 self.progress.cloned = config.cloning_steps
         start = self.progress.iteration // config.worlds.rollouts_per_batch
         self.stream = self.stores.worlds(rules, config.worlds.num_worlds, config.seed, start, self.device)
         self._env: Backend | None = None
+        self._matched: Transitions | None = None
         self._logger = self._describe(past)
 
     def _describe(self, past: Past | None) -> MetricsLogger:
@@ -170,13 +180,11 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
-    def _experts(self, count: int, next_state: bool = False) -> Transitions:
-        """A batch of demos, masked as rollouts are."""
-        return masked_demos(self.sampler.sample(count, next_state), self.config.observation, self.config.masking)
-
     def _demos(self, count: int) -> Transitions:
-        """A batch to clone."""
-        return self.learners.with_codes(self._experts(count))
+        """A batch to clone before the first rollout."""
+        batch = self.sampler.sample(count)
+        seen = masked(batch.observation, self.config.observation, self.config.masking)
+        return self.learners.with_codes(replace(batch, observation=seen))
 
     def _clone(self, stop: Callable[[], bool]) -> None:
         """Behaviour cloning, if it is wanted and not done."""
@@ -190,25 +198,28 @@ class Trainer:
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""
         begun = time.perf_counter()
-        config, nets = self.config, self.networks
+        config, nets, sight = self.config, self.networks, self.sight
         self._join()
+        sight.begin(self.progress.timesteps)
+        nets.anneal(config.ppo, self.progress.timesteps / max(config.total_timesteps, 1))
         env = self._next_env()
         code = None if self.codes is None else self.codes.draw(env.num_agents)
-        rollout, metrics = collect(env, nets.policy, config.masking, code)
-        metrics |= self._learn_rewards(rollout)
-        reward, reward_metrics = self._reward(rollout)
+        rollout, metrics = collect(env, sight.actor, sight.show, code)
+        judged = sight.judged_rollout(rollout)
+        metrics |= self._learn_rewards(judged)
+        reward, reward_metrics = self._reward(judged)
         metrics |= reward_metrics
         health = update(
-            nets.policy,
-            nets.critic,
+            sight.actor,
+            sight.critic,
             (nets.policy_optimiser, nets.critic_optimiser),
             rollout,
             reward,
             config.ppo,
-            self._demos if config.clones else None,
+            (lambda count: self.learners.with_codes(self.experts.shown(count))) if config.clones else None,
             self.advantage_scale,
             self._generator,
-            train_policy=config.cloning_steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
+            train_policy=not config.cloned or self.progress.iteration >= config.ppo.warmup_iterations,
         )
         metrics |= {f"ppo/{name}": value for name, value in health.items()}
         seconds = time.perf_counter() - begun
@@ -227,7 +238,11 @@ class Trainer:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
             config, worlds = self.config, self.stream.next()
-            self._env = renew(self._env, config.backend, config.sim, config.observation, worlds, self.stores.space)
+            sim, space = config.rollout_sim, self.stores.space
+            self._env = renew(self._env, config.backend, sim, config.observation, worlds, space)
+        self.experts.renew(self._matched)
+        if self.progress.iteration == 0:
+            self.learners.fit_normalisers(self.experts.judged(_NORMALISER_SAMPLES))
         return self._env
 
     def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
@@ -237,7 +252,7 @@ class Trainer:
             held_out = None
             if self.held_out is not None:
                 held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
-                held_out = masked_demos(held_out, self.config.observation, self.config.masking)
+                held_out = self.sight.judged_demos(self.sight.demos(held_out))
             metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
         if self.codes is not None:
             latent = self.config.latent
@@ -245,10 +260,14 @@ class Trainer:
         return metrics
 
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """[H, N] rewards: the discriminator's, scaled, plus the environment's, plus that of latent codes."""
+        """[H, N] rewards: the discriminator's, scaled, plus those of events, the environment and latent codes."""
         config, alive = self.config.reward, rollout.alive
-        reward = self.config.environment_weight * rollout.environment_reward
-        metrics = {"reward/environment": rollout.environment_reward[alive].mean().item()}
+        paid = event_reward(rollout.happened, rollout.fault, alive, self.config.events)
+        reward = self.config.environment_weight * rollout.environment_reward + self.config.events_weight * paid
+        metrics = {
+            "reward/environment": rollout.environment_reward[alive].mean().item(),
+            "reward/events": paid[alive].mean().item(),
+        }
         if self.adversary is not None:
             gail, gail_metrics = self.adversary.reward(rollout)
             if self.adversary.network.scales_reward:

@@ -1,0 +1,156 @@
+"""Rays from the middle of an agent's box: how far the nearest road edge and the nearest other box are, in kernels.
+
+What is there is cast one segment after the other (:func:`cast`), each only onto the rays that it can touch;
+:func:`write_rays` makes the fields of the distances.
+"""
+
+# Warp reads annotations at run time, so this module must not postpone them.
+import math
+
+from gail_cli.sim.geometry import Box
+from gail_cli.sim.launch import wp
+from gail_cli.sim.near import log_scale
+
+_HALF = (2, 5, 9, 14, 20, 28, 38, 50, 65, 80, 95, 110, 130, 150, 165)
+DIRECTIONS = (*(-a for a in reversed(_HALF)), 0, *_HALF, 180)
+"""Degrees to the left of the own heading, from the right to the left: dense ahead, where one drives."""
+KINDS = ("edge", "box")
+_COUNT = wp.constant(len(DIRECTIONS))
+RAYS = tuple(
+    f"{kind} {abs(a)} deg{' left' if 0 < a < 180 else ' right' if a < 0 else ''}: {scale}"
+    for kind in KINDS
+    for scale in ("log", "1/(1 + d/m)")
+    for a in DIRECTIONS
+)
+"""Names of the fields; ``log`` is :func:`sim.near.log_scale`."""
+
+
+def _turned(degrees: float) -> tuple[float, float]:
+    """Cosine and sine, exact along the axes."""
+    return (round(math.cos(math.radians(degrees)), 15), round(math.sin(math.radians(degrees)), 15))
+
+
+def _order(x: float, y: float) -> float:
+    """What stands for a direction's angle: it grows from -2 to 2 as the angle grows from -pi to pi."""
+    g = y / (abs(x) + abs(y))
+    return g if x >= 0 else (2 - g if y >= 0 else -2 - g)
+
+
+def _table(name: str, values: list[float]) -> str:
+    return f"const float {name}[] = {{{', '.join(f'{v!r}f' for v in map(float, values))}}};"
+
+
+_TURNED = [_turned(a) for a in DIRECTIONS]
+_TABLES = "".join(
+    (
+        _table("X", [x for x, _ in _TURNED]),
+        _table("Y", [y for _, y in _TURNED]),
+        _table("P", [_order(x, y) for x, y in _TURNED]),
+        # a ray leaves a box of half sides a and b after min(a U, b V)
+        _table("U", [1 / abs(x) if x else 1e9 for x, _ in _TURNED]),
+        _table("V", [1 / abs(y) if y else 1e9 for _, y in _TURNED]),
+        f"const int n = {len(DIRECTIONS)};",
+    )
+)
+
+
+# Written in C++: it runs for each edge in sight and walks over plain tables.
+@wp.func_native(
+    _TABLES
+    + """
+    float* o = out.data + col;
+    const float ax = mx - half * ux, ay = my - half * uy, bx = mx + half * ux, by = my + half * uy;
+    const float fa = ay / ((ax < 0 ? -ax : ax) + (ay < 0 ? -ay : ay) + 1e-30f);
+    const float fb = by / ((bx < 0 ? -bx : bx) + (by < 0 ? -by : by) + 1e-30f);
+    const float pa = ax >= 0 ? fa : (ay >= 0 ? 2.0f - fa : -2.0f - fa);
+    const float pb = bx >= 0 ? fb : (by >= 0 ? 2.0f - fb : -2.0f - fb);
+    const float low = pa < pb ? pa : pb, high = pa < pb ? pb : pa;
+    const float h = mx * uy - my * ux;
+    const bool behind = high - low > 2.0f;  // more than half a turn: it lies across the back
+    int k = 0;
+    if (!behind) {
+        for (int step = 16; step; step >>= 1)
+            if (P[k + step - 1] < low) k += step;
+    }
+    for (; k < n && (behind || P[k] <= high); ++k) {
+        if (behind && P[k] > low && P[k] < high) continue;
+        const float den = X[k] * uy - Y[k] * ux;
+        float t = (den > 1e-6f || den < -1e-6f) ? h / den : nearest;
+        t = t > nearest ? t : nearest;
+        o[k] = t < o[k] ? t : o[k];
+    }
+"""
+)
+def cast(
+    out: wp.array(dtype=wp.float32), col: int, mx: float, my: float, ux: float, uy: float, half: float, nearest: float
+):
+    """Shorten the rays ``out[col ...]`` (m from the middle) to where they meet a segment.
+
+    Args:
+        out, col: the rays, in the order of :data:`DIRECTIONS`.
+        mx, my, ux, uy, half: midpoint, direction and half-length of the segment in the own frame.
+        nearest: its distance from the middle, m.
+    """
+    ...
+
+
+@wp.func
+def cast_side(
+    out: wp.array(dtype=wp.float32), col: int, box: Box, nx: float, ny: float, depth: float, half: float
+) -> bool:
+    """Cast the side of a box (in the own frame) with this outward normal; whether it faces the middle of the frame."""
+    mx = box.x + depth * nx
+    my = box.y + depth * ny
+    apart = -(mx * nx + my * ny)
+    faces = apart > 0.0
+    if faces:
+        along = wp.clamp(mx * ny - my * nx, -half, half)
+        cast(out, col, mx, my, -ny, nx, half, wp.length(wp.vec2(mx - along * ny, my + along * nx)))
+    return faces
+
+
+@wp.func
+def cast_box(out: wp.array(dtype=wp.float32), col: int, box: Box):
+    """Shorten rays to where they enter a box, which is given in the own frame; to 0 where they begin in it."""
+    front = cast_side(out, col, box, box.c, box.s, box.length, box.width)
+    rear = cast_side(out, col, box, -box.c, -box.s, box.length, box.width)
+    left = cast_side(out, col, box, -box.s, box.c, box.width, box.length)
+    right = cast_side(out, col, box, box.s, -box.c, box.width, box.length)
+    if not (front or rear or left or right):
+        for k in range(_COUNT):
+            out[col + k] = 0.0
+
+
+@wp.func_native(
+    _TABLES
+    + """
+    float* o = out.data + col;
+    for (int k = 0; k < n; ++k) {
+        const float a = length * U[k], b = width * V[k];
+        const float d = o[k] - (a < b ? a : b);
+        o[k] = d < reach ? d : reach;
+        o[n + k] = 1.0f / (1.0f + (o[k] > 0.0f ? o[k] : 0.0f));
+    }
+"""
+)
+def _leave_box(out: wp.array(dtype=wp.float32), col: int, length: float, width: float, reach: float):
+    """Rays from the middle as rays from the boundary of the own box, at most ``reach``; behind them 1/(1 + d)."""
+    ...
+
+
+@wp.func
+def start_rays(out: wp.array(dtype=wp.float32), col: int):
+    """Rays of both kinds that meet nothing yet."""
+    for k in range(_COUNT):
+        out[col + k] = 1.0e9
+        out[col + 2 * _COUNT + k] = 1.0e9
+
+
+@wp.func
+def write_rays(out: wp.array(dtype=wp.float32), first: int, length: float, width: float, reach: float):
+    """The fields, from rays that were cast (edges, and two blocks further on boxes), and half the own box."""
+    for kind in range(2):
+        col = first + 2 * kind * _COUNT
+        _leave_box(out, col, length, width, reach)
+        for k in range(_COUNT):
+            out[col + k] = log_scale(out[col + k])
