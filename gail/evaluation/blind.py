@@ -11,14 +11,14 @@ from typing import Any
 from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise
 
 BLIND: dict[str, tuple[bool, bool]] = {
-    "without other agents": (True, False),
+    "without others": (True, False),
     "without roads": (False, True),
     "without either": (True, True),
 }
 """By the name of the driver: whether other agents, and road segments, are hidden from the policy."""
 JUDGED = "drawn_safe_success"
 """What tells whether a policy looks: of the measures of safe success the one that chance moves least."""
-_SEEN = {"without other agents": "other agents", "without roads": "roads"}
+_SEEN = {"without others": "other agents", "without roads": "roads"}
 _METRICS = ("goal", "collision", "off_road", "safe_success", "full_collision", "full_off_road", "full_safe_success")
 METRICS = (*_METRICS, *(f"drawn_{name}" for name in _METRICS), "ade", "drawn_ade", "realism_2025")
 """What is told of each."""

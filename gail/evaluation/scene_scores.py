@@ -67,7 +67,7 @@ def _where_known(agents: dict[str, NDArray[Any]], found: Features) -> dict[str, 
 
 
 def agent_scores(drives: Drives, worlds: Worlds) -> tuple[dict[str, NDArray[Any]], list[Features]]:
-    """Metrics [N] of the controlled agents by name, NaN where one is not known, and the features of the drawn drives."""
+    """Metrics [N] of the controlled agents by name, NaN where not known, and the features of the drawn drives."""
     main, drawn = drives
     found = drive_features(main, worlds)
     drawn_found = [found if drive is main else drive_features(drive, worlds) for drive in drawn]

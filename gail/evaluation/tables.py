@@ -62,17 +62,23 @@ _SIGHT = {
     "full_safe_success": "safe,\ntrue boxes", "drawn_full_safe_success": "drawn",
 }  # fmt: skip
 """Columns of what a policy does that sees, and that does not."""
-_OFF_LOG_COLUMNS = {"goal": "goal"} | _SIGHT
+_OFF_LOG = (
+    {"goal": "goal", "collision": "collision", "off_road": "off-road", "safe_success": "safe\nsuccess",
+     "drawn_safe_success": "drawn"},
+    {"full_collision": "collision", "full_off_road": "off-road", "full_safe_success": "safe\nsuccess",
+     "drawn_full_safe_success": "drawn"},
+)  # fmt: skip
+"""Columns of both tables of starts off the log: by the run's rules, and at true size."""
 
 
 def _print_blind(section: dict[str, Any], screen: Console) -> None:
     """What the policy does with its eyes open and shut, and what it loses."""
     screen.print(_by_driver(section, "the policy without others, roads, or either in sight, %", tuple(_SIGHT), _SIGHT))
-    table = _empty("what it gains by seeing: difference in the same scenes, points")
+    table = _empty("what it gains by seeing: the first row minus each of the others, in the same scenes, points")
     for title in _SIGHT.values():
         table.add_column(title, justify="right", no_wrap=True)
     for who, differences in section["differences"].items():
-        table.add_row(f"against {who}", *(_difference(differences[name]) for name in _SIGHT))
+        table.add_row(who, *(_difference(differences[name]) for name in _SIGHT))
     screen.print(table)
     screen.print(section["sentence"], highlight=False, soft_wrap=True)
 
@@ -88,8 +94,9 @@ def _difference(found: dict[str, Any]) -> str:
 
 def _print_off_log(result: dict[str, Any], screen: Console) -> None:
     section = result["off_log"]
-    title = f"begun off the log: {section['variants']} variants of each scene, {section['agents']} agents, %"
-    screen.print(_by_driver(section, title, tuple(_OFF_LOG_COLUMNS), _OFF_LOG_COLUMNS))
+    what = f"begun off the log: {section['variants']} variants of each scene, {_count(section['agents'], 'agent')}, %"
+    for columns, boxes in zip(_OFF_LOG, (f"boxes x{result['box_scale']:g}", "boxes of true size"), strict=True):
+        screen.print(_by_driver(section, f"{what}\n{boxes}", tuple(columns), columns))
 
 
 def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
