@@ -247,7 +247,9 @@ def _write_road(
     if layout.gpudrive:
         half_height = wp.where(kind == STOP_SIGN, 1.0, 0.1)
         turn = _fraction_of_turn(s[4] - ego.heading)
-        _store_road(out, col, first, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind)
+        _store_road(
+            out, col, first, p[0] * 0.001, p[1] * 0.001, s[2] * 0.01, s[3] * 0.01, half_height * 0.01, turn, kind
+        )
     else:
         k = 1.0 / layout.radius
         ahead = in_frame(ego.c, ego.s, s[5], s[6])

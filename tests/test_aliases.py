@@ -194,7 +194,7 @@ def scenes_and_agents(trainer, rollouts=12):
     ids = {scene: k for k, scene in enumerate(trainer.stores.stores[0].scene_ids())}
     driven = set()
     for _ in range(rollouts):
-        worlds = trainer.stream.next()
+        worlds = trainer.stream.next().worlds
         driven |= {(ids[worlds.scenes[w].id], row) for w, row in worlds.controlled_agents()}
     demos = {tuple(row) for row in trainer.sampler.sample(4096).transition[:, :2].tolist()}
     return driven, demos

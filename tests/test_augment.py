@@ -13,7 +13,6 @@ from gail_cli.gail.evaluation.drivers import drive, expert_driver
 from gail_cli.pipeline.experts.augment import (
     mirrored,
     mirrored_actions,
-    perturbed,
     piece,
     replayed,
     stretched,
@@ -21,6 +20,7 @@ from gail_cli.pipeline.experts.augment import (
 )
 from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import make_experts
+from gail_cli.pipeline.experts.starts import perturbed
 from gail_cli.pipeline.records import ABSENT
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import SimConfig

@@ -88,8 +88,19 @@ class WorldsConfig:
     seed; neither worlds nor demos are of others. Null: all."""
     rollouts_per_batch: PositiveInt = 1
     """Rollouts before the next scenes come (loaded in the background)."""
+    augment: Augmentation | None = None
+    """How rollouts' scenes are varied, with keys as in ``augment``; null: as ``augment``, but with matched experts
+    (``discriminator.experts``) no more than whole 0.3, stretch 1.25, perturb 0.7."""
+    retime: NonNegativeFloat = 0.0
+    """Agents that follow their logs drive along their own paths up to this share faster, or slower by the same factor:
+    0.2 is between 1/1.2 and 1.2 times as fast. Controlled and parked agents do not."""
+    single_agent_share: Probability = 0.0
+    """In ``multi_agent``: this share of the worlds has one controlled agent, drawn from the scene's, and everyone else
+    follows the log."""
 
     def __post_init__(self) -> None:
+        if self.single_agent_share and self.mode == "single_agent":
+            raise ValueError("worlds.single_agent_share needs worlds.mode multi_agent; set that, or leave it out")
         if self.max_single_agent_envs is not None and self.mode != "single_agent":
             raise ValueError("worlds.max_single_agent_envs needs worlds.mode single_agent; set that, or leave it out")
 
@@ -229,6 +240,9 @@ class DiscriminatorConfig:
     neither ``form`` nor ``clip``."""
     mlagents: GAILSettings = field(default_factory=GAILSettings)
     """ML-Agents' own settings."""
+    experts: Literal["matched", "pool"] = "matched"
+    """Which experts it learns from: ``matched``, the demos of a rollout's own scenes, variants and agents, so that it
+    cannot tell scenes apart; ``pool``, any demos, as they are cloned."""
     inputs: Literal["state", "state_action", "state_next_state"] = "state_action"
     """What it looks at. The next state goes through the same encoder."""
     structure: Literal["joint", "split", "airl"] = "joint"
@@ -465,6 +479,11 @@ class TrainConfig:
         return "gail" in self.algorithm
 
     @property
+    def matched(self) -> bool:
+        """Whether the discriminator learns from the demos of the rollout's own worlds."""
+        return self.adversarial and self.discriminator.experts == "matched"
+
+    @property
     def clones(self) -> bool:
         """Whether experts are cloned."""
         return "bc" in self.algorithm
@@ -518,6 +537,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         disc = self.discriminator
+        if self.adversarial and disc.experts == "pool" and self.worlds.augment is not None:
+            raise ValueError(
+                "with discriminator.experts pool rollouts are varied as demos are, or a discriminator sees the"
+                " difference; leave out worlds.augment"
+            )
         if disc.compat == "mlagents":
             object.__setattr__(self, "ppo", replace(self.ppo, gamma=disc.mlagents.gamma))
         if self.shares_eyes and self.adversarial and disc.needs_entities:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gail_cli.gail.config.load import config_to_dict
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.demos.matched import demo_transitions
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.stores import Stores
 from gail_cli.gail.demos.transitions import Transitions
@@ -95,7 +96,9 @@ class Trainer:
         self.adversary, self.sight = self.learners.adversary, self.learners.sight
         if past is not None:
             self._restore(past.checkpoint)
-        rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
+        rules = DemoRules.from_config(
+            config.data, config.worlds, config.sim, config.observation, config.augment, config.matched
+        )
         drawn, held_out = self._drawn
         self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
         self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
@@ -110,7 +113,14 @@ class Trainer:
                 take_over(self.networks.policy, config.bc.run, self.device)
                 self.progress.cloned = config.cloning_steps
         start = self.progress.iteration // config.worlds.rollouts_per_batch
-        self.stream = self.stores.worlds(rules, config.worlds.num_worlds, config.seed, start, self.device)
+        self.stream = self.stores.worlds(
+            replace(rules, sim=config.rollout_sim),
+            config.worlds.num_worlds,
+            config.seed,
+            start,
+            self.device,
+            config.matched,
+        )
         self._env: Backend | None = None
         self._matched: Transitions | None = None
         self._logger = self._describe(past)
@@ -237,9 +247,12 @@ class Trainer:
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            config, worlds = self.config, self.stream.next()
+            config, batch = self.config, self.stream.next()
             sim, space = config.rollout_sim, self.stores.space
-            self._env = renew(self._env, config.backend, sim, config.observation, worlds, space)
+            self._env = renew(self._env, config.backend, sim, config.observation, batch.worlds, space)
+            self._matched = None
+            if batch.experts is not None:
+                self._matched = demo_transitions(batch.experts, config.observation, self.experts.next_state)
         self.experts.renew(self._matched)
         if self.progress.iteration == 0:
             self.learners.fit_normalisers(self.experts.judged(_NORMALISER_SAMPLES))
