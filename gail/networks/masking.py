@@ -27,35 +27,10 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
     result = observations.clone()
     _, partners, roads, _ = layout.split(result)
     partners[_hidden(partners, config.partners, config.all_partners)] = 0.0
-    roads[_hidden(roads, config.roads, config.all_roads)] = _no_segment(roads)
-    return result
-
-
-def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, roads: bool) -> Tensor:
-    """Observations [B, D] as they are where no other agent is near, or no road; the very same if nothing is hidden.
-
-    Args:
-        observations: what agents see.
-        layout: of the observations.
-        partners: whether other agents are hidden.
-        roads: whether road segments are.
-    """
-    if not (partners or roads):
-        return observations
-    result = observations.clone()
-    _, agents, segments, _ = layout.split(result)
-    if partners:
-        agents[:] = 0.0
-    if roads:
-        segments[:] = _no_segment(segments)
-    return result
-
-
-def _no_segment(roads: Tensor) -> Tensor:
-    """[G] the row of a segment that is not there."""
     nothing = roads.new_zeros(roads.shape[-1])
     nothing[-ROAD_TYPES] = 1.0
-    return nothing
+    roads[_hidden(roads, config.roads, config.all_roads)] = nothing
+    return result
 
 
 def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, roads: bool) -> Tensor:
