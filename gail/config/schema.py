@@ -403,10 +403,19 @@ class LatentConfig:
     """Samples per gradient step of the posterior."""
     updates: PositiveInt = 20
     """Gradient steps of the posterior per rollout."""
+    every: PositiveInt | None = None
+    """A manager chooses each agent's code anew every so many steps of 0.1 s, by what it sees; PPO trains it for the
+    policy's reward, with the settings of ``ppo`` but for the two below. Null: a code is drawn once for an episode."""
+    manager_learning_rate: PositiveFloat = 1e-3
+    """Learning rate of the manager and of its value, with AdamW."""
+    manager_entropy_coef: NonNegativeFloat = 0.01
+    """Weight of the manager's entropy bonus, which keeps codes in use."""
 
     def __post_init__(self) -> None:
         if self.codes == 1:
             raise ValueError("latent.codes is 1; it must be 0 or at least 2")
+        if self.every is not None and not self.codes:
+            raise ValueError("latent.every says when a code is chosen, but there are none; set latent.codes too")
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -63,18 +63,29 @@ def drive(env: Backend, driver: Driver) -> Drive:
     return Drive(state[env.worlds.controlled], torch.stack(driven, dim=1), events, state, present)
 
 
-def policy_driver(policy: Policy, deterministic: bool) -> Driver:
+def policy_driver(policy: Policy, deterministic: bool, code: int | None = None) -> Driver:
     """The policy's most likely action, or one drawn from it.
 
-    Where the policy has latent codes, one is drawn for each agent at the start of a drive, and kept.
+    Where the policy has latent codes, its manager chooses one for each agent at the start of a drive and anew every so
+    many steps: the likeliest, or one drawn. Where it has no manager, one is drawn at the start, and kept.
+
+    Args:
+        policy: who drives.
+        deterministic: likeliest actions and codes.
+        code: what everyone drives by instead, all the time.
     """
-    code: Tensor | None = None
+    codes: Tensor | None = None
 
     def act(env: Backend, observation: Tensor, step: int) -> Tensor:
-        nonlocal code
-        if policy.codes and step == 0:
-            code = torch.randint(policy.codes, (len(observation),), device=observation.device)
-        return policy.act(policy.with_code(observation, code), deterministic)[0]
+        nonlocal codes
+        if policy.codes and code is not None:
+            codes = torch.full((len(observation),), code, device=observation.device)
+        elif policy.codes and policy.manager is not None:
+            if step % policy.manager.every == 0:
+                codes = policy.manager.choose_for(policy, observation, deterministic)
+        elif policy.codes and step == 0:
+            codes = torch.randint(policy.codes, (len(observation),), device=observation.device)
+        return policy.act(policy.with_code(observation, codes), deterministic)[0]
 
     return act
 

@@ -13,21 +13,27 @@ from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import Adversary
 from gail_cli.gail.learning.latent import Codes, Posterior
+from gail_cli.gail.learning.manager import ManagerLearner
+from gail_cli.gail.learning.rollout import Manage, Rollout
 from gail_cli.gail.learning.sight import Sight
 from gail_cli.gail.networks.actor_critic import Networks
 from gail_cli.gail.networks.factory import make_discriminator
+from gail_cli.gail.networks.manager import make_manager
+from gail_cli.gail.networks.policy import Critic
 from gail_cli.sim.actions import ActionSpace
 
 
 @dataclass
 class Learners:
-    """Policy and critic, and in a run that has them the discriminator and the posterior of latent codes."""
+    """Policy and critic, and in a run that has them the discriminator, the posterior of latent codes, and the manager
+    that chooses these."""
 
     networks: Networks
     sight: Sight
     """What each of them looks at."""
     adversary: Adversary | None = None
     codes: Codes | None = None
+    manager: ManagerLearner | None = None
 
     @classmethod
     def create(
@@ -55,6 +61,10 @@ class Learners:
         if codes:
             posterior = Posterior(seen, space, config.policy, codes).to(device)
             made.codes = Codes(config.latent, posterior, device, generator)
+        manager = make_manager(config, networks.policy)
+        if manager is not None:
+            value = Critic(seen, config.policy).to(device)
+            made.manager = ManagerLearner(config, manager.to(device), value, generator)
         if config.adversarial:
             settings, gamma = config.discriminator, config.ppo.gamma
             network = make_discriminator(settings, seen, space, gamma).to(device)
@@ -75,6 +85,20 @@ class Learners:
             self.adversary.fit_normaliser(expert)
         if self.codes is not None:
             self.codes.posterior.encoder.fit_normaliser(expert.observation)
+        if self.manager is not None:
+            self.manager.fit_normaliser(expert.observation)
+
+    def codes_of_rollout(self, agents: int) -> Tensor | Manage | None:
+        """Codes [N] of the agents of a rollout, or who chooses them in it; None if the policy has none."""
+        if self.manager is not None:
+            return self.manager.manage(self.sight.judged)
+        return None if self.codes is None else self.codes.draw(agents)
+
+    def teach_manager(self, rollout: Rollout, reward: Tensor, train_policy: bool) -> dict[str, float]:
+        """Let the manager, if there is one, learn from a rollout as the critic looks at it and rewards [H, N], before
+        the policy does; how it went as metrics."""
+        told = {} if self.manager is None else self.manager.learn(rollout, reward, train_policy)
+        return {f"manager/{name}": value for name, value in told.items()}
 
     def with_codes(self, expert: Transitions) -> Transitions:
         """Expert samples, as rollouts hold what is seen, with a code that is likely each, if the policy has codes."""
@@ -102,9 +126,11 @@ class Learners:
         Raises:
             KeyError, ValueError, RuntimeError: when it is of other networks.
         """
+        if self.manager is None and "manager" in state:
+            raise ValueError("there is a manager of codes in it")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes}
+        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes, "manager": self.manager}
         return {name: part for name, part in parts.items() if part is not None}

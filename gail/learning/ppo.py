@@ -114,8 +114,7 @@ def update(
     flat = rollout.seen(policy, alive)
     value = torch.zeros_like(reward)
     value[alive] = values(critic, flat)
-    last = policy.with_code(rollout.last_observation, rollout.code)
-    next_value = torch.cat([value[1:], values(critic, last)[None]])
+    next_value = torch.cat([value[1:], values(critic, rollout.last_seen(policy))[None]])
     next_value = _value_at_truncation(policy, critic, rollout, next_value)
     ended = rollout.terminated | rollout.truncated
     no_future = rollout.terminated if config.bootstrap_truncation else ended

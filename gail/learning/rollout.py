@@ -42,7 +42,9 @@ class Rollout:
     fault: Tensor
     """[H, N] its share in its contacts then, see :class:`~sim.env.Step`."""
     code: Tensor | None = None
-    """[N] latent code of each agent, of policies that have some."""
+    """[N] latent code of each agent, of policies that have some; [H, N] in each step, where a manager chooses them."""
+    last_code: Tensor | None = None
+    """[N] that after the last step, where a manager chooses them."""
 
     @property
     def num_steps(self) -> int:
@@ -58,6 +60,10 @@ class Rollout:
         """What the policy (and its critic) looks at in the steps marked in ``where`` [H, N], one per row."""
         code = None if self.code is None else self.code.expand_as(where)[where]
         return policy.with_code(self.observation[where], code)
+
+    def last_seen(self, policy: Chooser) -> Tensor:
+        """What it looks at after the last step, one agent per row."""
+        return policy.with_code(self.last_observation, self.code if self.last_code is None else self.last_code)
 
     def samples(self, next_state: bool = False) -> Transitions:
         """The B transitions of agents that acted, step by step, as a discriminator may see them.
@@ -84,9 +90,16 @@ class Rollout:
         return torch.where(self.terminated, (self.end - step).clamp(min=0), 0)
 
 
+Manage = Callable[[Tensor, int], Tensor]
+"""Codes [N] by what rollouts hold [N, X] and the step (:mod:`gail.learning.manager`)."""
+
+
 @torch.no_grad()
 def collect(
-    env: Backend, actor: Chooser, show: Callable[[Tensor], Tensor], code: Tensor | None = None
+    env: Backend,
+    actor: Chooser,
+    show: Callable[[Tensor], Tensor],
+    code: Tensor | Manage | None = None,
 ) -> tuple[Rollout, dict[str, float]]:
     """Drive one episode of every world; the rollout, and how it went as metrics.
 
@@ -94,7 +107,7 @@ def collect(
         env: the worlds.
         actor: who drives.
         show: from observations [N, D] to what it looks at [N, X], which the rollout holds.
-        code: [N] the latent code of each agent, of an actor that has some.
+        code: [N] the latent code of each agent, or who chooses them, of an actor that has some.
     """
     actor.eval()
     first, alive = show(env.reset()), env.alive()
@@ -102,7 +115,8 @@ def collect(
     seen[0] = first
     steps: list[dict[str, Tensor]] = []
     for k in range(env.horizon):
-        action, log_prob = actor.act(actor.with_code(seen[k], code))
+        present = code(seen[k], k) if callable(code) else code
+        action, log_prob = actor.act(actor.with_code(seen[k], present))
         step = env.step(action)
         steps.append(
             {
@@ -114,12 +128,14 @@ def collect(
                 "environment_reward": step.reward * alive,
                 "happened": step.events & alive[:, None],
                 "fault": step.fault,
+                **({"code": present} if callable(code) and present is not None else {}),
             }
         )
         alive = step.alive
         seen[k + 1] = show(step.observation)
     stacked = {name: torch.stack([s[name] for s in steps]) for name in steps[0]}
-    rollout = Rollout(observation=seen[:-1], last_observation=seen[-1], end=_ends(env), code=code, **stacked)
+    codes = {"code": code} if not callable(code) else {"last_code": code(seen[-1], env.horizon)}
+    rollout = Rollout(observation=seen[:-1], last_observation=seen[-1], end=_ends(env), **codes, **stacked)
     length = rollout.alive.sum(dim=0).float().mean().item()
     return rollout, {"rollout/length": length, **_shares(env, rollout.events)}
 

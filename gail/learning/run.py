@@ -14,6 +14,7 @@ import yaml
 
 from gail_cli.gail.config.load import config_from_dict, config_to_dict, flat
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.networks.manager import make_manager
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.errors import UserError
@@ -244,22 +245,19 @@ def chosen_stores(config: TrainConfig, named: Sequence[str] = (), resumed: str |
 
 
 def load_run(folder: str | Path, device: str = "auto") -> tuple[TrainConfig, Policy]:
-    """Configuration and policy of a run; the policy's ``space`` is that of the store it was trained on.
+    """Configuration and policy of a run; the policy's ``space`` is that of the store it was trained on, its ``manager``
+    is the run's.
 
     Raises:
         RunError: when the folder holds no run, or its files are damaged.
         ConfigError: when its configuration cannot be used.
     """
-    run = RunFolder(Path(folder))
-    run.require(CONFIG, ENVIRONMENT, CHECKPOINT)
-    config, space, on = run.config(), run.space(), choose_device(device)
-    state = run.checkpoint(on)
-    try:
-        policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
-        policy.load_state_dict(state["networks"]["policy"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = " ".join(str(error).split())
-        raise RunError(run.where, f"cannot be read ({what})", "train again") from error
+    config, policy, state = _load(folder, device)
+    manager = make_manager(config, policy)
+    if manager is not None:
+        with _of_other_networks(folder):
+            manager.load_state_dict(state["manager"]["manager"])
+        policy.manager = manager.to(next(policy.parameters()).device)
     return config, policy.eval()
 
 
@@ -269,7 +267,7 @@ def load_cloned(folder: str | Path, device: str = "auto") -> Policy | None:
     Raises:
         RunError: as :func:`load_run`, or when the file is damaged.
     """
-    _, policy = load_run(folder, device)
+    _, policy, _ = _load(folder, device)
     run = RunFolder(Path(folder))
     state = run.cloned(choose_device(device))
     if state is None:
@@ -277,3 +275,25 @@ def load_cloned(folder: str | Path, device: str = "auto") -> Policy | None:
     with run.reading(CLONED):
         policy.load_state_dict(state)
     return policy.eval()
+
+
+def _load(folder: str | Path, device: str) -> tuple[TrainConfig, Policy, dict[str, Any]]:
+    """Configuration, policy and checkpoint of a run."""
+    run = RunFolder(Path(folder))
+    run.require(CONFIG, ENVIRONMENT, CHECKPOINT)
+    config, space, on = run.config(), run.space(), choose_device(device)
+    state = run.checkpoint(on)
+    with _of_other_networks(folder):
+        policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
+        policy.load_state_dict(state["networks"]["policy"])
+    return config, policy, state
+
+
+@contextmanager
+def _of_other_networks(folder: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a checkpoint's networks are read into a RunError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = " ".join(str(error).split())
+        raise RunError(RunFolder(Path(folder)).where, f"cannot be read ({what})", "train again") from error

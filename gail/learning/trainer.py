@@ -239,12 +239,13 @@ class Trainer:
         sight.begin(self.progress.timesteps)
         nets.anneal(config.ppo, self.progress.timesteps / max(config.total_timesteps, 1))
         env = self._next_env()
-        code = None if self.codes is None else self.codes.draw(env.num_agents)
-        rollout, metrics = collect(env, sight.actor, sight.show, code)
+        rollout, metrics = collect(env, sight.actor, sight.show, self.learners.codes_of_rollout(env.num_agents))
         judged = sight.judged_rollout(rollout)
         metrics |= self._learn_rewards(judged)
         reward, reward_metrics = self._reward(judged)
         metrics |= reward_metrics
+        learns = not config.cloned or self.progress.iteration >= config.ppo.warmup_iterations
+        metrics |= self.learners.teach_manager(judged, reward, learns)
         health = update(
             sight.actor,
             sight.critic,
@@ -255,7 +256,7 @@ class Trainer:
             (lambda count: self.learners.with_codes(self.experts.shown(count))) if config.clones else None,
             self.advantage_scale,
             self._generator,
-            train_policy=not config.cloned or self.progress.iteration >= config.ppo.warmup_iterations,
+            train_policy=learns,
         )
         metrics |= {f"ppo/{name}": value for name, value in health.items()}
         seconds = time.perf_counter() - begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from gail_cli.gail.config.schema import NetworkConfig, PolicyConfig
 from gail_cli.gail.networks.encoder import Eyes, Seen, make_encoder, mlp, width
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
+
+if TYPE_CHECKING:
+    from gail_cli.gail.networks.manager import Manager
 
 
 class Chooser(nn.Module):
@@ -112,6 +116,8 @@ class Policy(Chooser):
         self.encoder = Eyes(observation, config)
         self.actor = Actor(self.encoder.features, space, config, codes)
         self.register_load_state_dict_pre_hook(_rename)
+        self.manager: Manager | None = None
+        """Who chooses its codes where it is loaded to drive, of runs that have one (``latent.every``)."""
 
     def fit_normaliser(self, observations: Tensor, actions: Tensor) -> None:
         """Fit input statistics, and the scale of continuous actions, on expert data [B, D], [B, K]."""
