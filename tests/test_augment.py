@@ -71,12 +71,16 @@ def test_a_mirror_image_is_seen_the_other_way_round(make_store):
     record = record_of(store)
     seen, image = observed(record, store.space), observed(mirrored(record, store.space), store.space)
     (ego, partners, roads, _), (ego_, partners_, roads_, _) = LAYOUT.split(seen), LAYOUT.split(image)
-    signs = {"goal y/50": -1, "y/radius": -1, "sin heading": -1, "relative vy/20": -1, "nearest y/radius": -1}
+    signed = ("goal y", "y", "sin heading", "relative vy", "nearest y", "curvature")
 
     def factors(names):
-        return torch.tensor([float(signs.get(name, 1)) for name in names])
+        return torch.tensor([-1.0 if name.startswith(signed) and "half" not in name else 1.0 for name in names])
 
-    torch.testing.assert_close(ego_, ego * factors(LAYOUT.ego_fields), atol=1e-5, rtol=0)
+    swap = {"left": "right", "right": "left"}
+    names = [" ".join(swap.get(word.rstrip(":"), word.rstrip(":")) for word in n.split()) for n in LAYOUT.ego_fields]
+    other_side = [[n.replace(":", "") for n in LAYOUT.ego_fields].index(name) for name in names]
+    assert sum(k != other for k, other in enumerate(other_side)) == 4 * 30 + 20  # rays and edges
+    torch.testing.assert_close(ego_, ego[:, other_side] * factors(LAYOUT.ego_fields), atol=1e-4, rtol=0)
     torch.testing.assert_close(partners_, partners * factors(LAYOUT.partner_fields), atol=1e-5, rtol=0)
     edge = roads[..., LAYOUT.road_fields.index("road edge")] == 1
     there = roads[..., LAYOUT.road_fields.index("none")] == 0
