@@ -114,5 +114,3 @@ def test_separations_are_by_the_axes_of_both_boxes():
     reach = (2 + 1) * math.sqrt(0.5)
     found = danger(scene(car(), car(0.1, 1 + 1 + reach, math.pi / 4)))
     assert metres(found, "box ahead in 0.0 s, straight") == pytest.approx(1, abs=1e-5)
-
-
