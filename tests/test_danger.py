@@ -36,7 +36,7 @@ def test_nothing_there():
 
 
 def test_a_slower_car_ahead():
-    """At 10 m/s, 12 m behind one at 4 m/s: 8 m between bumpers, 6 m less each second, until it has passed through; it leads."""
+    """At 10 m/s, 12 m behind one at 4 m/s: 8 m between bumpers, 6 m less each second; after 2.5 s 3 m past it."""
     found = danger(scene(car(speed=10), car(12, 0, speed=4)))
     for time, gap in ((0.0, 4), (0.5, 4), (1.0, 2), (1.5, -1), (2.5, -1)):
         for path in ("straight", "arc"):  # the goal is straight ahead

@@ -309,9 +309,10 @@ def test_what_is_hidden_is_nowhere(hidden):
     changed = before[0] != after[0]
     names = [name for k, name in enumerate(plain.ego_fields) if changed[:, k].any()]
     assert {name for name in names if "arc" not in name and "leader" not in name} == {
-        name for name in plain.ego_fields if hidden in name or "goal" in name and (hidden == "goal" or "/20, at" in name)
-        or name.startswith("acceleration")
-    }  # fmt: skip
+        name
+        for name in plain.ego_fields
+        if hidden in name or name.startswith(("mean speed to the goal", "acceleration that the goal needs"))
+    }
     assert any("arc" in name for name in names) == (hidden == "goal")
     assert not changed[:, len(plain.ego_fields) :].any()
     assert torch.equal(before[1], after[1])

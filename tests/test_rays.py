@@ -31,8 +31,8 @@ def lengths(s, me=0, step=0, config=CONFIG):
 
 def test_names_and_directions():
     assert len(RAYS) == 128
-    assert DIRECTIONS == tuple(sorted(DIRECTIONS))
-    assert set(DIRECTIONS) == {-a for a in DIRECTIONS if a != 180} | {180}
+    assert tuple(sorted(DIRECTIONS)) == DIRECTIONS
+    assert {-a for a in DIRECTIONS if a != 180} | {180} == set(DIRECTIONS)
     assert RAYS[:2] == ("edge 165 deg right: log", "edge 150 deg right: log")
     assert RAYS[32 + 15] == "edge 0 deg: 1/(1 + d/m)"
     assert RAYS[64 + 31] == "box 180 deg: log"
