@@ -198,7 +198,7 @@ def _follow(
         box, velocity: in the own frame.
         out, col: the fields of the leader.
     """
-    turn = float(0.0)
+    turn = 0.0
     s = box.x
     aside = box.y
     if box.x > 0.0 and wp.abs(curvature) > _STRAIGHT:

@@ -19,7 +19,7 @@ from gail_cli.sim.launch import launch, to_warp, wp
 from gail_cli.sim.roads import ROAD_EDGE, RoadGrid, Segment, cell_at
 from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import Scene
-from gail_cli.sim.worlds import WorldArrays, Worlds
+from gail_cli.sim.worlds import WorldArrays, Worlds, distinct_maps
 
 CLOSED = 1.0
 """A polyline whose ends are nearer than this is closed, m."""
@@ -175,8 +175,7 @@ def _links(worlds: Worlds, longest_only: bool) -> torch.Tensor:
     kept = _LINKS[longest_only]
     if worlds not in kept:
         starts = worlds.tensors["map_start"].tolist()
-        maps = {id(scene): scene for scene in worlds.scenes}.values()
-        tables = [edge_links(scene, longest_only) for scene in maps]
+        tables = [edge_links(scene, longest_only) for scene in distinct_maps(worlds.scenes)]
         moved = [np.where(table >= 0, table + start, -1) for table, start in zip(tables, starts, strict=False)]
         kept[worlds] = torch.from_numpy(np.concatenate(moved).astype(np.int32)).to(worlds.device)
     return kept[worlds]

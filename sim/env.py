@@ -38,6 +38,10 @@ class Step:
     a red light."""
     alive: torch.Tensor
     """[N] bool: the agent acts in the next step."""
+    fault: torch.Tensor
+    """[N] float32: the agent's share in the contacts that it has, the largest if it has several: its own speed towards
+    the other in the speed at which both come nearer, 1/2 where they do not; 0 without a contact. 1 for all in GPUDrive,
+    which does not tell who met whom."""
 
 
 class Backend(Protocol):
@@ -149,7 +153,7 @@ class Env(AgentViews):
         self._state = torch.zeros(m, 5, device=device)
         self._present, self._done, self._collided = flags(m), flags(m), flags(m)
         self._events, self._arrived = flags(m, len(Event)), flags(m)
-        self._reward = torch.zeros(m, device=device)
+        self._reward, self._fault = torch.zeros(m, device=device), torch.zeros(m, device=device)
         self._alive, self._terminated, self._truncated = flags(n), flags(n), flags(n)
         self._action = torch.zeros(n, self.action_space.components, device=device)
         self._observation = torch.zeros(n, self.observation_config.size, device=device)
@@ -193,6 +197,7 @@ class Env(AgentViews):
             truncated=self._truncated.clone(),
             events=self.events(),
             alive=self._alive.clone(),
+            fault=self._fault[self.worlds.controlled],
         )
 
     def _prepare(self) -> None:
@@ -215,6 +220,7 @@ class Env(AgentViews):
             step=torch.zeros(worlds.num_agents, dtype=torch.int32, device=device),
             now=now,
             reward=self._reward,
+            fault=self._fault,
             end=horizon,
             alive=self._alive,
             terminated=self._terminated,
@@ -291,6 +297,8 @@ def check_reverse(space: ActionSpace, config: SimConfig) -> None:
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:
     """The worlds, with the road grids that an environment will need made already, which another thread may do."""
     worlds.grid(observation.radius)
+    if observation.looks:
+        worlds.grid(observation.radius, solid=True)
     solid_grid(worlds, config)
     return worlds
 

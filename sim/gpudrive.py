@@ -275,7 +275,7 @@ class GPUDriveEnv(AgentViews):
         terminated, truncated = self._alive & ended, self._alive & ~ended & time_up
         self._alive = self._alive & ~terminated & ~truncated
         reward = self._reward[rows] if self.config.reward == "sparse_on_goal_achieved" else self._weighted(events)
-        return Step(self._observe(), reward, terminated, truncated, events, self.alive())
+        return Step(self._observe(), reward, terminated, truncated, events, self.alive(), torch.ones_like(reward))
 
     def _weighted(self, events: torch.Tensor) -> torch.Tensor:
         c = self.config

@@ -87,6 +87,8 @@ class AgentArrays:
     now: wp.array(dtype=wp.int32)
     """[N] the same of the controlled agents."""
     reward: wp.array(dtype=wp.float32)
+    fault: wp.array(dtype=wp.float32)
+    """[M] share in the contacts of the step."""
     end: wp.array(dtype=wp.int32)
     """[N] step at which the episode is cut off."""
     alive: wp.array(dtype=wp.bool)
@@ -215,6 +217,15 @@ def _tangible(w: WorldArrays, a: AgentArrays, rules: Rules, i: int) -> bool:
 
 
 @wp.func
+def _share(a: AgentArrays, i: int, j: int, dx: float, dy: float) -> float:
+    """The speed of agent ``i`` towards ``j``, which is (dx, dy) away, in the speed at which both come nearer."""
+    far = wp.max(wp.sqrt(dx * dx + dy * dy), 1.0e-6)
+    mine = wp.max((a.state[i, 3] * dx + a.state[i, 4] * dy) / far, 0.0)
+    theirs = wp.max(-(a.state[j, 3] * dx + a.state[j, 4] * dy) / far, 0.0)
+    return wp.where(mine + theirs > 1.0e-3, mine / (mine + theirs + 1.0e-9), 0.5)
+
+
+@wp.func
 def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box):
     """Flags of agent ``i`` for the agents that its box touches."""
     world = w.world[i]
@@ -230,6 +241,7 @@ def _touch_agents(w: WorldArrays, a: AgentArrays, rules: Rules, i: int, me: Box)
                 ):
                     a.events[i, wp.where(w.type[j] == _VEHICLE_TYPE, VEHICLE, NON_VEHICLE)] = True
                     a.collided[i] = True
+                    a.fault[i] = wp.max(a.fault[i], _share(a, i, j, dx, dy))
 
 
 @wp.func
@@ -317,6 +329,7 @@ def touch(
     i = first + wp.tid()
     if not which[w.world[i]]:
         return
+    a.fault[i] = 0.0
     if _tangible(w, a, rules, i):
         me = box_at(w, a.state, i, i, rules.box_scale)
         _touch_agents(w, a, rules, i, me)

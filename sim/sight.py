@@ -60,7 +60,7 @@ class EgoFrame:
 
 @wp.func
 def _height(w: WorldArrays, v: States, agent: int, row: int) -> float:
-    z = float(0.0)
+    z = 0.0
     if v.z.shape[0] > 0:
         z = v.z[row]
     else:
@@ -167,7 +167,7 @@ def look_around(
     """
     if sight.rays >= 0 or sight.danger >= 0:
         own = wp.vec3(0.5 * w.size[agent, 0], 0.5 * w.size[agent, 1], speed)
-        curvature = float(0.0)
+        curvature = 0.0
         if sight.goal:
             goal = in_frame(ego.c, ego.s, w.goal[agent, 0] - ego.x, w.goal[agent, 1] - ego.y)
             curvature = curvature_to(goal[0], goal[1])

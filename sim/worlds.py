@@ -197,11 +197,11 @@ def make_worlds(
     def gather(per_scene: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
         return np.ascontiguousarray(np.concatenate(per_scene), dtype)
 
-    maps = {id(s): s for s in scenes}  # in the order of their first world
-    for scene in maps.values():
+    for scene in {id(s): s for s in scenes}.values():
         check_scene(scene)
-    place = {key: k for k, key in enumerate(maps)}
-    counts, map_start = [len(c.row) for c in chosen], starts([len(s.segment) for s in maps.values()])
+    maps = distinct_maps(scenes)
+    place = {_map_key(s): k for k, s in enumerate(maps)}
+    counts, map_start = [len(c.row) for c in chosen], starts([len(s.segment) for s in maps])
     size = gather([s.agent_size[c.row] for s, c in pairs], np.float32)
     controlled = gather([c.controlled for c in chosen], np.bool_)
     arrays: dict[str, NDArray[Any]] = {
@@ -218,19 +218,32 @@ def make_worlds(
         "parked": gather([c.parked for c in chosen], np.bool_),
         "slot": np.where(controlled, np.cumsum(controlled) - 1, -1).astype(np.int32),
         "last_valid": gather([s.last_valid[c.row] for s, c in pairs], np.int32),
-        "map": np.array([place[id(s)] for s in scenes], np.int32),
+        "map": np.array([place[_map_key(s)] for s in scenes], np.int32),
         "map_start": map_start,
-        "segment": gather([_segment_table(s.segment) for s in maps.values()], np.float32),
-        "segment_z": gather([s.segment_z for s in maps.values()], np.float32),
-        "segment_type": gather([s.segment_type for s in maps.values()], np.int32),
+        "segment": gather([_segment_table(s.segment) for s in maps], np.float32),
+        "segment_z": gather([s.segment_z for s in maps], np.float32),
+        "segment_type": gather([s.segment_type for s in maps], np.int32),
     }
     on = torch.empty(0, device=device).device  # with its number, which plain "cuda" does not have
-    lights = light_arrays(list(maps.values()), map_start[:-1].tolist())
+    lights = light_arrays(maps, map_start[:-1].tolist())
     tensors, light_tensors = (
         {name: torch.from_numpy(array).to(on) for name, array in table.items()} for table in (arrays, lights)
     )
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, light_tensors, rows, on)
+
+
+def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:
+    """One scene for each map, with its lights, of some worlds, in the order of their first world."""
+    found: dict[tuple[int, ...], Scene] = {}
+    for scene in scenes:
+        found.setdefault(_map_key(scene), scene)
+    return list(found.values())
+
+
+def _map_key(scene: Scene) -> tuple[int, ...]:
+    """The same for scenes that only differ in what agents do."""
+    return tuple(map(id, (scene.segment, scene.segment_z, scene.light_state, scene.light_stop_point)))
 
 
 def _lift(scene: Scene) -> NDArray[np.float32]:

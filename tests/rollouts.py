@@ -30,7 +30,10 @@ def rollout(*lives, seed=0, steps=STEPS, **fields):
         "alive": torch.arange(steps)[:, None] < torch.tensor([length for length, _ in lives]),
         "environment_reward": torch.zeros(steps, agents),
         "end": torch.full((agents,), steps),
-        "events": torch.zeros(agents, len(Event), dtype=torch.bool),
+        "happened": torch.zeros(steps, agents, len(Event), dtype=torch.bool),
+        "fault": torch.ones(steps, agents),
         **ends,
     }
+    if "events" in fields:  # of the first step, whenever it was
+        made["happened"][0] = fields.pop("events")
     return Rollout(**made | fields)

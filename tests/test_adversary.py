@@ -284,8 +284,8 @@ def test_absorbing_states_are_shown_as_often_as_agents_are_in_them(shown):
 def test_it_tells_what_agents_got_to_whom_something_happened():
     """Two agents arrive, of whom one has hit something; nobody leaves the road."""
     judge, what = adversary(), rollout((6, None), (2, "terminated"), (6, None))
-    what.events[:2, 3] = True
-    what.events[1, 2] = True
+    what.happened[0, :2, 3] = True
+    what.happened[0, 1, 2] = True
     reward, told = judge.reward(what)
     each = reward.sum(dim=0) / torch.tensor([6, 2, 6])
     assert told["reward/of_goal"] == pytest.approx(each[:2].mean().item())

@@ -184,7 +184,7 @@ def largest_change(trainer):
     """Of any weight of the discriminator in one update; Adam's first step is of the size of its rate."""
     provider = trainer.adversary.provider
     before = parameters(provider.network)
-    rollout, _ = collect(trainer._next_env(), trainer.networks.policy, trainer.config.masking)
+    rollout, _ = collect(trainer._next_env(), trainer.sight.actor, trainer.sight.show)
     provider.update(rollout.samples())
     return (parameters(provider.network) - before).abs().max().item()
 
@@ -194,7 +194,7 @@ def scenes_and_agents(trainer, rollouts=12):
     ids = {scene: k for k, scene in enumerate(trainer.stores.stores[0].scene_ids())}
     driven = set()
     for _ in range(rollouts):
-        worlds = trainer.stream.next()
+        worlds = trainer.stream.next().worlds
         driven |= {(ids[worlds.scenes[w].id], row) for w, row in worlds.controlled_agents()}
     demos = {tuple(row) for row in trainer.sampler.sample(4096).transition[:, :2].tolist()}
     return driven, demos
@@ -238,7 +238,7 @@ def discriminator_dropout(begin, given, monkeypatch):
     """Units are left out at random while it learns."""
     for share in (0.0, 0.5):
         trainer = begin(**given(discriminator_dropout=share))
-        network, batch = trainer.adversary.provider.network.train(), trainer._experts(64)
+        network, batch = trainer.adversary.provider.network.train(), trainer.experts.judged(64)
         same = torch.equal(network(batch), network(batch))
         assert same == (share == 0)
         units = torch.ones(200_000)
@@ -391,7 +391,7 @@ def environment_pays(begin, given, name, value):
         happened |= (step.events & alive[:, None]).any(dim=0)
         arrived, alive = arrived | goal, step.alive
     assert happened[[Event.VEHICLE, Event.OFF_ROAD, Event.GOAL]].all()
-    rollout, _ = collect(env, trainer.networks.policy, trainer.config.masking)
+    rollout, _ = collect(env, trainer.sight.actor, trainer.sight.show)
     assert torch.equal(trainer._reward(rollout)[0], rollout.environment_reward)
     assert rollout.environment_reward.any()
 
@@ -439,7 +439,7 @@ def use_actions(begin, make_store, monkeypatch):
     """What it makes of a state depends on the action."""
     for sees in (False, True):
         trainer = begin(**mlagents(use_actions=sees))
-        rollout, _ = collect(trainer._next_env(), trainer.networks.policy, trainer.config.masking)
+        rollout, _ = collect(trainer._next_env(), trainer.sight.actor, trainer.sight.show)
         before = trainer.adversary.estimates(rollout)
         rollout.action[:] = (rollout.action + 1) % 5
         assert torch.equal(trainer.adversary.estimates(rollout), before) != sees
@@ -451,7 +451,7 @@ def use_vail(begin, make_store, monkeypatch):
     """There is a bottleneck with noise, and its price is told."""
     plain, vail = (begin(**mlagents(use_vail=use)) for use in (False, True))
     for trainer, noisy in ((plain, False), (vail, True)):
-        network, batch = trainer.adversary.provider.network, trainer._experts(8)
+        network, batch = trainer.adversary.provider.network, trainer.experts.judged(8)
         found = [network.compute_estimate(batch, use_vail_noise=True) for _ in range(2)]
         assert torch.equal(*found) != noisy
     assert {"discriminator/kl", "discriminator/beta"} <= told(vail).keys()
@@ -463,7 +463,7 @@ def strength(begin, make_store, monkeypatch):
     for factor in (1.0, 3.0):
         trainer = begin(**mlagents(strength=factor))
         torch.manual_seed(0)
-        rollout, _ = collect(trainer._next_env(), trainer.networks.policy, trainer.config.masking)
+        rollout, _ = collect(trainer._next_env(), trainer.sight.actor, trainer.sight.show)
         paid.append(trainer.adversary.reward(rollout)[0])
     assert paid[0].any()
     torch.testing.assert_close(paid[1], 3 * paid[0])
@@ -501,7 +501,7 @@ def normalize(begin, make_store, monkeypatch):
     before = normaliser.mean.clone()
     told(trainer)
     assert not torch.equal(normaliser.mean, before)
-    seen = trainer._experts(4096).observation
+    seen = trainer.experts.judged(4096).observation
     assert (normaliser.mean - seen.mean(dim=0)).abs().mean() < (before - seen.mean(dim=0)).abs().mean()
 
 

@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         ("bc+gail", True, True, 7, 9, 0.25),
         ("gail", True, False, 0, 9, 0.25),
         ("bc", False, True, 7, 0, 0.25),
-        ("ppo", False, False, 0, 9, 1.0),
+        ("ppo", False, False, 0, 9, 0.25),
     ],
 )
 def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, timesteps, weight):
@@ -194,9 +194,12 @@ def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, tim
     assert config.environment_weight == weight
 
 
-@pytest.mark.parametrize(("algorithm", "weight"), [("bc+gail", 0.3), ("gail", 0.0), ("ppo", 1.0)])
-def test_the_environment_pays_beside_a_clone_unless_told_otherwise(algorithm, weight):
-    assert config_from_dict({"algorithm": algorithm}).environment_weight == weight
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "events"), [("bc+gail", 0.0, 1.0), ("gail", 0.0, 0.0), ("ppo", 1.0, 0.0)]
+)
+def test_events_pay_beside_a_clone_and_the_environment_where_nobody_else_does(algorithm, environment, events):
+    config = config_from_dict({"algorithm": algorithm})
+    assert (config.environment_weight, config.events_weight) == (environment, events)
 
 
 def test_masks_hide_when_any_rate_is_positive():

@@ -7,8 +7,8 @@ import torch
 from gail_cli.gail.config.schema import DiscriminatorConfig, NetworkConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.discriminator import DiscriminatorNetwork
+from gail_cli.gail.networks.encoder import EntityEncoder, Normaliser
 from gail_cli.gail.networks.losses import accuracies, adversarial_loss, gradient_penalty
-from gail_cli.gail.networks.policy import EntityEncoder, Normaliser
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 

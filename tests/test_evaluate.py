@@ -12,7 +12,8 @@ from rich.console import Console
 
 from gail_cli.gail.evaluation import submitted
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, drive, drivers, make_env
-from gail_cli.gail.evaluation.evaluate import drive_features, evaluate, log_features, pooled, splits_of
+from gail_cli.gail.evaluation.evaluate import evaluate, pooled, splits_of
+from gail_cli.gail.evaluation.scene_scores import drive_features, log_features
 from gail_cli.gail.evaluation.scoring import score_submission
 from gail_cli.gail.evaluation.submission import submission
 from gail_cli.gail.evaluation.tables import WIDTH, print_challenge, print_evaluation
@@ -34,7 +35,7 @@ def config(small):
 def policy_for(config, store, seed=0):
     torch.manual_seed(seed)
     policy = Policy(config.observation, store.space, config.policy)
-    torch.nn.init.normal_(policy.head.weight)
+    torch.nn.init.normal_(policy.actor.head.weight)
     return policy
 
 

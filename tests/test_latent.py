@@ -149,7 +149,7 @@ def test_codes_reach_policy_and_critic():
     """Another code is another distribution and another value, and the same one is the same."""
     torch.manual_seed(0)
     policy, critic = Policy(LAYOUT, SPACE, SIZES, codes=3).eval(), Critic(LAYOUT, SIZES, codes=3)
-    torch.nn.init.normal_(policy.head.weight)
+    torch.nn.init.normal_(policy.actor.head.weight)
     observation = torch.rand(5, LAYOUT.size)
 
     def shown(code):
@@ -233,7 +233,7 @@ def test_a_run_goes_on_with_as_many_codes_as_it_has(make_store, small, tmp_path)
 
 def test_codes_are_paid_for_beside_the_discriminator(make_store, small, tmp_path):
     """By as much as ``latent.weight`` says; here the discriminator is paid nothing."""
-    config = small(latent={**LATENT, "weight": 2.0}, reward={"environment": 0.0})
+    config = small(latent={**LATENT, "weight": 2.0}, reward={"events": 0.0})
     trainer = Trainer(config, make_store(scenes=2).path, tmp_path / "run")
     reward, seen = trainer._reward, []
     trainer._reward = lambda what: seen.append(what) or reward(what)

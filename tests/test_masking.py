@@ -8,8 +8,8 @@ from scenes import random_scene
 from test_observation import observe
 
 from gail_cli.gail.config.schema import MaskingConfig, NetworkConfig
+from gail_cli.gail.networks.encoder import EntityEncoder
 from gail_cli.gail.networks.masking import hidden, masked
-from gail_cli.gail.networks.policy import EntityEncoder
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 LAYOUTS = [

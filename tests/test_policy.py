@@ -5,7 +5,8 @@ import torch
 from scenes import car, scene
 
 from gail_cli.gail.config.schema import NetworkConfig, PolicyConfig
-from gail_cli.gail.networks.policy import Critic, EntityEncoder, Policy, mlp
+from gail_cli.gail.networks.encoder import EntityEncoder, mlp
+from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
@@ -21,7 +22,7 @@ def policy(space, layout=LAYOUT, decided=True):
     torch.manual_seed(0)
     made = Policy(layout, space, SIZES).eval()
     if decided:
-        torch.nn.init.normal_(made.head.weight)
+        torch.nn.init.normal_(made.actor.head.weight)
     return made
 
 
@@ -31,7 +32,7 @@ def observations(count=50, layout=LAYOUT):
 
 def outputs(model, flat):
     """What the head puts out, before anything is made of it."""
-    return model.head(model.body(model.encoder(flat)))
+    return model.actor.head(model.actor.body(model.actor.trunk(model.encoder(flat))))
 
 
 def test_grid_actions_have_the_probabilities_of_a_softmax():
@@ -53,7 +54,7 @@ def test_continuous_actions_have_the_density_of_a_gaussian():
     expert = torch.tensor([[1.0, 0.1], [3.0, 0.5]])
     model.fit_normaliser(flat[:2], expert)
     with torch.no_grad():
-        model.log_std.copy_(torch.tensor([-0.5, 0.3]))
+        model.actor.log_std.copy_(torch.tensor([-0.5, 0.3]))
     action = torch.randn(50, 2)
     log_prob, entropy = model.evaluate(flat, action)
     mean = torch.tensor([2.0, 0.3]) + torch.tensor([math.sqrt(2), 0.2 * math.sqrt(2)]) * outputs(model, flat)
@@ -128,6 +129,7 @@ def dense(encoder, flat):
     seen = zip(networks, encoder.normalisers[1:], blocks, LAYOUT.present(*blocks), strict=True)
     for network, normaliser, entities, present in seen:
         parts.append((network(normaliser(entities)) * present.unsqueeze(-1)).amax(dim=1))
+    parts.append(encoder.normalisers[0](ego))  # which shows rays and danger numbers
     return encoder.trunk(torch.cat(parts, dim=1))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gail_cli.gail.commands.console import _training_line
-from gail_cli.gail.config.schema import MaskingConfig, PolicyConfig, PPOConfig
+from gail_cli.gail.config.schema import PolicyConfig, PPOConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.ppo import AdvantageScale, advantages, clipped_loss, discounted_returns, minibatches, update
 from gail_cli.gail.learning.progress import RunProgress
@@ -137,13 +137,14 @@ def rollout(seed=0):
         alive=torch.arange(steps)[:, None] < torch.tensor([length for length, _ in LIVES]),
         environment_reward=torch.zeros(steps, agents),
         end=torch.full((agents,), steps),
-        events=torch.zeros(agents, 5, dtype=torch.bool),
+        happened=torch.zeros(steps, agents, 5, dtype=torch.bool),
+        fault=torch.ones(steps, agents),
         **ends,
     )
 
 
 def improve(policy, critic, optimisers, what, reward, expert=None, train_policy=True, **settings):
-    config, scale = PPOConfig(**settings), AdvantageScale()
+    config, scale = PPOConfig(**{"target_kl": None} | settings), AdvantageScale()
     return update(policy, critic, optimisers, what, reward, config, expert, scale, generator(), train_policy)
 
 
@@ -292,7 +293,7 @@ def test_off_road_is_a_share_of_agents_whose_map_has_edges():
     for scenes in ([bare, edged, bare], [bare]):
         worlds = make_worlds(scenes, selection=selection)
         rules = SimConfig(selection=selection, horizon=2)
-        found.append(collect(Env(worlds, space, rules, LAYOUT), policy, MaskingConfig(0, 0, 0, 0)))
+        found.append(collect(Env(worlds, space, rules, LAYOUT), policy, torch.clone))
         assert worlds.edged.tolist() == [s is edged for s in scenes]
     assert found[0][0].events[:, Event.OFF_ROAD].tolist() == [True, True, False, True]
     assert found[0][1]["rollout/off_road"] == 0.5
@@ -308,7 +309,7 @@ def test_a_rollout_is_what_the_simulator_did(make_store):
     rules = SimConfig(on_collision="remove", horizon=30, reward="weighted_combination", **pay)
     torch.manual_seed(0)
     policy = Policy(LAYOUT, store.space, SIZES)
-    what, metrics = collect(Env(worlds, store.space, rules, LAYOUT), policy, MaskingConfig(0, 0, 0, 0))
+    what, metrics = collect(Env(worlds, store.space, rules, LAYOUT), policy, torch.clone)
     env = Env(worlds, store.space, rules, LAYOUT)
     observation, alive, arrived = env.reset().clone(), env.alive().clone(), torch.zeros(env.num_agents, dtype=bool)
     assert what.observation.shape == (30, env.num_agents, LAYOUT.size)

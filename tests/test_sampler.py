@@ -219,7 +219,7 @@ def test_scenes_of_other_splits_are_not_read(mixed, sampler, monkeypatch, split)
     assert sorted(read) == wanted == seen.unique().tolist()
     stream = WorldStream(mixed, rules_of(data=DataConfig(split=split)), 1)
     ids = mixed.scene_ids()
-    assert {scenes_of(stream.next())[0] for _ in wanted} == {ids[k] for k in wanted}
+    assert {scenes_of(stream.next().worlds)[0] for _ in wanted} == {ids[k] for k in wanted}
     stream.close()
 
 

@@ -83,7 +83,7 @@ def test_one_store_is_as_if_there_were_none_around_it(make_store, config):
     assert same(drawn(resumed, 3), drawn(run_sampler(stores, config()), 9)[5:8])
     stream, other = run_worlds(stores, config()), WorldStream(make_store(), run_rules(config()), 2, seed=4)
     for _ in range(4):
-        ours, theirs = stream.next(), other.next()
+        ours, theirs = stream.next().worlds, other.next().worlds
         assert scenes_of(ours) == scenes_of(theirs)
         assert torch.equal(ours.log, theirs.log)
     assert stores.location == make_store().location
@@ -145,9 +145,9 @@ def test_worlds_come_from_each_store_by_weight(two, alone):
     for number in range(20):
         slices = stream.slices(number)
         assert [sum(s.last - s.first for s in each) for each in slices] == [1, 3]
-        assert stream.next().num_worlds == 4
+        assert stream.next().worlds.num_worlds == 4
     later = WorldStream(two, rules_of(single_agent=alone), 4, seed=1, weights=[1, 3], start=20)
-    assert scenes_of(later.next()) == scenes_of(stream.next())
+    assert scenes_of(later.next().worlds) == scenes_of(stream.next().worlds)
     visited = Counter(s.scene for number in range(20) for s in stream.slices(number)[0])
     if not alone:
         assert visited == dict.fromkeys(range(5), 4)
@@ -277,7 +277,7 @@ def test_training_goes_on_while_a_store_grows(growing, make_store, small, pool_s
     source, stream = run_sampler(stores, config), run_worlds(stores, config)
     joined, visited = [], set()
     for rollout in range(24):
-        visited |= set(scenes_of(stream.next()))
+        visited |= set(scenes_of(stream.next().worlds))
         batch = source.sample(256)
         assert batch.transition[:, 0].max() < len(stores)
         if rollout in (3, 4, 6):

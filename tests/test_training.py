@@ -16,6 +16,7 @@ from gail_cli.gail.evaluation.drivers import drive, drivers, make_env
 from gail_cli.gail.evaluation.evaluate import evaluate
 from gail_cli.gail.figures.scene_figure import draw_scene
 from gail_cli.gail.learning.adversary import RewardScale
+from gail_cli.gail.learning.events import event_reward
 from gail_cli.gail.learning.ppo import update
 from gail_cli.gail.learning.requirements import check_fit
 from gail_cli.gail.learning.run import CHECKPOINT, CLONED, RunError, chosen_stores, load_cloned, load_run
@@ -34,7 +35,8 @@ METRICS = {
     "seconds", "step", "iteration",
     "rollout/length", "rollout/goal", "rollout/collision", "rollout/off_road",
     "discriminator/loss", "discriminator/expert_accuracy", "discriminator/policy_accuracy", "discriminator/updates",
-    "discriminator/expert_estimate", "discriminator/policy_estimate", "reward/gail", "reward/environment",
+    "discriminator/expert_estimate", "discriminator/policy_estimate",
+    "reward/gail", "reward/environment", "reward/events",
     "ppo/critic_loss", "ppo/explained_variance", "time/steps_per_s",
 }  # fmt: skip
 POLICY_METRICS = {"ppo/policy_loss", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl", "ppo/bc_loss"}
@@ -177,9 +179,9 @@ def test_each_algorithm_is_a_way_through_one_trainer(make_store, small, tmp_path
     load_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25])
-def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight):
-    """Neither scaled nor mixed with anything, whatever its weight would be beside a discriminator."""
+@pytest.mark.parametrize(("weight", "factor"), [(None, 1.0), (0.25, 0.25)])
+def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path, monkeypatch, weight, factor):
+    """Mixed with nothing."""
     seen, sim = [], {"reward": "weighted_combination", "box_scale": 2.0}
     monkeypatch.setattr(
         "gail_cli.gail.learning.trainer.update", lambda *args, **more: seen.append(args) or update(*args, **more)
@@ -187,7 +189,7 @@ def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path
     config = small(algorithm="ppo", total_timesteps=1, sim=sim, reward={"environment": weight})
     trained(config, make_store(scenes=2), tmp_path / "run")
     ((_, _, _, rollout, reward, _, demos, *_),) = seen
-    assert torch.equal(reward, rollout.environment_reward)
+    assert torch.equal(reward, factor * rollout.environment_reward)
     assert reward.any()
     assert demos is None
     (line,) = metrics(tmp_path / "run")
@@ -196,8 +198,10 @@ def test_ppo_alone_is_paid_what_the_environment_pays(make_store, small, tmp_path
 
 
 def test_the_environment_may_pay_beside_the_discriminator(make_store, small, tmp_path):
-    """By its weight, on top of the discriminator's reward after scaling."""
-    config = small(sim={"reward": "weighted_combination", "box_scale": 2.0}, reward={"environment": 0.25, "gail": 3.0})
+    """By its weight, on top of the discriminator's reward after scaling, and of what is paid for events."""
+    reward = {"environment": 0.25, "gail": 3.0, "events": 2.0}
+    sim, events = {"reward": "weighted_combination", "box_scale": 0.1}, {"box_scale": 2.0, "goal": 7.0}
+    config = small(sim=sim, reward=reward, events=events)
     trainer = Trainer(config, make_store(scenes=2).path, tmp_path / "run")
     reward, seen = trainer._reward, []
     trainer._reward = lambda rollout: seen.append(rollout) or reward(rollout)
@@ -206,8 +210,11 @@ def test_the_environment_may_pay_beside_the_discriminator(make_store, small, tmp
     trainer.reward_scale = lambda paid, alive, gamma: paid / 5
     (rollout,) = seen
     expected = 3 * trainer.adversary.reward(rollout)[0] / 5 + 0.25 * rollout.environment_reward
-    torch.testing.assert_close(reward(rollout)[0], expected)
+    paid = event_reward(rollout.happened, rollout.fault, rollout.alive, config.events)
+    torch.testing.assert_close(reward(rollout)[0], expected + 2 * paid)
     assert rollout.environment_reward.any()
+    assert paid.min() < -1
+    assert paid.max() == 7
 
 
 def test_a_run_may_learn_from_several_stores(make_store, small, tmp_path):

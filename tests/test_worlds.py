@@ -5,8 +5,9 @@ from demos import LAYOUT, RULES, counted, drawn, rules_of, run_sampler, run_worl
 
 from gail_cli.gail.config.load import ConfigError
 from gail_cli.gail.demos.prefetch import permuted
+from gail_cli.gail.demos.shown import controlled_agents
 from gail_cli.gail.demos.stores import Stores
-from gail_cli.gail.demos.worlds import WorldStream, controlled_agents
+from gail_cli.gail.demos.worlds import WorldStream
 from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents
 from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.env import Env
@@ -17,8 +18,8 @@ def test_worlds_come_in_an_order_of_the_seed_alone(make_store):
     store = make_store()
     ids = store.scene_ids()
     stream, later = WorldStream(store, rules_of(), 2, seed=3), WorldStream(store, rules_of(), 2, seed=3, start=4)
-    batches = [scenes_of(stream.next()) for _ in range(5)]
-    assert scenes_of(later.next()) == batches[4]
+    batches = [scenes_of(stream.next().worlds) for _ in range(5)]
+    assert scenes_of(later.next().worlds) == batches[4]
     for number, batch in enumerate(batches):
         (slices,) = stream.slices(number)
         assert sorted(batch) == sorted(ids[one.scene] for one in slices)
@@ -33,14 +34,14 @@ def test_worlds_come_in_an_order_of_the_seed_alone(make_store):
 def test_no_more_worlds_than_there_are(make_store):
     stream = WorldStream(make_store(), rules_of())
     assert stream.num_worlds == 5
-    assert sorted(scenes_of(stream.next())) == sorted(make_store().scene_ids())
+    assert sorted(scenes_of(stream.next().worlds)) == sorted(make_store().scene_ids())
     stream.close()
 
 
 def test_worlds_come_with_all_that_is_made_of_their_maps(make_store, monkeypatch):
     """So that the thread that steps has nothing to make when it goes on in them."""
     stream = WorldStream(make_store(), rules_of(), 2)
-    first, second = stream.next(), stream.next()
+    first, second = stream.next().worlds, stream.next().worlds
     stream.close()
     monkeypatch.setattr("gail_cli.sim.worlds.road_grid", None)
     env = Env(first, make_store().space, RULES, LAYOUT)
@@ -58,9 +59,10 @@ def test_scenes_with_nobody_to_control_are_passed_over(make_store, sampler, monk
         able = chosen.controlled & (record.scene.id not in idle)
         return SelectedAgents(chosen.row, able, chosen.parked)
 
-    monkeypatch.setattr("gail_cli.pipeline.experts.replay.demo_agents", choose)
+    for place in ("pipeline.experts.replay", "gail.demos.shown"):
+        monkeypatch.setattr(f"gail_cli.{place}.demo_agents", choose)
     stream = WorldStream(store, rules_of(), 1, seed=1)
-    assert {scenes_of(stream.next())[0] for _ in range(12)} == set(ids) - idle
+    assert {scenes_of(stream.next().worlds)[0] for _ in range(12)} == set(ids) - idle
     stream.close()
     source = sampler(store)
     assert sum(held is None for held in source._pool.tables[:-1]) == 1
@@ -95,12 +97,12 @@ def test_every_agent_has_a_world_once_an_epoch(make_store, size):
     truth = agents_of(store)
     stream = WorldStream(store, rules_of(single_agent=True), size, seed=2)
     epochs = size  # so that batches and epochs end together
-    batches = [stream.next() for _ in range(epochs * len(truth) // size)]
+    batches = [stream.next().worlds for _ in range(epochs * len(truth) // size)]
     assert [w.num_worlds for w in batches] == [size] * len(batches)
     assert Counter(x for w in batches for x in lone(w)) == dict.fromkeys(truth, epochs)
     assert [len(w.roads.start) - 1 for w in batches] == [len({id(s) for s in w.scenes}) for w in batches]
     again = WorldStream(store, rules_of(single_agent=True), size, seed=2, start=5)
-    assert lone(again.next()) == lone(batches[5])
+    assert lone(again.next().worlds) == lone(batches[5])
     stream.close()
     again.close()
 
@@ -108,7 +110,7 @@ def test_every_agent_has_a_world_once_an_epoch(make_store, size):
 def test_worlds_of_one_scene_share_its_map_and_differ_in_who_drives(make_store):
     store = make_store()
     stream = WorldStream(store, rules_of(single_agent=True), 4)
-    worlds = next(w for w in iter(stream.next, None) if len({s.id for s in w.scenes}) == 1)
+    worlds = next(b.worlds for b in iter(stream.next, None) if len({s.id for s in b.worlds.scenes}) == 1)
     stream.close()
     assert len(worlds.roads.start) == 2
     assert worlds.tensors["map"].tolist() == [0, 0, 0, 0]
@@ -126,8 +128,9 @@ def test_every_agent_has_a_world_also_where_there_are_more_or_fewer_than_usual(m
     stream = WorldStream(store, rules_of(rules, single_agent=True), 1)
     found = Counter()
     for number in range(usual):
-        for record, *which in stream._read(0, stream.slices(number)[0], number):
-            found.update((record.scene.id, int(row)) for row in stream._drivers(record, *which))
+        for variant, *which in stream._read(0, stream.slices(number)[0], number):
+            record = variant.record
+            found.update((record.scene.id, row) for row in stream._drivers(record, *which))
     stream.close()
     assert found == dict.fromkeys(truth, 1)
 
@@ -145,7 +148,7 @@ def test_a_run_may_know_few_agents_alone(make_store, small):
         stream, source = run_worlds(stores, config), run_sampler(stores, config)
         number = {name: k for k, name in enumerate(store.scene_ids())}
         batches = range(2 + most // 3 if most < 99 else 0)
-        visited = {(number[s], row) for _ in batches for s, row in lone(stream.next())}
+        visited = {(number[s], row) for _ in batches for s, row in lone(stream.next().worlds)}
         seen = {(scene, agent) for scene, agent, _ in counted(drawn(source, 1, 4000))}
         order = [permuted(5, seed, k) for k in range(5)]
         records = list(store.read())

@@ -93,7 +93,7 @@ def settings_of(name: str, value: Any) -> Settings:
     if name in ("use_gail", "single_agent") and not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}; it must be true or false")
     if name == "use_gail":
-        return {"algorithm": "bc+gail", "reward.environment": 0.0} if value else {"algorithm": "ppo"}
+        return {"algorithm": "bc+gail", "reward.events": 0.0} if value else {"algorithm": "ppo"}
     if name == "single_agent":
         return {"worlds.mode": "single_agent" if value else "multi_agent"}
     key = (SECTIONS["train"] | SECTIONS["environment"])[name]
@@ -151,7 +151,7 @@ def _signals(signals: Any) -> Settings:
         raise ValueError("reward_signals: gail and extrinsic must have the same gamma; here all rewards have one")
     if extrinsic:
         raise ValueError(f"reward_signals.extrinsic: unknown key {next(iter(extrinsic))}; it has strength and gamma")
-    return {"discriminator.compat": "mlagents", "reward.environment": strength, MLAGENTS: gail}
+    return {"discriminator.compat": "mlagents", "reward.environment": strength, "reward.events": 0.0, MLAGENTS: gail}
 
 
 def _nested(settings: Settings) -> dict[str, Any]:

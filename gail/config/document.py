@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gail_cli.gail.config.aliases import MLAGENTS, RENAMED, SECTIONS
-from gail_cli.gail.config.rules import hints, rule_of
+from gail_cli.gail.config.rules import hints, rule_of, section_of
 from gail_cli.gail.config.schema import TrainConfig
 
 TOP = "top level"
@@ -118,6 +118,8 @@ def _section(section: Any, generated: dict[str, Any]) -> dict[str, Any]:
             properties[name] = _section(value, generated)
             continue
         rule = {key: each for key, each in known[name].items() if key != "title"}
+        if optional := section_of(hints(kind)[name]):
+            rule = {"anyOf": [_section(optional(), generated), {"type": "null"}]}
         default = list(value) if isinstance(value, tuple) else value
         properties[name] = rule | {"default": default, "description": descriptions(kind)[name]}
     described = {"description": markdown(kind.__doc__ or ""), "type": "object"}

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gail_cli.gail.config.aliases import RENAMED, SECTIONS, over, renamed, translate
-from gail_cli.gail.config.rules import hints, refusal
+from gail_cli.gail.config.rules import hints, refusal, section_of
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.sim.errors import UserError
 
@@ -72,7 +72,8 @@ def config_to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def flat(config: TrainConfig) -> dict[str, Any]:
     """All settings by their dotted names."""
-    return {path: attrgetter(path)(config) for path in _paths(TrainConfig)}
+    values = {path: attrgetter(path)(config) for path in _paths(TrainConfig)}
+    return {path: asdict(x) if is_dataclass(x) and not isinstance(x, type) else x for path, x in values.items()}
 
 
 def _applied(data: dict[str, Any], setting: str) -> dict[str, Any]:
@@ -120,5 +121,6 @@ def _check_keys(data: Any, kind: type, where: str, prefix: str) -> None:
             nearest = elsewhere or [prefix + name for name in near]
             hint = f"did you mean {nearest[0]}?" if nearest else f"known keys: {', '.join(known)}"
             raise ConfigError(where, f"unknown key {prefix}{key}", hint)
-        if is_dataclass(hints(kind)[key]):
-            _check_keys(value, hints(kind)[key], where, f"{prefix}{key}.")
+        section = section_of(hints(kind)[key])
+        if section is not None and (value is not None or section is hints(kind)[key]):
+            _check_keys(value, section, where, f"{prefix}{key}.")

@@ -62,6 +62,8 @@ class Rule:
             return f"{', '.join(most)} or {last}" if most else last
         if self.item is not None:
             return f"a list, each item {self.item.words}"
+        if is_dataclass(self.kind):
+            return _TYPES[dict][0]
         return _TYPES[get_origin(self.kind) or self.kind][0]
 
     @property
@@ -71,6 +73,8 @@ class Rule:
             kind = ", ".join(f"`{choice}`" for choice in self.choices)
         elif self.item is not None:
             kind = f"list of {self.item.documented}{'s' if self.item.kind in (int, float) else ''}"
+        elif is_dataclass(self.kind):
+            kind = _TYPES[dict][1]
         else:
             kind = _TYPES[get_origin(self.kind) or self.kind][1]
         return ", ".join(part for part in (kind, self.range, self.nullable and "or null") if part)
@@ -80,6 +84,11 @@ class Rule:
 def hints(kind: type) -> Mapping[str, Any]:
     """The types of a dataclass's fields, with their bounds."""
     return get_type_hints(kind, include_extras=True)
+
+
+def section_of(hint: Any) -> Any:
+    """The dataclass of a section, also of one that may be null; None for what is no section."""
+    return next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
 def rule_of(hint: Any) -> Rule:
@@ -132,8 +141,8 @@ def _place(path: Sequence[int | str], kind: Any) -> tuple[str, Rule | None]:
             continue
         key = f"{key}.{part}" if key else part
         hint = hints(kind).get(part) if isinstance(kind, type) else None
-        section = hint is None or is_dataclass(hint)
-        kind, rule = (hint, None) if section else (None, rule_of(hint))
+        kind = None if hint is None else section_of(hint)
+        rule = None if hint is None or kind is hint else rule_of(hint)
     return key, rule
 
 

@@ -88,8 +88,19 @@ class WorldsConfig:
     seed; neither worlds nor demos are of others. Null: all."""
     rollouts_per_batch: PositiveInt = 1
     """Rollouts before the next scenes come (loaded in the background)."""
+    augment: Augmentation | None = None
+    """How rollouts' scenes are varied, with keys as in ``augment``; null: as ``augment``, but with matched experts
+    (``discriminator.experts``) no more than whole 0.3, stretch 1.25, perturb 0.7."""
+    retime: NonNegativeFloat = 0.0
+    """Agents that follow their logs drive along their own paths up to this share faster, or slower by the same factor:
+    0.2 is between 1/1.2 and 1.2 times as fast. Controlled and parked agents do not."""
+    single_agent_share: Probability = 0.0
+    """In ``multi_agent``: this share of the worlds has one controlled agent, drawn from the scene's, and everyone else
+    follows the log."""
 
     def __post_init__(self) -> None:
+        if self.single_agent_share and self.mode == "single_agent":
+            raise ValueError("worlds.single_agent_share needs worlds.mode multi_agent; set that, or leave it out")
         if self.max_single_agent_envs is not None and self.mode != "single_agent":
             raise ValueError("worlds.max_single_agent_envs needs worlds.mode single_agent; set that, or leave it out")
 
@@ -138,8 +149,10 @@ class BCConfig:
 class PPOConfig:
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
-    learning_rate: PositiveFloat = 2e-4
-    """Learning rate of the policy."""
+    learning_rate: PositiveFloat = 3e-4
+    """Learning rate of the policy at the start."""
+    final_learning_rate: Probability = 0.3
+    """Share of it that is left at the end; it falls along a line over ``total_timesteps``."""
     critic_learning_rate: PositiveFloat = 1e-3
     """Learning rate of the critic."""
     gamma: Discount = 0.98
@@ -149,8 +162,16 @@ class PPOConfig:
     clip_coef: PositiveFloat = 0.2
     """Epsilon of the clipped objective: how far the ratio of an action's probabilities under the new and the old policy
     may move from 1 before it gives no gradient."""
-    update_epochs: PositiveInt = 3
+    update_epochs: PositiveInt = 2
     """Passes over a rollout."""
+    target_kl: PositiveFloat | None = 0.03
+    """The policy rests for what is left of an update once it has moved this far from the one that drove (mean of
+    (r - 1) - ln r over a minibatch, nats, r being the ratio of an action's probabilities); null: it never does."""
+    train_encoder: NonNegativeInt | None = None
+    """Agent step from which on rollouts teach the policy's eyes (the networks that look at single entities) too. Until
+    then they stay as cloning left them: critic and discriminator look through the same eyes, what was seen is kept, and
+    a step costs a fraction. Null: never, if the policy was cloned; from the start otherwise, and where the
+    discriminator must look at single entities (``structure: split``, ``compat: mlagents``)."""
     minibatch_size: PositiveInt = 1024
     """Agent steps per minibatch."""
     entropy_coef: NonNegativeFloat = 1e-3
@@ -219,6 +240,9 @@ class DiscriminatorConfig:
     neither ``form`` nor ``clip``."""
     mlagents: GAILSettings = field(default_factory=GAILSettings)
     """ML-Agents' own settings."""
+    experts: Literal["matched", "pool"] = "matched"
+    """Which experts it learns from: ``matched``, the demos of a rollout's own scenes, variants and agents, so that it
+    cannot tell scenes apart; ``pool``, any demos, as they are cloned."""
     inputs: Literal["state", "state_action", "state_next_state"] = "state_action"
     """What it looks at. The next state goes through the same encoder."""
     structure: Literal["joint", "split", "airl"] = "joint"
@@ -286,6 +310,11 @@ class DiscriminatorConfig:
     """No further update in a rollout while the balanced accuracy is above this, on the samples of the update or, where
     the store has a ``validation`` split, on demos of its scenes (``discriminator/held_out_accuracy``)."""
 
+    @property
+    def needs_entities(self) -> bool:
+        """Whether it looks at observations, entity by entity, and no features of other eyes will do."""
+        return self.structure == "split" or self.compat is not None
+
     def __post_init__(self) -> None:
         if self.policy_buffer_size is not None and self.min_policy_data > self.policy_buffer_size:
             raise ValueError("discriminator.policy_buffer_size never holds discriminator.min_policy_data; raise it")
@@ -299,10 +328,6 @@ class DiscriminatorConfig:
             )
 
 
-BESIDE_CLONE = 0.3
-"""Default weight of the environment's reward beside GAIL's for a policy that was cloned."""
-
-
 @dataclass(frozen=True, config=SETTINGS)
 class RewardConfig:
     """From the discriminator's logit, and the environment's own reward, to the reward."""
@@ -313,11 +338,33 @@ class RewardConfig:
     staying, ``airl`` is negative and pays for ending, where episodes can end early."""
     clip: PositiveFloat = 10.0
     """The logit is clamped to plus and minus this before the reward is formed."""
-    gail: NonNegativeFloat = 1.0
+    gail: NonNegativeFloat = 0.5
     """Weight of the discriminator's reward."""
+    events: NonNegativeFloat | None = None
+    """Weight of what is paid for events (section ``events``); null: 1 after cloning, and 0 with ``algorithm: gail`` and
+    ``ppo``."""
     environment: NonNegativeFloat | None = None
-    """Weight of the environment's own reward (``sim.reward``) beside it; null: 0.3 after cloning, and 0 with
-    ``algorithm: gail``, where it hinders more than it helps. With ``ppo``, where there is nothing else, it counts 1."""
+    """Weight of the environment's own reward (``sim.reward``) beside it; null: 1 with ``ppo``, and 0 otherwise."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class EventsConfig:
+    """What is paid for events of rollouts, beside the discriminator's reward."""
+
+    onset: float = -1.0
+    """Reward for the first contact with another agent, and for leaving the road for the first time."""
+    again: float = -0.3
+    """The same for each later time."""
+    each_step: float = -0.05
+    """Reward for each step of a contact, and for each step off the road."""
+    fault: Probability = 0.3
+    """A contact counts by the agent's share in it, but at least this much: its share is that of its own speed towards
+    the other in the speed at which both come nearer."""
+    goal: float = 0.5
+    """Reward for having been at the goal, paid at the end of the episode, so that nobody hurries for it."""
+    box_scale: PositiveFloat | None = 1.0
+    """Factor on boxes in rollouts that are paid for events: 1 is the true size. Null: that of evaluations,
+    ``sim.box_scale``, which with ``sim.compat: gpudrive`` counts in any case."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -332,6 +379,9 @@ class MaskingConfig:
     """Each observation lacks a share of its partners that is uniform between none and this."""
     all_partners: Probability = 0.3
     """Probability that an observation lacks all its partners."""
+    rollouts: bool = False
+    """Hide entities in rollouts too, and from the discriminator. Otherwise they are hidden in cloning alone: who cannot
+    see a car cannot learn to avoid it."""
 
     @property
     def hides(self) -> bool:
@@ -412,6 +462,8 @@ class TrainConfig:
     """The network that tells expert from policy."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """From the discriminator's logit to the reward."""
+    events: EventsConfig = field(default_factory=EventsConfig)
+    """What is paid for events."""
     augment: Augmentation = field(default_factory=Augmentation)
     """How scenes are varied."""
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -425,6 +477,11 @@ class TrainConfig:
     def adversarial(self) -> bool:
         """Whether a discriminator takes part."""
         return "gail" in self.algorithm
+
+    @property
+    def matched(self) -> bool:
+        """Whether the discriminator learns from the demos of the rollout's own worlds."""
+        return self.adversarial and self.discriminator.experts == "matched"
 
     @property
     def clones(self) -> bool:
@@ -444,16 +501,54 @@ class TrainConfig:
     @property
     def environment_weight(self) -> float:
         """Weight of the environment's own reward."""
-        if self.algorithm == "ppo":
-            return 1.0
         if self.reward.environment is None:
-            return BESIDE_CLONE if self.clones else 0.0
+            return float(self.algorithm == "ppo")
         return self.reward.environment
+
+    @property
+    def events_weight(self) -> float:
+        """Weight of what is paid for events."""
+        return float(self.cloned) if self.reward.events is None else self.reward.events
+
+    @property
+    def cloned(self) -> bool:
+        """Whether the policy is a clone when its rollouts begin."""
+        return self.clones and (self.bc.steps > 0 or self.bc.run is not None)
+
+    @property
+    def eyes_learn_from(self) -> int | None:
+        """Agent step from which on rollouts teach the policy's eyes; None: they never do."""
+        if self.ppo.train_encoder is not None:
+            return self.ppo.train_encoder
+        return None if self.cloned and not self.discriminator.needs_entities else 0
+
+    @property
+    def shares_eyes(self) -> bool:
+        """Whether critic and discriminator look through the policy's eyes."""
+        return self.eyes_learn_from != 0
+
+    @property
+    def rollout_sim(self) -> SimConfig:
+        """The rules of rollouts."""
+        scale = self.events.box_scale
+        if scale is None or self.sim.compat is not None or not self.events_weight:
+            return self.sim
+        return replace(self.sim, box_scale=scale)
 
     def __post_init__(self) -> None:
         disc = self.discriminator
+        if self.adversarial and disc.experts == "pool" and self.worlds.augment is not None:
+            raise ValueError(
+                "with discriminator.experts pool rollouts are varied as demos are, or a discriminator sees the"
+                " difference; leave out worlds.augment"
+            )
         if disc.compat == "mlagents":
             object.__setattr__(self, "ppo", replace(self.ppo, gamma=disc.mlagents.gamma))
+        if self.shares_eyes and self.adversarial and disc.needs_entities:
+            raise ValueError(
+                "ppo.train_encoder lets the discriminator look through the policy's eyes, but with structure split or"
+                " compat mlagents it looks at single entities; set ppo.train_encoder to 0, or leave it out"
+            )
         if self.latent.codes and self.algorithm == "bc":
             raise ValueError(
                 "latent.codes are learned from rollouts, which algorithm bc has none of; choose another one"

@@ -22,6 +22,12 @@ def _as_recorded() -> Augmentation:
     return Augmentation(variants=1)
 
 
+def _tamer(augment: Augmentation) -> Augmentation:
+    """Variants of worlds that come with their demos: nearer to scenes as they were than what is only cloned."""
+    whole, stretch, perturb = max(0.3, augment.whole), min(1.25, augment.stretch), min(0.7, augment.perturb)
+    return replace(augment, whole=whole, stretch=stretch, perturb=perturb)
+
+
 @dataclass(frozen=True)
 class DemoRules:
     """Everything that decides what is made of a store's scenes, apart from the seed.
@@ -47,6 +53,12 @@ class DemoRules:
     max_agents: int | None = None
     """With ``single_agent``: only so many agents are used, over all stores; None for all. See
     :class:`~gail.demos.worlds.FirstAgents`."""
+    world_augment: Augmentation | None = None
+    """How the scenes of worlds are varied; None: as those of demos, :attr:`augment`."""
+    retime: float = 0.0
+    """See ``worlds.retime``: agents that follow their logs in a world do so at another pace."""
+    single_agent_share: float = 0.0
+    """Share of the worlds that have one controlled agent, where the others have all of a scene."""
 
     def __post_init__(self) -> None:
         if self.max_agents is not None and not self.single_agent:
@@ -60,9 +72,14 @@ class DemoRules:
         sim: SimConfig,
         observation: ObservationConfig,
         augment: Augmentation,
+        matched: bool = False,
     ) -> DemoRules:
-        """The rules that these sections of a run's configuration make."""
-        return cls(sim, observation, data, augment, worlds.mode == "single_agent", worlds.max_single_agent_envs)
+        """The rules that these sections of a run's configuration make; ``matched``: worlds come with their demos."""
+        return cls(
+            sim, observation, data, augment, worlds.mode == "single_agent",
+            worlds.max_single_agent_envs, worlds.augment or (_tamer(augment) if matched else None),
+            worlds.retime, worlds.single_agent_share,
+        )  # fmt: skip
 
     @property
     def variants(self) -> int:

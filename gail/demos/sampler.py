@@ -21,7 +21,7 @@ from gail_cli.gail.demos.prefetch import Prefetch
 from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.schedule import BlockSchedule, SceneBlock, block_size, scene_blocks
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.pipeline.experts.augment import replayed, varied
+from gail_cli.pipeline.experts.augment import demo_variants
 from gail_cli.pipeline.experts.replay import NoAgentsError
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.growing import GrowingStore
@@ -247,11 +247,8 @@ class DemoSampler:
         augment, space = self.rules.augment, self.store.space
         if not augment.varies:
             return records
-        records = [
-            varied(record, space, augment, np.random.default_rng([self._seed, scene, block.variant]))
-            for scene, record in zip(block.scenes, records, strict=True)
-        ]
-        return replayed(records, space) if augment.stretch > 1 else records
+        rngs = [np.random.default_rng([self._seed, scene, block.variant]) for scene in block.scenes]
+        return demo_variants(records, space, augment, rngs)
 
     def _no_agents(self) -> NoAgentsError:
         """What keeps all agents out of the batches."""

@@ -162,14 +162,16 @@ class Stores:
         seed: int = 0,
         start: int = 0,
         device: torch.device | str = "cpu",
+        matched: bool = False,
     ) -> WorldStream:
-        """Batches of the worlds that a run drives in, see :class:`~gail.demos.worlds.WorldStream`.
+        """Batches of the worlds that a run drives in, ``matched`` with their demos; see
+        :class:`~gail.demos.worlds.WorldStream`.
 
         Raises:
             NoAgentsError: when no scene is in the split, or no agent may be controlled.
         """
         allowed = self._allowed(rules, seed)
-        stream = WorldStream(self.stores, rules, num_worlds, seed, start, device, self.weights, allowed)
+        stream = WorldStream(self.stores, rules, num_worlds, seed, start, device, self.weights, allowed, matched)
         self._readers.add(stream)
         return stream
 

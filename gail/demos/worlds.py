@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from gail_cli.gail.demos.interleave import Interleave
+from gail_cli.gail.demos.matched import WorldBatch, matched_experts
 from gail_cli.gail.demos.prefetch import Prefetch, order
 from gail_cli.gail.demos.rules import AgentRows, DemoRules
 from gail_cli.gail.demos.sampler import chosen_scenes
-from gail_cli.pipeline.experts.augment import perturbed, varied
-from gail_cli.pipeline.experts.replay import NoAgentsError, demo_agents, demo_worlds, single_agent_worlds
+from gail_cli.gail.demos.shown import Shown, Variant, controlled_agents, lone_rows, shown, worlds_of
+from gail_cli.pipeline.experts.augment import replayed, varied
+from gail_cli.pipeline.experts.replay import NoAgentsError
+from gail_cli.pipeline.experts.starts import led_back, off_log
 from gail_cli.pipeline.records import Record
 from gail_cli.pipeline.store.store import DemoStore
-from gail_cli.sim.config import Selection
 from gail_cli.sim.env import warm
-from gail_cli.sim.worlds import Worlds
 
 DEFAULT_WORLDS = 32
 """Worlds per batch where nothing else is asked for."""
@@ -112,6 +112,7 @@ class WorldStream:
         weights: of the stores; all the same when None.
         allowed: with ``single_agent``, for each store the agents that there are worlds of; None: all.
             ``rules.max_agents`` has no effect here.
+        matched: with the demos of these worlds. Demos that no car could follow in a variant are left out of both.
 
     Raises:
         NoAgentsError: when no scene is in the split.
@@ -127,10 +128,12 @@ class WorldStream:
         device: torch.device | str = "cpu",
         weights: Sequence[float] | None = None,
         allowed: Sequence[AgentRows | None] | None = None,
+        matched: bool = False,
     ) -> None:
         self._stores = [stores] if isinstance(stores, DemoStore) else list(stores)
         self._rules, self._seed, self._device = rules or DemoRules(), seed, torch.device(device)
-        self._num_worlds = num_worlds
+        self._num_worlds, self._matched = num_worlds, matched
+        self._augment = self._rules.augment if self._rules.world_augment is None else self._rules.world_augment
         self._allowed = allowed or [None] * len(self._stores)
         self._interleave = Interleave(weights or [1.0] * len(self._stores))
         self.extend()
@@ -145,11 +148,11 @@ class WorldStream:
     @property
     def num_worlds(self) -> int:
         """Worlds per batch."""
-        if self._num_worlds or self._rules.augment.varies:
+        if self._num_worlds or self._augment.varies:
             return self._num_worlds or DEFAULT_WORLDS
         return min(DEFAULT_WORLDS, self._epoch)
 
-    def next(self) -> Worlds:
+    def next(self) -> WorldBatch:
         """The next batch."""
         return self._prefetch.next()
 
@@ -168,47 +171,66 @@ class WorldStream:
         """Worlds of all stores."""
         return sum(one.length for one in self._orders)
 
-    def _load(self, number: int) -> Worlds:
+    def _load(self, number: int) -> WorldBatch:
         """Batch ``number``, or the first after it in which an agent may be controlled."""
-        rules, selection = self._rules, self._rules.sim.selection
+        rules = self._rules
         for ahead in range(1 + self._epoch // self.num_worlds):
-            found = [
-                each for k, slices in enumerate(self.slices(number + ahead)) for each in self._read(k, slices, number)
-            ]
-            with suppress(NoAgentsError):
-                if rules.single_agent:
-                    pairs = [(record, self._drivers(record, one, allowed)) for record, one, allowed in found]
-                    worlds = single_agent_worlds(pairs, selection, self._device)
-                else:
-                    worlds = demo_worlds([record for record, _, _ in found], selection, self._device)
-                return warm(worlds, rules.sim, rules.observation)
+            several = self._shown(number, self.slices(number + ahead))
+            if any(one.agents.controlled.any() for one in several):
+                worlds, logged = worlds_of(several, self._device)
+                records = [one.record for one in several]
+                experts = matched_experts(logged, records, rules.sim, rules.data) if self._matched else None
+                return WorldBatch(warm(worlds, rules.sim, rules.observation), experts)
         raise _no_agents(", ".join(str(store.path) for store in self._stores))
+
+    def _shown(self, number: int, slices: Sequence[Sequence[WorldSlice]]) -> list[Shown]:
+        """Some slices of each store's scenes as the worlds of batch ``number`` show them."""
+        rules, selection = self._rules, self._rules.sim.selection
+        rng = np.random.default_rng([self._seed, number, len(self._stores)])
+        found = [each for k, some in enumerate(slices) for each in self._read(k, some, number)]
+        pairs: list[tuple[Variant, int | None]]
+        if rules.single_agent:
+            pairs = [(one, row) for one, part, allowed in found for row in self._drivers(one.record, part, allowed)]
+        else:
+            variants = [variant for variant, _, _ in found]
+            agents = [controlled_agents(variant.record, selection) for variant in variants]
+            pairs = list(zip(variants, lone_rows(agents, rules.single_agent_share, rng), strict=True))
+        return [shown(variant, selection, row, rules.retime, rng) for variant, row in pairs]
 
     def _read(
         self, k: int, slices: Sequence[WorldSlice], number: int
-    ) -> list[tuple[Record, WorldSlice, AgentRows | None]]:
-        """The scenes of some slices of the k-th store, as they are shown in batch ``number``."""
-        store, augment = self._stores[k], self._rules.augment
+    ) -> list[tuple[Variant, WorldSlice, AgentRows | None]]:
+        """The scenes of some slices of the k-th store, as they are varied in batch ``number``."""
         slices = sorted(slices, key=lambda one: one.scene)  # scenes of one part are read together
-        records = list(store.read([one.scene for one in slices]))
-        if augment.varies:
-            rng = np.random.default_rng([self._seed, number, k])
-            records = [perturbed(varied(r, store.space, augment, rng), augment.perturb, rng) for r in records]
-        return [(record, one, self._allowed[k]) for record, one in zip(records, slices, strict=True)]
+        records = list(self._stores[k].read([one.scene for one in slices]))
+        variants = self._varied(k, records, np.random.default_rng([self._seed, number, k]))
+        return [(variant, one, self._allowed[k]) for variant, one in zip(variants, slices, strict=True)]
 
-    def _drivers(self, record: Record, part: WorldSlice, allowed: AgentRows | None) -> NDArray[np.int64]:
+    def _varied(self, k: int, records: Sequence[Record], rng: np.random.Generator) -> list[Variant]:
+        """Variants of some scenes of the k-th store, whose demos' actions lead along them where experts are wanted."""
+        augment, space = self._augment, self._stores[k].space
+        if not augment.varies:
+            return [Variant(record, record.scene.log[:, 0]) for record in records]
+        chosen, begins = [], []
+        for record in records:
+            variant = varied(record, space, augment, rng)
+            start, begin = off_log(variant, augment.perturb, rng), variant.scene.log[:, 0].copy()
+            begin[variant.demos.agent[variant.moving]] = start
+            if self._matched and augment.recover:
+                variant = led_back(variant, start, rng.random(len(start)) < augment.recover)
+            chosen.append(variant)
+            begins.append(begin)
+        if self._matched and augment.searches:
+            chosen = replayed(chosen, space)
+        return [Variant(*pair) for pair in zip(chosen, begins, strict=True)]
+
+    def _drivers(self, record: Record, part: WorldSlice, allowed: AgentRows | None) -> list[int]:
         """Rows of the agents whose worlds a slice of a scene is."""
         agents = controlled_agents(record, self._rules.sim.selection)
         if allowed is not None:
             agents = agents[np.isin(agents, allowed[part.scene])]
         first, last = (len(agents) * k // part.parts for k in (part.first, part.last))
-        return agents[first:last]
-
-
-def controlled_agents(record: Record, selection: Selection) -> NDArray[np.int64]:
-    """Rows of a scene's agents that have demos and that are controlled by this rule."""
-    chosen = demo_agents(record, selection)
-    return chosen.row[chosen.controlled]
+        return [int(row) for row in agents[first:last]]
 
 
 class FirstAgents:

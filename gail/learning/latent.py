@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from gail_cli.gail.config.schema import LatentConfig, NetworkConfig
 from gail_cli.gail.learning.rollout import Rollout
-from gail_cli.gail.networks.policy import EntityEncoder, mlp, one_hot
+from gail_cli.gail.networks.encoder import Seen, make_encoder, mlp, one_hot
 from gail_cli.sim.actions import ActionSpace
-from gail_cli.sim.layout import ObservationConfig
 
 _CHUNK = 8192
 
@@ -27,22 +26,22 @@ class Posterior(nn.Module):
     """q(c | s, a): logits [B, C] of the code of a transition.
 
     Args:
-        observation: the layout of the input.
+        seen: what it looks at: observations, or features.
         space: the actions.
         config: sizes.
         codes: C.
     """
 
-    def __init__(self, observation: ObservationConfig, space: ActionSpace, config: NetworkConfig, codes: int) -> None:
+    def __init__(self, seen: Seen, space: ActionSpace, config: NetworkConfig, codes: int) -> None:
         super().__init__()
         h = config.hidden
         self.space = space
         actions = sum(space.sizes) if space.discrete else space.components
-        self.encoder = EntityEncoder(observation, config)
+        self.encoder = make_encoder(seen, config)
         self.head = nn.Sequential(mlp([h + actions, h]), nn.Linear(h, codes))
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """[B, C] of observations [B, D] and actions [B, K]."""
+        """[B, C] of what was seen [B, X] and actions [B, K]."""
         flat = one_hot(action, self.space.sizes).float() if self.space.discrete else action
         return self.head(torch.cat([self.encoder(observation), flat], dim=1))  # type: ignore[no-any-return]
 

@@ -13,6 +13,7 @@ from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import Adversary
 from gail_cli.gail.learning.latent import Codes, Posterior
+from gail_cli.gail.learning.sight import Sight
 from gail_cli.gail.networks.actor_critic import Networks
 from gail_cli.gail.networks.factory import make_discriminator
 from gail_cli.sim.actions import ActionSpace
@@ -23,6 +24,8 @@ class Learners:
     """Policy and critic, and in a run that has them the discriminator and the posterior of latent codes."""
 
     networks: Networks
+    sight: Sight
+    """What each of them looks at."""
     adversary: Adversary | None = None
     codes: Codes | None = None
 
@@ -41,17 +44,20 @@ class Learners:
             config: of the run.
             space: the actions.
             device: where the networks are.
-            experts: gives as many expert samples as asked for, with next observations if asked for them.
+            experts: gives as many expert samples as asked for, as the discriminator looks at them, with next
+                observations if asked for them.
             generator: of what is drawn while they learn.
         """
         observation, codes = config.observation, config.latent.codes
-        made = cls(Networks.create(observation, space, config.policy, codes, device))
+        networks = Networks.create(observation, space, config.policy, codes, device, config.shares_eyes)
+        made = cls(networks, Sight(config, networks))
+        seen = networks.policy.encoder.features if config.shares_eyes else observation
         if codes:
-            posterior = Posterior(observation, space, config.policy, codes).to(device)
+            posterior = Posterior(seen, space, config.policy, codes).to(device)
             made.codes = Codes(config.latent, posterior, device, generator)
         if config.adversarial:
             settings, gamma = config.discriminator, config.ppo.gamma
-            network = make_discriminator(settings, observation, space, gamma).to(device)
+            network = make_discriminator(settings, seen, space, gamma).to(device)
             made.adversary = Adversary(network, settings, config.reward, gamma, experts, made.log_prob, generator)
         made.set_rates(config)
         return made
@@ -63,27 +69,28 @@ class Learners:
             self.adversary.provider.set_rates(config.discriminator, config.reward)
 
     def fit_normalisers(self, expert: Transitions) -> None:
-        """Fit all input statistics on expert samples, for good."""
-        self.networks.fit_normalisers(expert)
+        """Fit all input statistics but the policy's on expert samples, as the discriminator looks at them, for good."""
+        self.networks.critic.encoder.fit_normaliser(expert.observation)
         if self.adversary is not None:
             self.adversary.fit_normaliser(expert)
         if self.codes is not None:
             self.codes.posterior.encoder.fit_normaliser(expert.observation)
 
     def with_codes(self, expert: Transitions) -> Transitions:
-        """Expert samples as the policy may clone them: each with a code that is likely, if the policy has codes."""
+        """Expert samples, as rollouts hold what is seen, with a code that is likely each, if the policy has codes."""
         if self.codes is None:
             return expert
-        code = self.codes.infer(expert.observation, expert.action)
-        return Transitions(self.networks.policy.with_code(expert.observation, code), expert.action)
+        code = self.codes.infer(self.sight.judged(expert.observation), expert.action)
+        return Transitions(self.sight.actor.with_code(expert.observation, code), expert.action)
 
     @torch.no_grad()
     def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
-        """[B] log-probabilities of actions [B, K] after observations [B, D] under the present policy, with codes as
-        the posterior finds them."""
+        """[B] log-probabilities of actions [B, K] under the present policy after what the discriminator looks at
+        [B, X], with codes as the posterior finds them."""
         code = None if self.codes is None else self.codes.infer(observation, action)
         policy = self.networks.policy
-        return policy.evaluate(policy.with_code(observation, code), action)[0]
+        chooser = policy.actor if self.sight.shares else policy
+        return chooser.evaluate(chooser.with_code(observation, code), action)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all, by name."""
@@ -99,4 +106,5 @@ class Learners:
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        return {name: part for name, part in vars(self).items() if part is not None}
+        parts = {"networks": self.networks, "adversary": self.adversary, "codes": self.codes}
+        return {name: part for name, part in parts.items() if part is not None}

@@ -13,7 +13,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from gail_cli.gail.config.schema import PPOConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.rollout import Rollout
-from gail_cli.gail.networks.policy import Critic, Policy
+from gail_cli.gail.networks.policy import Chooser
 
 
 def advantages(
@@ -75,14 +75,14 @@ def minibatches(n: int, size: int, generator: torch.Generator) -> Iterator[Tenso
 
 
 @torch.no_grad()
-def values(critic: Critic, observations: Tensor, chunk: int = 8192) -> Tensor:
+def values(critic: nn.Module, observations: Tensor, chunk: int = 8192) -> Tensor:
     """Values [B] of observations [B, D], in chunks."""
     return torch.cat([critic(part) for part in observations.split(chunk)])
 
 
 def update(
-    policy: Policy,
-    critic: Critic,
+    policy: Chooser,
+    critic: nn.Module,
     optimisers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
     rollout: Rollout,
     reward: Tensor,
@@ -95,7 +95,7 @@ def update(
     """Improve policy and critic on one rollout.
 
     Args:
-        policy: changed in place unless ``train_policy`` is false.
+        policy: who drove; changed in place unless ``train_policy`` is false.
         critic: changed in place.
         optimisers: of policy and critic.
         rollout: what the policy did.
@@ -122,8 +122,7 @@ def update(
     advantage, target = advantages(reward, value, next_value, no_future, ended, config.gamma, config.gae_lambda)
     action, old = rollout.action[alive], rollout.log_prob[alive]
     advantage, target = scale(advantage[alive]), target[alive]
-    sums: dict[str, float] = {}
-    count = 0
+    sums: dict[str, list[float]] = {}
     for _ in range(config.update_epochs):
         for index in minibatches(len(flat), config.minibatch_size, generator):
             pick = index.to(flat.device)
@@ -131,6 +130,8 @@ def update(
             _step(optimisers[1], critic, losses["critic_loss"], config.max_grad_norm)
             if train_policy:
                 losses |= _policy_losses(policy, flat[pick], action[pick], old[pick], advantage[pick], config)
+                train_policy = config.target_kl is None or losses["approx_kl"].item() <= config.target_kl
+            if train_policy:
                 loss = losses["policy_loss"] - config.entropy_coef * losses["entropy"]
                 if expert is not None and config.bc_coef > 0:
                     policy.train()
@@ -138,21 +139,20 @@ def update(
                     policy.eval()
                     loss = loss + config.bc_coef * losses["bc_loss"]
                 _step(optimisers[0], policy, loss, config.max_grad_norm)
-            count += 1
             for name, item in losses.items():
-                sums[name] = sums.get(name, 0.0) + item.item()
-    means = {name: total / count for name, total in sums.items()}
+                sums.setdefault(name, []).append(item.item())
+    means = {name: sum(items) / len(items) for name, items in sums.items()}
     variance = target.var()
     unexplained = (target - value[alive]).var()
     return means | {"explained_variance": (1 - unexplained / (variance + 1e-8)).item()}
 
 
-def cloning_loss(policy: Policy, batch: Transitions) -> Tensor:
+def cloning_loss(policy: Chooser, batch: Transitions) -> Tensor:
     """-log pi(a | s) of expert samples, the mean."""
     return -policy.evaluate(batch.observation, batch.action)[0].mean()
 
 
-def _value_at_truncation(policy: Policy, critic: Critic, rollout: Rollout, next_value: Tensor) -> Tensor:
+def _value_at_truncation(policy: Chooser, critic: nn.Module, rollout: Rollout, next_value: Tensor) -> Tensor:
     """``next_value`` with the entries filled in of agents cut off before the last step, who are not alive after it."""
     early = torch.zeros_like(rollout.truncated)
     early[1:] = rollout.truncated[:-1]
@@ -162,7 +162,7 @@ def _value_at_truncation(policy: Policy, critic: Critic, rollout: Rollout, next_
 
 
 def _policy_losses(
-    policy: Policy, observation: Tensor, action: Tensor, old: Tensor, advantage: Tensor, config: PPOConfig
+    policy: Chooser, observation: Tensor, action: Tensor, old: Tensor, advantage: Tensor, config: PPOConfig
 ) -> dict[str, Tensor]:
     log_prob, entropy = policy.evaluate(observation, action)
     with torch.no_grad():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gail_cli.gail.config.schema import MaskingConfig
 from gail_cli.gail.demos.transitions import Transitions
-from gail_cli.gail.networks.masking import masked
-from gail_cli.gail.networks.policy import Policy
+from gail_cli.gail.networks.policy import Chooser
 from gail_cli.sim.env import Backend
 from gail_cli.sim.kernels import Event
-from gail_cli.sim.layout import ObservationConfig
 
 
 @dataclass(frozen=True)
@@ -21,9 +19,9 @@ class Rollout:
     """One episode of N agents over H steps; agents that are not alive at a step count for nothing there."""
 
     observation: Tensor
-    """[H, N, D] before each step."""
+    """[H, N, X] before each step: observations, or features (:mod:`gail.learning.sight`)."""
     last_observation: Tensor
-    """[N, D] after the last step."""
+    """[N, X] after the last step."""
     action: Tensor
     """[H, N, K]."""
     log_prob: Tensor
@@ -38,8 +36,11 @@ class Rollout:
     """[H, N] the environment's own, zero where the agent did not act."""
     end: Tensor
     """[N] step at which the environment cuts each agent off."""
-    events: Tensor
-    """[N, 5] bool: what ever happened to each agent while it acted, columns as in :class:`~sim.kernels.Event`."""
+    happened: Tensor
+    """[H, N, E] bool: what happened to each agent in a step in which it acted, columns as in
+    :class:`~sim.kernels.Event`."""
+    fault: Tensor
+    """[H, N] its share in its contacts then, see :class:`~sim.env.Step`."""
     code: Tensor | None = None
     """[N] latent code of each agent, of policies that have some."""
 
@@ -48,7 +49,12 @@ class Rollout:
         """Steps of agents that acted."""
         return int(self.alive.sum())
 
-    def seen(self, policy: Policy, where: Tensor) -> Tensor:
+    @property
+    def events(self) -> Tensor:
+        """[N, E] bool: what ever happened to each agent while it acted."""
+        return self.happened.any(dim=0)
+
+    def seen(self, policy: Chooser, where: Tensor) -> Tensor:
         """What the policy (and its critic) looks at in the steps marked in ``where`` [H, N], one per row."""
         code = None if self.code is None else self.code.expand_as(where)[where]
         return policy.with_code(self.observation[where], code)
@@ -78,57 +84,44 @@ class Rollout:
         return torch.where(self.terminated, (self.end - step).clamp(min=0), 0)
 
 
-def masked_demos(batch: Transitions, layout: ObservationConfig, masking: MaskingConfig) -> Transitions:
-    """Demos with entities hidden as in rollouts, so that this does not tell one from the other."""
-    following = batch.next_observation
-    return replace(
-        batch,
-        observation=masked(batch.observation, layout, masking),
-        next_observation=None if following is None else masked(following, layout, masking),
-    )
-
-
 @torch.no_grad()
 def collect(
-    env: Backend, policy: Policy, masking: MaskingConfig, code: Tensor | None = None
+    env: Backend, actor: Chooser, show: Callable[[Tensor], Tensor], code: Tensor | None = None
 ) -> tuple[Rollout, dict[str, float]]:
     """Drive one episode of every world; the rollout, and how it went as metrics.
 
     Args:
         env: the worlds.
-        policy: who drives.
-        masking: what is hidden of observations, from the policy and whoever sees the rollout.
-        code: [N] the latent code of each agent, of a policy that has some.
+        actor: who drives.
+        show: from observations [N, D] to what it looks at [N, X], which the rollout holds.
+        code: [N] the latent code of each agent, of an actor that has some.
     """
-    policy.eval()
-
-    def seen(observation: Tensor) -> Tensor:
-        """Apart from the simulator's own memory."""
-        hidden = masked(observation, env.observation_config, masking)
-        return observation.clone() if hidden is observation else hidden
-
-    observation, alive = seen(env.reset()), env.alive()
-    ever = torch.zeros(env.num_agents, len(Event), dtype=torch.bool, device=observation.device)
+    actor.eval()
+    first, alive = show(env.reset()), env.alive()
+    seen = first.new_empty(env.horizon + 1, *first.shape)
+    seen[0] = first
     steps: list[dict[str, Tensor]] = []
-    for _ in range(env.horizon):
-        action, log_prob = policy.act(policy.with_code(observation, code))
+    for k in range(env.horizon):
+        action, log_prob = actor.act(actor.with_code(seen[k], code))
         step = env.step(action)
-        ever |= step.events & alive[:, None]
         steps.append(
             {
-                "observation": observation,
                 "action": action,
                 "log_prob": log_prob,
                 "alive": alive,
                 "terminated": step.terminated,
                 "truncated": step.truncated,
                 "environment_reward": step.reward * alive,
+                "happened": step.events & alive[:, None],
+                "fault": step.fault,
             }
         )
-        observation, alive = seen(step.observation), step.alive
+        alive = step.alive
+        seen[k + 1] = show(step.observation)
     stacked = {name: torch.stack([s[name] for s in steps]) for name in steps[0]}
-    rollout = Rollout(last_observation=observation, end=_ends(env), events=ever, code=code, **stacked)
-    return rollout, {"rollout/length": rollout.alive.sum(dim=0).float().mean().item(), **_shares(env, ever)}
+    rollout = Rollout(observation=seen[:-1], last_observation=seen[-1], end=_ends(env), code=code, **stacked)
+    length = rollout.alive.sum(dim=0).float().mean().item()
+    return rollout, {"rollout/length": length, **_shares(env, rollout.events)}
 
 
 def _shares(env: Backend, ever: Tensor) -> dict[str, float]:

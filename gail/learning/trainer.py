@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gail_cli.gail.config.load import config_to_dict
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.demos.matched import demo_transitions
 from gail_cli.gail.demos.rules import DemoRules
-from gail_cli.gail.demos.stores import Stores
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.demos.stores import MixedSampler, Stores
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.backends import check_backend, renew
 from gail_cli.gail.learning.cloning import clone, take_over
+from gail_cli.gail.learning.events import event_reward
+from gail_cli.gail.learning.expert_rows import ROWS, ExpertRows
 from gail_cli.gail.learning.learners import Learners
 from gail_cli.gail.learning.logger import MetricsLogger
 from gail_cli.gail.learning.ppo import AdvantageScale, update
 from gail_cli.gail.learning.progress import RunProgress
 from gail_cli.gail.learning.requirements import check_fit
-from gail_cli.gail.learning.rollout import Rollout, collect, masked_demos
+from gail_cli.gail.learning.rollout import Rollout, collect
 from gail_cli.gail.learning.run import CLONED, Past, RunError, RunFolder, choose_device
+from gail_cli.gail.networks.masking import masked
+from gail_cli.pipeline.experts.replay import Experts
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -84,26 +92,60 @@ class Trainer:
         """Settings with which the run goes on otherwise than before: what they were and are."""
         torch.manual_seed(config.seed)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self.learners = Learners.create(config, self.stores.space, self.device, self._experts, self._generator)
+        self.learners = Learners.create(
+            config, self.stores.space, self.device, lambda *asked: self.experts.judged(*asked), self._generator
+        )
         self.networks, self.codes = self.learners.networks, self.learners.codes
-        self.adversary = self.learners.adversary
+        self.adversary, self.sight = self.learners.adversary, self.learners.sight
         if past is not None:
             self._restore(past.checkpoint)
-        rules = DemoRules.from_config(config.data, config.worlds, config.sim, config.observation, config.augment)
-        drawn, held_out = self._drawn
-        self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
-        self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
-        if self.adversary is not None:
-            self.adversary.absorbing_share = self.sampler.absorbing_share
+        rules = DemoRules.from_config(
+            config.data, config.worlds, config.sim, config.observation, config.augment, config.matched
+        )
+        self._rules = rules
+        self._sampler: DemoSampler | MixedSampler | None = None
+        seed, drawn = config.seed, self._drawn[1]
+        self.held_out = self.stores.held_out(rules, seed, drawn, self.device) if self.adversary else None
+        next_state = self.adversary is not None and self.adversary.network.needs_next_state
+        self.experts = ExpertRows(lambda *asked: self.sampler.sample(*asked), self.sight, self._generator, next_state)
+        self._count_absorbing()
         if past is None:
-            self.learners.fit_normalisers(self.sampler.sample(_NORMALISER_SAMPLES))
-            if config.bc.run is not None and config.clones:
-                take_over(self.networks.policy, config.bc.run, self.device)
-                self.progress.cloned = config.cloning_steps
+            self._begin_policy()
         start = self.progress.iteration // config.worlds.rollouts_per_batch
-        self.stream = self.stores.worlds(rules, config.worlds.num_worlds, config.seed, start, self.device)
+        self.stream = self.stores.worlds(
+            replace(rules, sim=config.rollout_sim),
+            config.worlds.num_worlds,
+            config.seed,
+            start,
+            self.device,
+            config.matched,
+        )
         self._env: Backend | None = None
+        self._matched: Transitions | None = None
         self._logger = self._describe(past)
+
+    @property
+    def sampler(self) -> DemoSampler | MixedSampler:
+        """Draws demos. Its pool is filled when it is first asked for: a run may need none, whose policy was cloned by
+        another run and which learns from the demos of its own worlds."""
+        if self._sampler is None:
+            self._sampler = self.stores.sampler(self._rules, self.config.seed, self._drawn[0], self.device)
+        return self._sampler
+
+    def _begin_policy(self) -> None:
+        """Let the policy be another run's clone, or fit its input statistics."""
+        policy, config = self.networks.policy, self.config
+        if config.bc.run is not None and config.clones:
+            take_over(policy, config.bc.run, self.device)
+            self.progress.cloned = config.cloning_steps
+        else:
+            sample = self.sampler.sample(_NORMALISER_SAMPLES)
+            policy.fit_normaliser(sample.observation, sample.action)
+
+    def _count_absorbing(self) -> None:
+        """Tell the discriminator how often experts are in the absorbing state, if it learns from that."""
+        if self.adversary is not None and self.config.discriminator.absorbing:
+            self.adversary.absorbing_share = self.sampler.absorbing_share
 
     def _describe(self, past: Past | None) -> MetricsLogger:
         """Write down what the run is, only once nothing that it builds on can be amiss; and where it is logged."""
@@ -132,7 +174,8 @@ class Trainer:
 
     def close(self) -> None:
         """Stop background threads and close files."""
-        self.sampler.close()
+        if self._sampler is not None:
+            self._sampler.close()
         if self.held_out is not None:
             self.held_out.close()
         self.stream.close()
@@ -144,7 +187,10 @@ class Trainer:
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
             "advantage_scale": vars(self.advantage_scale),
-            "drawn": (self.sampler.drawn, self.held_out.drawn if self.held_out else 0),
+            "drawn": (
+                self._drawn[0] if self._sampler is None else self._sampler.drawn,
+                self.held_out.drawn if self.held_out else 0,
+            ),
             "generator": self._generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -170,13 +216,11 @@ class Trainer:
         if state["cuda_rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
 
-    def _experts(self, count: int, next_state: bool = False) -> Transitions:
-        """A batch of demos, masked as rollouts are."""
-        return masked_demos(self.sampler.sample(count, next_state), self.config.observation, self.config.masking)
-
     def _demos(self, count: int) -> Transitions:
-        """A batch to clone."""
-        return self.learners.with_codes(self._experts(count))
+        """A batch to clone before the first rollout."""
+        batch = self.sampler.sample(count)
+        seen = masked(batch.observation, self.config.observation, self.config.masking)
+        return self.learners.with_codes(replace(batch, observation=seen))
 
     def _clone(self, stop: Callable[[], bool]) -> None:
         """Behaviour cloning, if it is wanted and not done."""
@@ -190,25 +234,28 @@ class Trainer:
     def _iterate(self) -> None:
         """One rollout and what is learned from it."""
         begun = time.perf_counter()
-        config, nets = self.config, self.networks
+        config, nets, sight = self.config, self.networks, self.sight
         self._join()
+        sight.begin(self.progress.timesteps)
+        nets.anneal(config.ppo, self.progress.timesteps / max(config.total_timesteps, 1))
         env = self._next_env()
         code = None if self.codes is None else self.codes.draw(env.num_agents)
-        rollout, metrics = collect(env, nets.policy, config.masking, code)
-        metrics |= self._learn_rewards(rollout)
-        reward, reward_metrics = self._reward(rollout)
+        rollout, metrics = collect(env, sight.actor, sight.show, code)
+        judged = sight.judged_rollout(rollout)
+        metrics |= self._learn_rewards(judged)
+        reward, reward_metrics = self._reward(judged)
         metrics |= reward_metrics
         health = update(
-            nets.policy,
-            nets.critic,
+            sight.actor,
+            sight.critic,
             (nets.policy_optimiser, nets.critic_optimiser),
             rollout,
             reward,
             config.ppo,
-            self._demos if config.clones else None,
+            (lambda count: self.learners.with_codes(self.experts.shown(count))) if config.clones else None,
             self.advantage_scale,
             self._generator,
-            train_policy=config.cloning_steps == 0 or self.progress.iteration >= config.ppo.warmup_iterations,
+            train_policy=not config.cloned or self.progress.iteration >= config.ppo.warmup_iterations,
         )
         metrics |= {f"ppo/{name}": value for name, value in health.items()}
         seconds = time.perf_counter() - begun
@@ -220,15 +267,30 @@ class Trainer:
 
     def _join(self) -> None:
         """Let what an extraction has added to the stores take part."""
-        if self.stores.refresh() and self.adversary is not None:
-            self.adversary.absorbing_share = self.sampler.absorbing_share
+        if self.stores.refresh():
+            self._count_absorbing()
 
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
         if self._env is None or self.progress.iteration % self.config.worlds.rollouts_per_batch == 0:
-            config, worlds = self.config, self.stream.next()
-            self._env = renew(self._env, config.backend, config.sim, config.observation, worlds, self.stores.space)
+            config, batch = self.config, self.stream.next()
+            sim, space = config.rollout_sim, self.stores.space
+            self._env = renew(self._env, config.backend, sim, config.observation, batch.worlds, space)
+            self._matched = None if batch.experts is None else self._demos_of(batch.experts)
+        self.experts.renew(self._matched)
+        if self.progress.iteration == 0:
+            self.learners.fit_normalisers(self.experts.judged(_NORMALISER_SAMPLES))
         return self._env
+
+    def _demos_of(self, experts: Experts) -> Transitions:
+        """Demos of a rollout's own worlds, at most so many as are looked at per rollout, any of them."""
+        count = len(experts.transitions)
+        rng = np.random.default_rng(
+            [self.config.seed, self.progress.iteration // self.config.worlds.rollouts_per_batch]
+        )
+        rows = np.sort(rng.permutation(count)[:ROWS])
+        chosen = torch.from_numpy(rows).to(self.device)
+        return demo_transitions(experts, self.config.observation, self.experts.next_state, chosen)
 
     def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
         """Updates of the discriminator, and of the posterior of latent codes."""
@@ -237,7 +299,7 @@ class Trainer:
             held_out = None
             if self.held_out is not None:
                 held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
-                held_out = masked_demos(held_out, self.config.observation, self.config.masking)
+                held_out = self.sight.judged_demos(self.sight.demos(held_out))
             metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
         if self.codes is not None:
             latent = self.config.latent
@@ -245,10 +307,14 @@ class Trainer:
         return metrics
 
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
-        """[H, N] rewards: the discriminator's, scaled, plus the environment's, plus that of latent codes."""
+        """[H, N] rewards: the discriminator's, scaled, plus those of events, the environment and latent codes."""
         config, alive = self.config.reward, rollout.alive
-        reward = self.config.environment_weight * rollout.environment_reward
-        metrics = {"reward/environment": rollout.environment_reward[alive].mean().item()}
+        paid = event_reward(rollout.happened, rollout.fault, alive, self.config.events)
+        reward = self.config.environment_weight * rollout.environment_reward + self.config.events_weight * paid
+        metrics = {
+            "reward/environment": rollout.environment_reward[alive].mean().item(),
+            "reward/events": paid[alive].mean().item(),
+        }
         if self.adversary is not None:
             gail, gail_metrics = self.adversary.reward(rollout)
             if self.adversary.network.scales_reward:

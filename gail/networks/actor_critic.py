@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from gail_cli.gail.config.schema import BCConfig, PolicyConfig, PPOConfig
-from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
@@ -26,7 +25,13 @@ class Networks:
 
     @classmethod
     def create(
-        cls, observation: ObservationConfig, space: ActionSpace, config: PolicyConfig, codes: int, device: torch.device
+        cls,
+        observation: ObservationConfig,
+        space: ActionSpace,
+        config: PolicyConfig,
+        codes: int,
+        device: torch.device,
+        shared: bool = False,
     ) -> Networks:
         """Fresh networks on a device; their rates are yet to be set.
 
@@ -36,18 +41,18 @@ class Networks:
             config: sizes of both.
             codes: latent codes; 0 for none.
             device: where they are.
+            shared: the critic looks through the policy's eyes, instead of its own.
         """
-        nets = cls(
-            Policy(observation, space, config, codes).to(device),
-            Critic(observation, config, codes).to(device),
-        )
+        policy = Policy(observation, space, config, codes)
+        seen = policy.encoder.features if shared else observation
+        nets = cls(policy.to(device), Critic(seen, config, codes).to(device))
         nets.policy_optimiser = torch.optim.AdamW(nets.policy.parameters())
         nets.critic_optimiser = torch.optim.AdamW(nets.critic.parameters())
         nets.cloning_optimiser = torch.optim.AdamW(nets.policy.parameters())
         return nets
 
     def set_rates(self, ppo: PPOConfig, bc: BCConfig) -> None:
-        """Learning rates and weight decay of a configuration, also over those that a checkpoint brought."""
+        """Learning rates at the start, and weight decay, also over those that a checkpoint brought."""
         for optimiser, rate, decay in (
             (self.policy_optimiser, ppo.learning_rate, ppo.weight_decay),
             (self.critic_optimiser, ppo.critic_learning_rate, ppo.critic_weight_decay),
@@ -57,10 +62,11 @@ class Networks:
         for group in self.cloning_optimiser.param_groups:  # whose rate depends on the step
             group.update(weight_decay=bc.weight_decay)
 
-    def fit_normalisers(self, expert: Transitions) -> None:
-        """Fit all input statistics on expert samples, for good."""
-        self.policy.fit_normaliser(expert.observation, expert.action)
-        self.critic.encoder.fit_normaliser(expert.observation)
+    def anneal(self, ppo: PPOConfig, done: float) -> None:
+        """The policy's learning rate where this share of a run is done."""
+        left = 1 - (1 - ppo.final_learning_rate) * min(max(done, 0.0), 1.0)
+        for group in self.policy_optimiser.param_groups:
+            group.update(lr=ppo.learning_rate * left)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, normalisers and optimiser states."""

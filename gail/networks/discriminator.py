@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 from gail_cli.gail.config.schema import DiscriminatorConfig
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.base import Discriminator, Loss, Scored
+from gail_cli.gail.networks.encoder import EntityEncoder, Seen, make_encoder, mlp, one_hot, width
 from gail_cli.gail.networks.losses import (
     added,
     bottleneck_term,
@@ -22,7 +23,6 @@ from gail_cli.gail.networks.losses import (
     penalty_term,
     vail_kl,
 )
-from gail_cli.gail.networks.policy import EntityEncoder, mlp, one_hot
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
@@ -90,7 +90,8 @@ class DiscriminatorNetwork(Discriminator):
       in the last step too, as it should be with a fixed horizon, where an end is a truncation.
 
     Args:
-        observation: the layout of the input.
+        seen: what it looks at: observations of a layout, or features that a policy's eyes have made of them (not with
+            ``split``, which looks at single neighbours).
         space: the actions.
         config: sizes and inputs.
         gamma: of the ``airl`` structure: the discount that the policy is trained with.
@@ -103,18 +104,17 @@ class DiscriminatorNetwork(Discriminator):
     gated = True
     scales_reward = True
 
-    def __init__(
-        self, observation: ObservationConfig, space: ActionSpace, config: DiscriminatorConfig, gamma: float = 1.0
-    ) -> None:
+    def __init__(self, seen: Seen, space: ActionSpace, config: DiscriminatorConfig, gamma: float = 1.0) -> None:
         super().__init__()
-        self.observation, self.space, self.config, self.gamma = observation, space, config, gamma
+        self.space, self.config, self.gamma = space, config, gamma
         self.needs_log_prob = config.structure == "airl"
         self.needs_next_state = self.needs_log_prob or config.inputs == "state_next_state"
         self.loss = discriminator_loss(config)
         sizes, norm, split = config.network, not config.spectral_norm, config.structure == "split"
-        self.encoder = EntityEncoder(observation, sizes, config.dropout, norm, partners=not split)
-        visible = torch.ones(observation.size)
-        visible[list(observation.hidden_from_discriminator)] = 0.0
+        self.encoder = make_encoder(seen, sizes, config.dropout, norm, partners=not split)
+        visible = torch.ones(width(seen))
+        if not isinstance(seen, int):
+            visible[list(seen.hidden_from_discriminator)] = 0.0
         self.register_buffer("visible", visible)
         self.register_buffer("action_mean", torch.zeros(space.components))
         self.register_buffer("action_std", torch.ones(space.components))
@@ -123,7 +123,7 @@ class DiscriminatorNetwork(Discriminator):
         extra = int(config.absorbing)
         if config.inputs == "state_action":
             extra += sum(space.sizes) if space.discrete else space.components
-        h, ego = sizes.hidden, len(observation.ego_fields)
+        h = sizes.hidden
         self.body = mlp([states * h + extra] + [h] * (sizes.layers - 1), config.dropout, norm)
         last = h if sizes.layers > 1 else states * h + extra
         self.z_mu = nn.Linear(last, config.vail_z) if config.use_vail else None
@@ -134,7 +134,8 @@ class DiscriminatorNetwork(Discriminator):
         self.estimator = nn.Linear(config.vail_z if config.use_vail else last, 1)
         self.neighbours = self.potential = None
         if split:
-            partner = len(observation.partner_fields)
+            assert not isinstance(seen, int)
+            ego, partner = len(seen.ego_fields), len(seen.partner_fields)
             self.neighbours = NeighbourHead(states * ego + extra, partner, sizes.entity_hidden, config.dropout)
         if config.structure == "airl":
             self.potential = nn.Sequential(mlp([h] * sizes.layers, config.dropout, norm), nn.Linear(h, 1))
@@ -212,13 +213,15 @@ class DiscriminatorNetwork(Discriminator):
     def _neighbours(self, inputs: dict[str, Tensor], extra: list[Tensor]) -> Tensor:
         """[B] of the ego-neighbour head."""
         assert self.neighbours is not None
+        assert isinstance(self.encoder, EntityEncoder)
+        layout = self.encoder.observation
         n_ego, n_partners, *_ = self.encoder.normalisers
-        ego, partners, roads, lights = self.observation.split(inputs["observation"])
-        there = self.observation.present(partners, roads, lights)[0]
-        weight = nearness(self.observation, partners, there, self.config.neighbour_range)
+        ego, partners, roads, lights = layout.split(inputs["observation"])
+        there = layout.present(partners, roads, lights)[0]
+        weight = nearness(layout, partners, there, self.config.neighbour_range)
         own = [n_ego(ego)]
         if self.config.inputs == "state_next_state":
-            own.append(n_ego(self.observation.split(inputs["next_observation"])[0]))
+            own.append(n_ego(layout.split(inputs["next_observation"])[0]))
         return self.neighbours(torch.cat([*own, *extra], dim=1), n_partners(partners), weight)  # type: ignore[no-any-return]
 
     def compute_estimate(self, batch: Transitions, use_vail_noise: bool = False) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from gail_cli.gail.config.schema import DiscriminatorConfig, GAILSettings
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.networks.base import Discriminator, Loss, Scored, Stats
+from gail_cli.gail.networks.encoder import one_hot
 from gail_cli.gail.networks.losses import added, estimate_stats, next_beta, penalty_term
-from gail_cli.gail.networks.policy import one_hot
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 

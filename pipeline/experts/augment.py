@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.expert import replay_experts
+from gail_cli.pipeline.experts.starts import led_back, off_log
 from gail_cli.pipeline.records import ABSENT, QUALITY, Demos, Record
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import RoadType
@@ -24,12 +25,31 @@ from gail_cli.sim.scene import Role
 
 T = TypeVar("T", bound=np.generic)
 
-_DEVIATION = (0.5, 0.3, 0.03, 0.15)
-"""Standard deviations: m ahead, m to the left, rad, share of the speed."""
 _MAX_REPLAY_ERROR = 0.5
 """Mean distance from where it should be beyond which a stretched demo is left out, m."""
 _LATERAL = {"steering", "curvature", "dy", "dheading", "y", "heading", "vy"}
 """Components of actions that change their sign in a mirror."""
+
+
+def demo_variants(
+    records: Sequence[Record], space: ActionSpace, augmentation: Augmentation, rngs: Sequence[np.random.Generator]
+) -> list[Record]:
+    """A random variant of each scene, with demos whose actions lead to their states in it.
+
+    Args:
+        records: the scenes, of one common number of steps.
+        space: of the actions.
+        augmentation: how scenes are varied, and how many demos recover.
+        rngs: where the numbers of each scene come from.
+    """
+    result = []
+    for record, rng in zip(records, rngs, strict=True):
+        variant = varied(record, space, augmentation, rng)
+        if augmentation.recover:
+            start = off_log(variant, augmentation.perturb, rng)
+            variant = led_back(variant, start, rng.random(len(start)) < augmentation.recover)
+        result.append(variant)
+    return replayed(result, space) if augmentation.searches else result
 
 
 def varied(record: Record, space: ActionSpace, augmentation: Augmentation, rng: np.random.Generator) -> Record:
@@ -128,7 +148,8 @@ def stretched(record: Record, direction: float, along: float, across: float) -> 
 def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
     """The records with the actions of their moving vehicles' demos found anew, along the states that the demos have.
 
-    Those states are a drive already, without the faults of a log, so that nothing is lost twice. Demos that cannot
+    Those states are a drive already, without the faults of a log, so that nothing is lost twice. They begin where the
+    scene's log does, as a rollout would (a piece of a demo begins centimetres beside it). Demos that cannot
     follow them (no car turns so sharply, or stops so hard) are left out, as if their agents were bound to their logs. A
     demo's quality, by which demos are chosen, stays that of the scene as it was.
 
@@ -141,7 +162,9 @@ def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
     for record, driven in zip(records, moving, strict=True):
         demos, log, valid = record.demos, record.scene.log.copy(), record.scene.valid.copy()
         rows.append(demos.agent[driven])
+        begin = np.where(valid[rows[-1], :1], log[rows[-1], 0], demos.state[driven, 0])
         log[rows[-1]], valid[rows[-1]] = demos.state[driven], demos.mark[driven] != ABSENT
+        log[rows[-1], 0] = begin
         scenes.append(replace(record.scene, log=log, valid=valid))
     result = []
     for record, driven, found in zip(records, moving, replay_experts(scenes, space, rows), strict=True):
@@ -151,26 +174,6 @@ def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
         keep[driven] = found.quality[:, QUALITY.index("ade_m")] <= _MAX_REPLAY_ERROR
         result.append(replace(record, demos=replace(record.demos, state=state, action=action).only(keep)))
     return result
-
-
-def perturbed(record: Record, size: float, rng: np.random.Generator) -> Record:
-    """The scene with the drivers of its demos of moving vehicles beginning somewhat off their logs.
-
-    Args:
-        record: the scene and its demos, which stay as they are.
-        size: factor on :data:`_DEVIATION`.
-        rng: where the numbers come from.
-    """
-    agents = record.demos.agent[record.moving]
-    ahead, aside, turn, faster = size * np.array(_DEVIATION)[:, None] * rng.standard_normal((4, len(agents)))
-    log = record.scene.log.copy()
-    x, y, heading, vx, vy = log[agents, 0].astype(np.float64).T
-    c, s = np.cos(heading), np.sin(heading)
-    speed = np.hypot(vx, vy) * np.maximum(0.0, 1 + faster)
-    towards = np.arctan2(vy, vx) + turn
-    place = x + c * ahead - s * aside, y + s * ahead + c * aside
-    log[agents, 0] = np.stack([*place, heading + turn, speed * np.cos(towards), speed * np.sin(towards)], axis=1)
-    return replace(record, scene=replace(record.scene, log=log))
 
 
 def mirrored(record: Record, space: ActionSpace) -> Record:

@@ -30,9 +30,18 @@ class Augmentation:
     anybody would drive on."""
     perturb: NonNegativeFloat = 1.0
     """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
-    speed, each a standard deviation. Experts are never moved, so a policy learns to come back to where they are."""
+    speed, each a standard deviation. Experts are on their logs (but for ``recover``), so a policy learns to come
+    back to where they are."""
+    recover: Probability = 0.0
+    """Share of the demos of moving vehicles that begin off their logs too, as ``perturb`` says, and are led back to
+    their paths over 8 m, but not before 2.5 s; their actions are found anew, as in stretched variants."""
 
     @property
     def varies(self) -> bool:
         """Whether anything is varied at all."""
         return self.variants > 1 and (self.whole < 1 or self.mirror > 0)
+
+    @property
+    def searches(self) -> bool:
+        """Whether actions of demos are found anew in variants."""
+        return self.varies and (self.stretch > 1 or self.recover > 0)

@@ -124,7 +124,19 @@ def make_experts(
     Raises:
         NoAgentsError: when no agent of the scenes has a demo and passes the rule.
     """
-    worlds = demo_worlds(records, sim.selection, device)
+    return experts_in(demo_worlds(records, sim.selection, device), records, sim, single_agent)
+
+
+def experts_in(worlds: Worlds, records: Sequence[Record], sim: SimConfig, single_agent: bool = False) -> Experts:
+    """Lay the demos of the controlled agents of some worlds out where the worlds are, see :func:`make_experts`.
+
+    Args:
+        worlds: in which all controlled agents have demos.
+        records: one for each world, whose scene it is.
+        sim: the rules.
+        single_agent: each of the agents drives as if it were alone in a world of its own.
+    """
+    device = worlds.device
     rows, drivers = demo_rows(records, worlds), worlds.controlled
 
     def gather(name: str) -> Tensor:
