@@ -12,7 +12,8 @@ from rich.console import Console
 
 from gail_cli.gail.evaluation import submitted
 from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, drive, drivers, make_env
-from gail_cli.gail.evaluation.evaluate import drive_features, evaluate, log_features, pooled, splits_of
+from gail_cli.gail.evaluation.evaluate import evaluate, pooled, splits_of
+from gail_cli.gail.evaluation.scene_scores import drive_features, log_features
 from gail_cli.gail.evaluation.scoring import score_submission
 from gail_cli.gail.evaluation.submission import submission
 from gail_cli.gail.evaluation.tables import WIDTH, print_challenge, print_evaluation

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scenes import car, scene, valid_only
 
+from gail_cli.gail.evaluation.drivers import drive
 from gail_cli.gail.evaluation.metrics import (
     AgentMetrics,
     agent_metrics,
@@ -9,7 +11,12 @@ from gail_cli.gail.evaluation.metrics import (
     infeasibility,
     over_rollouts,
 )
+from gail_cli.sim.actions import ActionSpace
+from gail_cli.sim.config import SimConfig
+from gail_cli.sim.env import Env
 from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
+from gail_cli.sim.worlds import SelectedAgents, make_worlds
 
 
 def test_displacement_errors_by_hand():
@@ -97,3 +104,27 @@ def test_infeasible_steps_by_hand():
     expected = {"infeasible": 4, "infeasible_acceleration": 2, "infeasible_lateral": 1, "infeasible_curvature": 1}
     assert {name: share[0] for name, share in found.items()} == {name: count / 8 for name, count in expected.items()}
     assert all(np.isnan(share[1]) for share in found.values())
+
+
+STANDING = {
+    "creeps": car(speed=0.5),
+    "ends after a step": car(speed=0.5, valid=valid_only(0, 1)),
+    "has a gap": car(speed=0.5, valid=valid_only(0, 5, 10)),
+    "is not seen between its ends": car(speed=0.9, valid=valid_only(0, 10)),
+}
+"""Logs that end less than a metre from where they begin."""
+
+
+@pytest.mark.parametrize("log", STANDING)
+@pytest.mark.parametrize("does", ["stays", "goes on", "drives away"])
+def test_who_stands_near_its_goal_is_at_its_goal(log, does):
+    """By the goal radius of 2 m it is there in its first step, whatever it does, and if that is its only one."""
+    one = scene(STANDING[log])
+    chosen = SelectedAgents(np.array([0]), np.array([True]), np.array([False]))
+    space = ActionSpace.create("delta_local", "continuous")
+    env = Env(make_worlds([one], selected=[chosen]), space, SimConfig(), ObservationConfig())
+    away = torch.zeros(1, 3)
+    away[0, 0] = {"stays": 0.0, "goes on": 0.05, "drives away": -1.0}[does]
+    result = drive(env, lambda env, observation, step: away)
+    assert result.events[0, Event.GOAL]
+    assert result.driven[0].sum() == one.last_valid[0] + 1

@@ -12,6 +12,7 @@ import numpy as np
 from gail_cli.gail.commands.console import progress_bar, write_report
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.evaluation import evaluate as evaluation
+from gail_cli.gail.evaluation.off_log import VARIANTS
 from gail_cli.gail.evaluation.tables import print_challenge, print_evaluation
 from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.learning.backends import with_backend
@@ -32,6 +33,9 @@ def evaluate(
     bc: str | None,
     rollouts: int,
     sampled: bool,
+    blind: bool,
+    off_log: bool,
+    variants: int | None,
     seed: int,
     device: str,
     picture: Path | None,
@@ -54,6 +58,9 @@ def evaluate(
         bc: folder of the run whose cloned policy is an anchor; the run's own when None.
         rollouts: number K of drives with drawn actions.
         sampled: draw the policy's actions instead of taking the most likely ones.
+        blind: drive also without other agents, or roads, in sight.
+        off_log: drive also in variants of the scenes that begin off the log.
+        variants: of each scene; 2 when None.
         seed: for all that is drawn.
         device: where to run.
         picture: file for the picture of a scene.
@@ -69,8 +76,11 @@ def evaluate(
     """
     if (info or sources) and submitted is None:
         raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
-    if protocol == "wosac" and (figure or sampled or box_scale or backend == "gpudrive"):
-        raise click.UsageError("--figure, --sampled, --box-scale and --backend gpudrive are not for --protocol wosac.")
+    if protocol == "wosac" and (figure or sampled or box_scale or blind or off_log or backend == "gpudrive"):
+        these = "--figure, --sampled, --blind, --off-log, --box-scale and --backend gpudrive"
+        raise click.UsageError(f"{these} are not for --protocol wosac.")
+    if variants and not off_log:
+        raise click.UsageError("--variants is about --off-log; add that.")
     config, policy = load_run(run, device)
     config = with_backend(config, backend) if backend else config
     cloned = load_cloned(bc or run, device)
@@ -91,7 +101,8 @@ def evaluate(
             else:
                 results[split] = evaluation.evaluate(
                     policy, config, opened, cloned=cloned, scenes=scenes, box_scale=box_scale,
-                    deterministic=not sampled, rollouts=rollouts, seed=seed, progress=progress,
+                    deterministic=not sampled, rollouts=rollouts, blind=blind,
+                    off_log=(variants or VARIANTS) if off_log else 0, seed=seed, progress=progress,
                 )  # fmt: skip
     write_report(report, {"run": run, "store": store, "splits": results})
     show = print_challenge if protocol == "wosac" else print_evaluation

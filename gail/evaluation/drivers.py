@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from gail_cli.gail.config.schema import TrainConfig
+from gail_cli.gail.evaluation.blind import BLIND
 from gail_cli.gail.evaluation.summary import POLICY
 from gail_cli.gail.learning.backends import make_backend
+from gail_cli.gail.networks.masking import hidden
 from gail_cli.gail.networks.policy import Policy
 from gail_cli.pipeline.experts.replay import Experts, make_experts
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.actions import ActionSpace, Dynamics
 from gail_cli.sim.env import Backend
 from gail_cli.sim.kernels import Event
+from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import DT
 
 CLONED_DRIVER = "behaviour cloning"
@@ -118,19 +121,73 @@ def make_env(
     return make_backend(config.backend, config.sim, config.observation, experts.worlds, space), experts
 
 
+def blinded(driver: Driver, layout: ObservationConfig, partners: bool, roads: bool) -> Driver:
+    """A driver from whom other agents, or roads, or both are hidden."""
+    return lambda env, observation, step: driver(env, hidden(observation, layout, partners, roads), step)
+
+
 def drivers(
     policy: Policy,
-    experts: Experts,
+    experts: Experts | None,
     deterministic: bool,
     generator: torch.Generator,
     cloned: Policy | None = None,
 ) -> dict[str, Driver]:
-    """The policy and its anchors, by the names of the report."""
+    """The policy and its anchors, by the names of the report; experts only where there are some."""
     clone = {} if cloned is None else {CLONED_DRIVER: policy_driver(cloned, deterministic)}
+    replayed = {} if experts is None else {"expert replayed": expert_driver(experts)}
     return {
         POLICY: policy_driver(policy, deterministic),
         **clone,
-        "expert replayed": expert_driver(experts),
+        **replayed,
         "constant velocity": constant_velocity_driver(),
         "random": random_driver(generator),
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Lineup:
+    """Who drives in an evaluation, and how often."""
+
+    policy: Policy
+    cloned: Policy | None
+    anchors: bool
+    """Whether the anchors drive too."""
+    deterministic: bool
+    """Whether policies take their most likely actions in the drive that most metrics are of."""
+    rollouts: int
+    """Drives with drawn actions."""
+    generator: torch.Generator
+    """Of the random anchor."""
+
+    def drives(
+        self, env: Backend, seed: int, experts: Experts | None = None, blind: bool = False
+    ) -> dict[str, tuple[Drive, list[Drive]]]:
+        """By driver, the drive that most metrics are of, and those with drawn actions.
+
+        The former is the first of the latter where actions are drawn anyhow, and stands for them where none are.
+
+        Args:
+            env: where they drive.
+            seed: of each driver's draws, so that they do not depend on those of others.
+            experts: of these worlds; None where there are none.
+            blind: whether the policy also drives without other agents, or roads, in sight.
+        """
+        mains = drivers(self.policy, experts, self.deterministic, self.generator, self.cloned)
+        drawn = {POLICY: policy_driver(self.policy, False), "random": mains["random"]}
+        if self.cloned is not None:
+            drawn[CLONED_DRIVER] = policy_driver(self.cloned, False)
+        if not self.anchors:
+            mains = {POLICY: mains[POLICY]}
+        for name, sight in BLIND.items() if blind else ():
+            layout = self.policy.encoder.observation
+            for table in (mains, drawn):
+                table[name] = blinded(policy_driver(self.policy, table is mains and self.deterministic), layout, *sight)
+        found = {}
+        for name, main in mains.items():
+            torch.manual_seed(seed)
+            once = name != "random" and (self.deterministic or name not in drawn)
+            first = [drive(env, main)] if once else []
+            several = [drive(env, drawn[name]) for _ in range(self.rollouts)] if name in drawn else []
+            found[name] = (first or several)[0], several or first
+        return found

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gail_cli.gail.config.rules import explained
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.sampler import chosen_scenes
+from gail_cli.gail.evaluation.blind import BLIND, blind_section
 from gail_cli.gail.evaluation.challenge import ROLLOUTS
-from gail_cli.gail.evaluation.drivers import CLONED_DRIVER, Drive, Driver, drive, drivers, policy_driver
-from gail_cli.gail.evaluation.features import Features, features, leaves_road, only_valid, road_known, touches
-from gail_cli.gail.evaluation.metrics import AgentMetrics, agent_metrics, infeasibility, over_rollouts
-from gail_cli.gail.evaluation.realism import bin_of, likelihoods, realism
-from gail_cli.gail.evaluation.summary import (
-    DISTRIBUTIONS,
-    LOG,
-    POLICY,
-    SceneScores,
-    concatenated,
-    summarise,
-    sums_of_agents,
-    sums_of_scenes,
-)
+from gail_cli.gail.evaluation.drivers import Lineup
+from gail_cli.gail.evaluation.off_log import off_log_scores
+from gail_cli.gail.evaluation.scene_scores import score_scenes
+from gail_cli.gail.evaluation.summary import POLICY, SceneScores, concatenated, summarise
 from gail_cli.gail.learning.backends import check_backend, renew
 from gail_cli.gail.learning.run import RunError
 from gail_cli.gail.networks.policy import Policy
@@ -36,93 +25,8 @@ from gail_cli.pipeline.records import Split
 from gail_cli.pipeline.store.store import DemoStore
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Backend
-from gail_cli.sim.heights import heights
-from gail_cli.sim.scenario import AgentType
-from gail_cli.sim.worlds import Worlds
 
 SCENES_AT_ONCE = 32
-
-
-def drive_features(result: Drive, worlds: Worlds) -> Features:
-    """The features of a drive, from its second state on, which is the first that was driven."""
-    z = heights(worlds, result.everyone)
-    found = from_second(features(worlds, result.everyone, z, result.present, result.driven))
-    driven = {name: torch.where(found["valid"], x, torch.nan) for name, x in found.items() if x.is_floating_point()}
-    return found | driven
-
-
-def log_features(worlds: Worlds, steps: int) -> Features:
-    """The features of what the controlled agents' logs show in their first ``steps`` states."""
-    z = worlds.tensors["log_z"].view(worlds.valid.shape)[:, :steps]
-    valid = worlds.valid[:, :steps]
-    return from_second(features(worlds, worlds.log[:, :steps], z, valid, valid[worlds.controlled]))
-
-
-def from_second(found: Features) -> Features:
-    """Features without those of the first step, at which nobody has driven yet."""
-    return {name: values[:, 1:] for name, values in found.items()}
-
-
-def score(result: Drive, found: Features, worlds: Worlds) -> AgentMetrics:
-    """Metrics of one drive, with its features, against the log of the same worlds."""
-    steps = min(result.track.shape[1], worlds.num_steps)  # an episode may be shorter or longer than the log
-    log, valid = worlds.log[worlds.controlled, :steps], worlds.valid[worlds.controlled, :steps]
-    compared = valid & result.driven[:, :steps]
-    own = worlds.controlled
-    vehicle = worlds.tensors["type"][own] == AgentType.VEHICLE
-    hit, off = touches(found).any(dim=1), (leaves_road(found) & vehicle[:, None]).any(dim=1)
-    lit = worlds.lit[worlds.tensors["world"][own].long()] & vehicle
-    return agent_metrics(result.track[:, :steps, :2], log[..., :2], compared, result.events, hit, off, lit)
-
-
-_OF_ROADS = ("off_road", "safe_success")
-"""How metrics end that are not known where a map has no edges."""
-
-
-def _where_known(agents: dict[str, NDArray[Any]], found: Features) -> dict[str, NDArray[Any]]:
-    """Metrics of agents, with NaN where no road edge tells."""
-    known = road_known(found).cpu().numpy()
-    return {name: np.where(known, x, np.nan) if name.endswith(_OF_ROADS) else x for name, x in agents.items()}
-
-
-def score_scenes(drives: dict[str, tuple[Drive, list[Drive]]], worlds: Worlds, rollouts: int) -> SceneScores:
-    """All scores of drives in the same worlds.
-
-    Args:
-        drives: by driver: the drive that most metrics are of, and the drives with drawn actions, or the first one again
-            if the driver draws none.
-        worlds: where they took place.
-        rollouts: number of drawn drives that each driver stands for.
-    """
-    scene, count = worlds.tensors["world"][worlds.controlled].cpu().numpy().astype(np.int64), worlds.num_worlds
-    vehicle = worlds.tensors["type"][worlds.controlled] == AgentType.VEHICLE
-    steps = {main.track.shape[1] for main, _ in drives.values()}
-    log = log_features(worlds, min(*steps, worlds.num_steps))
-    sums, histograms = {}, {LOG: _histograms([only_valid(log)], scene, count)}
-    for name, (main, drawn) in drives.items():
-        found = drive_features(main, worlds)
-        drawn_found = [found if drive is main else drive_features(drive, worlds) for drive in drawn]
-        agents = asdict(score(main, found, worlds)) | infeasibility(found, vehicle)
-        agents |= over_rollouts([score(*pair, worlds) for pair in zip(drawn, drawn_found, strict=True)])
-        agents = _where_known(agents, found)
-        likely = likelihoods(log, drawn_found, scene, count, rollouts)
-        scenes = {f"realism_{year}": realism(likely, year) for year in (2025, 2024)}
-        scenes |= {f"likelihood_{component}": values for component, values in likely.items()}
-        sums[name] = {key: sums_of_agents(x, scene, count) for key, x in agents.items()}
-        sums[name] |= {key: sums_of_scenes(x) for key, x in scenes.items()}
-        histograms[name] = _histograms(drawn_found, scene, count)
-    return SceneScores([scene.id for scene in worlds.scenes], sums, histograms)
-
-
-def _histograms(found: Sequence[Features], scene: NDArray[np.int64], scenes: int) -> dict[str, NDArray[np.float64]]:
-    """By feature, [S, B] how many steps of each scene are in each bin, over all drives."""
-    tables = {}
-    for name, bins in DISTRIBUTIONS.items():
-        values = np.concatenate([f[name].cpu().numpy() for f in found], axis=1)
-        there = ~np.isnan(values)
-        cells = np.broadcast_to(scene[:, None], values.shape)[there] * bins[2] + bin_of(values[there], *bins)
-        tables[name] = np.bincount(cells, minlength=scenes * bins[2]).reshape(scenes, bins[2]).astype(np.float64)
-    return tables
 
 
 def evaluate(
@@ -136,6 +40,8 @@ def evaluate(
     box_scale: float | None = None,
     deterministic: bool = True,
     rollouts: int = ROLLOUTS,
+    blind: bool = False,
+    off_log: int = 0,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -151,14 +57,17 @@ def evaluate(
         box_scale: factor on collision boxes; that of the run when None.
         deterministic: the most likely action instead of a drawn one, in the drive that most metrics are of.
         rollouts: K, drives with drawn actions, for errors at best of K, realism, and distributions.
-        seed: of the random anchor, of drawn actions and of resampled scenes.
+        blind: whether the policy also drives without other agents in sight, without roads, and without either.
+        off_log: variants of each scene that are begun off the log, see :mod:`gail.evaluation.off_log`.
+        seed: of the random anchor, of drawn actions, of variants and of resampled scenes.
         progress: called with scenes done and scenes in all.
 
     Returns:
         What :func:`~gail_cli.gail.evaluation.summary.summarise` returns (``results``, ``intervals``, ``differences``);
         ``per_scene``, from which :func:`pooled` makes one evaluation of several; and what was done: ``scenes``,
-        ``agents``, ``backend``, ``box_scale``, ``goal_radius_m``, ``deterministic``, ``rollouts``, ``seed``. Ready
-        for JSON.
+        ``agents``, ``backend``, ``box_scale``, ``goal_radius_m``, ``deterministic``, ``rollouts``, ``seed``. If asked
+        for, ``blind``, see :func:`~gail_cli.gail.evaluation.blind.blind_section`, and ``off_log``: ``variants``,
+        ``agents`` (of all variants), and the same of the variants, but without experts. Ready for JSON.
 
     Raises:
         RunError: when the store's action space is not the policy's, or the clone's, the box scale is no size or not
@@ -166,29 +75,29 @@ def evaluate(
         ImportError: in one sentence, when it is to drive and is not installed.
     """
     _check(policy, cloned, store)
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        config = replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
-    except ValueError as error:
-        raise RunError("", explained(error, SimConfig)) from error
+    on, beyond = (
+        Lineup(policy, cloned, anchors, deterministic, rollouts, torch.Generator().manual_seed(seed)) for _ in range(2)
+    )
+    config = _with_boxes(config, box_scale)
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
     check_backend(config.backend, store, config.sim.selection, chosen)
     env: Backend | None = None
     parts: list[SceneScores] = []
+    off: list[SceneScores] = []
     for first in range(0, len(chosen), SCENES_AT_ONCE):
         batch = chosen[first : first + SCENES_AT_ONCE]
-        experts = make_experts(list(store.read(batch)), config.sim, device)
+        records = list(store.read(batch))
+        experts = make_experts(records, config.sim, device)
         env = renew(env, config.backend, config.sim, config.observation, experts.worlds, store.space)
-        mains = drivers(policy, experts, deterministic, generator, cloned)
-        drawn = {POLICY: policy_driver(policy, False), "random": mains["random"]}
-        drawn |= {} if cloned is None else {CLONED_DRIVER: policy_driver(cloned, False)}
-        drives = {}
-        for name in mains if anchors else [POLICY]:
-            torch.manual_seed(seed + first)  # so that a driver's draws do not depend on those before it
-            main = None if name == "random" or (not deterministic and name in drawn) else mains[name]
-            drives[name] = _drive_all(env, main, drawn.get(name), rollouts)
-        parts.append(score_scenes(drives, experts.worlds, rollouts))
+        parts.append(score_scenes(on.drives(env, seed + first, experts, blind), experts.worlds, rollouts))
+        if off_log:
+            off.append(
+                off_log_scores(
+                    beyond, env, records, config.sim.selection,
+                    variants=off_log, variants_seed=seed, drives_seed=seed + first,
+                )
+            )  # fmt: skip
         progress(first + len(batch), len(chosen))
     settings = {
         "backend": config.backend,
@@ -198,15 +107,26 @@ def evaluate(
         "rollouts": rollouts,
         "seed": seed,
     }
-    return _report(concatenated(parts), settings)
+    report = _report(concatenated(parts), settings)
+    return report | ({"off_log": _off_log_section(concatenated(off), off_log, seed)} if off_log else {})
 
 
 def pooled(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One evaluation of several that :func:`evaluate` returned for different scenes, as of the folds of a
-    cross-validation: means and intervals over all their scenes, of the drivers that all have."""
-    parts = [SceneScores.from_json(report["per_scene"]) for report in reports]
+    cross-validation: means and intervals over all their scenes, of the drivers that all have. It has the sections
+    ``blind`` and ``off_log`` if all have them."""
+
+    def together(*tables: dict[str, Any]) -> SceneScores:
+        return concatenated([SceneScores.from_json(table["per_scene"]) for table in tables])
+
     settings = {name: reports[0][name] for name in _SETTINGS}
-    return _report(concatenated(parts), settings)
+    whole = _report(together(*reports), settings)
+    if all("blind" in report for report in reports):
+        whole["blind"] = blind_section(together(*(report["blind"] for report in reports)), settings["seed"])
+    if all("off_log" in report for report in reports):
+        off = [report["off_log"] for report in reports]
+        whole["off_log"] = _off_log_section(together(*off), off[0]["variants"], settings["seed"])
+    return whole
 
 
 _SETTINGS = ("backend", "box_scale", "goal_radius_m", "deterministic", "rollouts", "seed")
@@ -214,19 +134,28 @@ _SETTINGS = ("backend", "box_scale", "goal_radius_m", "deterministic", "rollouts
 
 
 def _report(scores: SceneScores, settings: dict[str, Any]) -> dict[str, Any]:
-    agents = int(scores.sums[POLICY]["goal"][:, 1].sum())
+    """The report of all drivers; of those that do not see in a section of its own."""
+    blind = {"blind": blind_section(scores, settings["seed"])} if scores.sums.keys() >= BLIND.keys() else {}
+    scores = scores.without(BLIND)
     found = summarise(scores, seed=settings["seed"])
-    return {"scenes": len(scores.scenes), "agents": agents, **settings, **found, "per_scene": scores.to_json()}
+    counted = {"scenes": len(scores.scenes), "agents": _agents(scores)}
+    return {**counted, **settings, **found, **blind, "per_scene": scores.to_json()}
 
 
-def _drive_all(env: Backend, main: Driver | None, drawn: Driver | None, rollouts: int) -> tuple[Drive, list[Drive]]:
-    """The drive that most metrics are of, and those with drawn actions.
+def _off_log_section(scores: SceneScores, variants: int, seed: int) -> dict[str, Any]:
+    found = summarise(scores, seed=seed)
+    return {"variants": variants, "agents": _agents(scores), **found, "per_scene": scores.to_json()}
 
-    The former is the first of the latter when there is no ``main``, and stands for them when there is no ``drawn``.
-    """
-    first = [] if main is None else [drive(env, main)]
-    several = [] if drawn is None else [drive(env, drawn) for _ in range(rollouts)]
-    return (first or several)[0], several or first
+
+def _agents(scores: SceneScores) -> int:
+    return int(scores.sums[POLICY]["goal"][:, 1].sum())
+
+
+def _with_boxes(config: TrainConfig, box_scale: float | None) -> TrainConfig:
+    try:
+        return replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
+    except ValueError as error:
+        raise RunError("", explained(error, SimConfig)) from error
 
 
 def _check(policy: Policy, cloned: Policy | None, store: DemoStore) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,14 @@ class SceneScores:
             for name, table in tables.items()
         }
         return {"scenes": self.scenes, **lists}
+
+    def without(self, drivers: Container[str]) -> SceneScores:
+        """The scores of all others."""
+        sums, histograms = (
+            {name: columns for name, columns in table.items() if name not in drivers}
+            for table in (self.sums, self.histograms)
+        )
+        return SceneScores(self.scenes, sums, histograms)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SceneScores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -51,6 +51,52 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     screen.print(_realism(result))
     _explain(result, screen)
     _say_known(result, "off_road", screen)
+    if "blind" in result:
+        _print_blind(result["blind"], screen)
+    if "off_log" in result:
+        _print_off_log(result, screen)
+
+
+_SIGHT = {
+    "collision": "collision", "off_road": "off-road", "safe_success": "safe\nsuccess", "drawn_safe_success": "drawn",
+    "full_safe_success": "safe,\ntrue boxes", "drawn_full_safe_success": "drawn",
+}  # fmt: skip
+"""Columns of what a policy does that sees, and that does not."""
+_OFF_LOG = (
+    {"goal": "goal", "collision": "collision", "off_road": "off-road", "safe_success": "safe\nsuccess",
+     "drawn_safe_success": "drawn"},
+    {"full_collision": "collision", "full_off_road": "off-road", "full_safe_success": "safe\nsuccess",
+     "drawn_full_safe_success": "drawn"},
+)  # fmt: skip
+"""Columns of both tables of starts off the log: by the run's rules, and at true size."""
+
+
+def _print_blind(section: dict[str, Any], screen: Console) -> None:
+    """What the policy does with its eyes open and shut, and what it loses."""
+    screen.print(_by_driver(section, "the policy without others, roads, or either in sight, %", tuple(_SIGHT), _SIGHT))
+    table = _empty("what it gains by seeing: the first row minus each of the others, in the same scenes, points")
+    for title in _SIGHT.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for who, differences in section["differences"].items():
+        table.add_row(who, *(_difference(differences[name]) for name in _SIGHT))
+    screen.print(table)
+    screen.print(section["sentence"], highlight=False, soft_wrap=True)
+
+
+def _difference(found: dict[str, Any]) -> str:
+    """A difference of shares in points, half the width of its interval, and whether that leaves out 0."""
+    mean, sure = found["mean"], found["interval"]
+    if mean is None:
+        return "- "
+    spread = "" if sure is None else f" ±{100 * (sure[1] - sure[0]) / 2:.1f}"
+    return f"{100 * mean:+.1f}{spread}{MARK if differs(sure) else ' '}"
+
+
+def _print_off_log(result: dict[str, Any], screen: Console) -> None:
+    section = result["off_log"]
+    what = f"begun off the log: {section['variants']} variants of each scene, {_count(section['agents'], 'agent')}, %"
+    for columns, boxes in zip(_OFF_LOG, (f"boxes x{result['box_scale']:g}", "boxes of true size"), strict=True):
+        screen.print(_by_driver(section, f"{what}\n{boxes}", tuple(columns), columns))
 
 
 def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
@@ -113,12 +159,15 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _by_driver(result: dict[str, Any], title: str, names: Sequence[str]) -> Table:
-    """A row per driver, a column per metric."""
+def _by_driver(
+    result: dict[str, Any], title: str, names: Sequence[str], titles: Mapping[str, str] | None = None
+) -> Table:
+    """A row per driver, a column per metric, called by ``titles`` where there are some."""
     table = _empty(title)
     for name in names:
         plain = name.removeprefix("full_")
-        table.add_column(_TITLES.get(plain, plain), justify="right", no_wrap=True)
+        shown = _TITLES.get(plain, plain) if titles is None else titles[name]
+        table.add_column(shown, justify="right", no_wrap=True)
     for driver in result["results"]:
         table.add_row(driver, *(_cell(result, driver, name, *_form(name)) for name in names))
     return table

@@ -33,6 +33,23 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
     return result
 
 
+def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, roads: bool) -> Tensor:
+    """Observations [B, D] as they were if there were no other agents, or no roads, or neither.
+
+    The ego's rays and danger numbers show none, either. What else follows from them stays, such as lights.
+    """
+    result = observations.clone()
+    _, others, segments, _ = layout.split(result)
+    if partners:
+        others[:] = 0.0
+    if roads:
+        segments[:] = 0.0
+        segments[..., -ROAD_TYPES] = 1.0
+    for column, value in layout.nothing(boxes=partners, edges=roads).items():
+        result[..., column] = value
+    return result
+
+
 def _hidden(entities: Tensor, most: float, everything: float) -> Tensor:
     """[B, n] bool: which entities [B, n, F] are hidden."""
     size, count, _ = entities.shape
