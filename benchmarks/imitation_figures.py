@@ -108,7 +108,8 @@ def rollout_curves(jobs: Sequence[Job]) -> Figure:
                 axis.plot(step, value, label=recipe, linewidth=1.4)
     for axis, title in zip(axes, names.values(), strict=True):
         _finish(axis, title, "agent steps")
-    axes[-1].set_yscale("log")
+    if any((np.asarray(line.get_ydata()) > 0).any() for line in axes[-1].lines):
+        axes[-1].set_yscale("log")
     handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=8, fontsize=9, frameon=False)
     return figure

@@ -126,7 +126,10 @@ def test_what_recipes_gain_by_seeing():
 def test_figures_show_means_intervals_and_what_is_sure():
     results = {name: pooled([report(goals)]) for name, goals in (("a", [0.75, 0.5]), ("b", [0.5, 0.25]))}
     (axis,) = forest(results, COLUMNS[:1], {"a": "b"}).axes
-    assert [line.get_xdata() for line in axis.lines[1:]] == [[25.0, 25.0], [25.0]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in axis.lines[1:]] == [
+        pytest.approx([25.0, 25.0]),
+        [25.0],
+    ]
     (axis,) = learning_curves({"a": {12: results["b"], 46: results["a"]}}, COLUMNS[:1], "scenes", {}).axes
     x, y = axis.lines[0].get_data()
     assert (x.tolist(), y.tolist()) == ([12, 46], pytest.approx([100 * 2 / 6, 100 * 3.5 / 6]))

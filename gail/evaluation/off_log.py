@@ -14,9 +14,10 @@ import numpy as np
 from gail_cli.gail.evaluation.drivers import Lineup
 from gail_cli.gail.evaluation.scene_scores import agent_scores, scene_of_agents
 from gail_cli.gail.evaluation.summary import SceneScores, sums_of_agents
-from gail_cli.pipeline.experts.augment import perturbed, varied
+from gail_cli.pipeline.experts.augment import varied
 from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import demo_worlds
+from gail_cli.pipeline.experts.starts import perturbed
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import Selection
