@@ -306,8 +306,8 @@ def schema(file: Path | None) -> None:
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
 @click.option("--blind", is_flag=True, help="Drive the policy also without other agents in sight, without roads, and "
               "without either, and say whether it looks at them.")  # fmt: skip
-@click.option("--off-log", is_flag=True, help="Drive also in variants of the scenes: cut, mirrored, stretched and begun "
-              "off the log.")  # fmt: skip
+@click.option("--off-log", is_flag=True, help="Drive also in variants of the scenes: cut, mirrored, stretched, and "
+              "begun off the log.")  # fmt: skip
 @click.option("--variants", type=click.IntRange(min=1), help="Of each scene, for --off-log. [default: 2]")
 @click.option("--seed", type=options.seed, default=0, help="Seed of random and drawn actions, and of resampled scenes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
@@ -375,11 +375,6 @@ def score(**given: Any) -> None:
 )  # fmt: skip
 @click.option("--run", type=click.Path(exists=True, file_okay=False), help="A trained run: its policy and its rules.")
 @click.option("--sampled", is_flag=True, help="Draw the policy's actions instead of taking the most likely ones.")
-@click.option("--blind", is_flag=True, help="Drive the policy also without other agents in sight, without roads, and "
-              "without either, and say whether it looks at them.")  # fmt: skip
-@click.option("--off-log", is_flag=True, help="Drive also in variants of the scenes: cut, mirrored, stretched and begun "
-              "off the log.")  # fmt: skip
-@click.option("--variants", type=click.IntRange(min=1), help="Of each scene, for --off-log. [default: 2]")
 @click.option("--seed", type=options.seed, default=0, help="Seed of random and of drawn actions.")
 @click.option("--box-scale", type=click.FloatRange(min=0, min_open=True),
               help="Factor on the size of collision boxes. [default: the run's, or 0.7]")  # fmt: skip

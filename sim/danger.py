@@ -15,22 +15,27 @@ BOX_TIMES = (0.0, 0.5, 1.0, 1.5, 2.5)
 EDGE_TIMES = (0.0, 0.3, 0.7, 1.2, 2.0)
 """When road edges count, s."""
 PATHS = ("straight", "arc")
+SIDES = ("left", "right")
 CLOSE, FAR = -1.5, 4.0
 """Separations are clipped to this, m."""
 LEADER = ("leader gap: log", "leader closing speed/10, at most 2", "leader 1 s/time to contact, at most 2",
           "leader headway/4 s, at most 2")  # fmt: skip
 DANGER = (
-    *(f"box {where} in {t} s, {path}: separation/4" for t in BOX_TIMES for path in PATHS for where in ("ahead", "behind")),
-    *(f"edge {side} in {t} s, {path}: separation/4" for t in EDGE_TIMES for path in PATHS for side in ("left", "right")),
+    *(
+        f"box {where} in {t} s, {path}: separation/4"
+        for t in BOX_TIMES
+        for path in PATHS
+        for where in ("ahead", "behind")
+    ),
+    *(f"edge {side} in {t} s, {path}: separation/4" for t in EDGE_TIMES for path in PATHS for side in SIDES),
     *LEADER,
-)  # fmt: skip
+)
 """Names of the fields."""
 FIRST_EDGE = wp.constant(20)
 FIRST_LEADER = wp.constant(40)
-POSES = wp.constant(20)
-"""Of the own box: for each time straight on and on the arc; ten for boxes, then ten for edges."""
-POSE = wp.constant(4)
-"""Floats of a pose: x, y, cosine and sine of the heading."""
+SCRATCH = 84
+"""Floats of the poses of the own box: for each time straight on and on the arc x, y, cosine and sine of the heading,
+ten poses for boxes and ten for edges; then the least and the largest x, and y, that are near any of those for edges."""
 
 _FAR = wp.constant(wp.float32(FAR))
 _CLOSE = wp.constant(wp.float32(CLOSE))
@@ -45,6 +50,13 @@ NO_HEADWAY = 2.0
 
 
 @wp.func
+def near_limit(radius: float) -> float:
+    """What is farther from the middle of a box than this has at least a separation of 4 m, if ``radius`` is the sum of
+    the half diagonals: of a distance, the axes show 1/sqrt(2) at least."""
+    return 1.4142136 * (radius + _FAR)
+
+
+@wp.func
 def _time_of(k: int) -> float:
     """Seconds until the k-th pair of poses."""
     box = wp.where(k == 0, 0.0, wp.where(k == 1, 0.5, wp.where(k == 2, 1.0, wp.where(k == 3, 1.5, 2.5))))
@@ -54,11 +66,14 @@ def _time_of(k: int) -> float:
 
 @wp.func
 def start_danger(
-    speed: float, curvature: float, poses: wp.array(dtype=wp.float32), out: wp.array(dtype=wp.float32), col: int
+    own: wp.vec3, curvature: float, poses: wp.array(dtype=wp.float32), out: wp.array(dtype=wp.float32), col: int
 ):
-    """Write the own poses into ``poses`` [80], and the fields as if nothing were near."""
+    """Write the own poses into ``poses`` [84], and the fields as if nothing were near; see :func:`approach_box`."""
+    near = near_limit(wp.length(wp.vec2(own[0], own[1])))
+    for k in range(4):
+        poses[80 + k] = 0.0
     for k in range(10):
-        s = speed * _time_of(k)
+        s = own[2] * _time_of(k)
         turn = curvature * s
         sine = wp.sin(turn)
         cosine = wp.cos(turn)
@@ -67,7 +82,7 @@ def start_danger(
         if wp.abs(turn) > 1.0e-3:
             x = sine / curvature
             y = (1.0 - cosine) / curvature
-        p = 2 * k * POSE
+        p = 8 * k
         poses[p] = s
         poses[p + 1] = 0.0
         poses[p + 2] = 1.0
@@ -76,6 +91,14 @@ def start_danger(
         poses[p + 5] = y
         poses[p + 6] = cosine
         poses[p + 7] = sine
+        if k >= 5:
+            poses[80] = wp.min(poses[80], wp.min(s, x))
+            poses[81] = wp.max(poses[81], wp.max(s, x))
+            poses[82] = wp.min(poses[82], y)
+            poses[83] = wp.max(poses[83], y)
+    for k in range(2):
+        poses[80 + 2 * k] = poses[80 + 2 * k] - near
+        poses[81 + 2 * k] = poses[81 + 2 * k] + near
     for k in range(FIRST_LEADER):
         out[col + k] = _FAR
     out[col + FIRST_LEADER] = 1.0e9
@@ -101,7 +124,10 @@ _SEPARATION = """
 
 @wp.func_native(
     """
-    const float wide = 0.0f, X = mx, Y = my, limit = radius + 4.0f;
+    const float wide = 0.0f, X = mx, Y = my;
+    const float px = half * (ux < 0 ? -ux : ux), py = half * (uy < 0 ? -uy : uy);
+    const float* all = poses.data + 80;
+    if (mx + px < all[0] || mx - px > all[1] || my + py < all[2] || my - py > all[3]) return;
     for (int p = 0; p < 10; ++p) {
         if (p == 1) continue;
         const float* q = poses.data + 40 + 4 * p;
@@ -121,13 +147,14 @@ _SEPARATION = """
 """
 )
 def approach_edge(
-    poses: wp.array(dtype=wp.float32), length: float, width: float, radius: float,
+    poses: wp.array(dtype=wp.float32), length: float, width: float, limit: float,
     mx: float, my: float, ux: float, uy: float, half: float, out: wp.array(dtype=wp.float32), col: int,
 ):  # fmt: skip
     """Lessen the separations from edges, on the side where the edge's nearest point lies as seen from the pose.
 
     Args:
-        poses: of the own box, of half sides ``length`` and ``width`` and half diagonal ``radius``.
+        poses: of the own box, of half sides ``length`` and ``width``.
+        limit: how far the edge may be from the middle of a pose, m.
         mx, my, ux, uy, half: midpoint, direction and half-length of an edge in the own frame.
         out, col: the danger fields.
     """
@@ -137,7 +164,6 @@ def approach_edge(
 @wp.func_native(
     """
     const float T[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.5f};
-    const float limit = radius + 4.0f;
     for (int p = 0; p < 10; ++p) {
         if (p == 1) continue;
         const float* q = poses.data + 4 * p;
@@ -153,10 +179,10 @@ def approach_edge(
 """
 )
 def _approach(
-    poses: wp.array(dtype=wp.float32), length: float, width: float, radius: float, mx: float, my: float,
+    poses: wp.array(dtype=wp.float32), length: float, width: float, limit: float, mx: float, my: float,
     vx: float, vy: float, ux: float, uy: float, half: float, wide: float, out: wp.array(dtype=wp.float32), col: int,
 ):  # fmt: skip
-    """As :func:`approach_edge`, of another box that is ahead or behind now; ``radius``: of both half diagonals."""
+    """As :func:`approach_edge`, of another box that is ahead or behind now."""
     ...
 
 
@@ -207,9 +233,9 @@ def approach_box(
         box, velocity: the other's, in the own frame.
         out, col: the danger fields.
     """
-    radius = wp.length(wp.vec2(own[0], own[1])) + wp.length(wp.vec2(box.length, box.width))
+    limit = near_limit(wp.length(wp.vec2(own[0], own[1])) + wp.length(wp.vec2(box.length, box.width)))
     _approach(
-        poses, own[0], own[1], radius, box.x, box.y, velocity[0], velocity[1], box.c, box.s, box.length, box.width,
+        poses, own[0], own[1], limit, box.x, box.y, velocity[0], velocity[1], box.c, box.s, box.length, box.width,
         out, col,
     )  # fmt: skip
     _follow(own, curvature, box, velocity, out, col + FIRST_LEADER)

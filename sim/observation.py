@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gail_cli.sim.danger import POSE, POSES
+from gail_cli.sim.danger import SCRATCH
 from gail_cli.sim.heights import heights
 from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from gail_cli.sim.layout import ObservationConfig
@@ -62,7 +62,7 @@ def _scratch_size(worlds: Worlds, grid: Any) -> int:
     agents = int(worlds.tensors["agent_start"].diff().amax())
     listed = int(np.diff(grid.start.numpy()).max(initial=0))
     lights = int(worlds.lights["start"].diff().amax())
-    return max(3 * max(agents, listed, lights) + 1, int(POSES * POSE))
+    return max(3 * max(agents, listed, lights) + 1, SCRATCH)
 
 
 def _scratch(rows: int, size: int, device: torch.device) -> list[Any]:
@@ -203,8 +203,9 @@ class ObservationSource:
         layers = [own] if others is own else [own, others]
         state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
-        z = [heights(worlds, layer.state).t().reshape(-1) for layer in layers if config.looks]
-        z = torch.cat(z) if z else torch.empty(0, device=worlds.device)
+        z = torch.empty(0, device=worlds.device)
+        if config.looks:
+            z = torch.cat([heights(worlds, layer.state).t().reshape(-1) for layer in layers])
         logs = ("log", "log_z", "valid")
         unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
         seen = replace(worlds, tensors=unlogged)

@@ -505,6 +505,6 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].states, layout, query[q, 1], query[q, 2], base,
-            base + sources[k].seen, time_left[q], distance[h], index[h], row,
+            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].states, layout, query[q, 1], query[q, 2],
+            base, base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

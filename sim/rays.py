@@ -89,7 +89,7 @@ def cast(
     Args:
         out, col: the rays, in the order of :data:`DIRECTIONS`.
         mx, my, ux, uy, half: midpoint, direction and half-length of the segment in the own frame.
-        nearest: its distance from the middle, m.
+        nearest: no point of it is nearer to the middle, m.
     """
     ...
 

@@ -5,7 +5,7 @@ since roads are no plane.
 """
 
 # Warp reads annotations at run time, so this module must not postpone them.
-from gail_cli.sim.danger import approach_box, approach_edge, start_danger, write_danger
+from gail_cli.sim.danger import approach_box, approach_edge, near_limit, start_danger, write_danger
 from gail_cli.sim.geometry import Box, in_frame
 from gail_cli.sim.heights import LEVEL, height_at, height_of, least_apart
 from gail_cli.sim.launch import wp
@@ -80,7 +80,7 @@ def _see_edges(
     poses: wp.array(dtype=wp.float32),
     out: wp.array(dtype=wp.float32),
 ):
-    diagonal = wp.length(wp.vec2(own[0], own[1]))
+    limit = near_limit(wp.length(wp.vec2(own[0], own[1])))
     cell = cell_at(edges, map, ego.x, ego.y)
     if cell >= 0:
         for k in range(edges.start[cell], edges.start[cell + 1]):
@@ -98,11 +98,9 @@ def _see_edges(
                         m = in_frame(ego.c, ego.s, s[0] - ego.x, s[1] - ego.y)
                         u = in_frame(ego.c, ego.s, s[5], s[6])
                         if sight.rays >= 0:
-                            cast(out, sight.rays, m[0], m[1], u[0], u[1], s[2] + _JOINT, distance)
+                            cast(out, sight.rays, m[0], m[1], u[0], u[1], s[2] + _JOINT, wp.max(distance - _JOINT, 0.0))
                         if sight.danger >= 0:
-                            approach_edge(
-                                poses, own[0], own[1], diagonal, m[0], m[1], u[0], u[1], s[2], out, sight.danger
-                            )
+                            approach_edge(poses, own[0], own[1], limit, m[0], m[1], u[0], u[1], s[2], out, sight.danger)
 
 
 @wp.func
@@ -164,7 +162,7 @@ def look_around(
         sight: what to write where.
         ego, agent, row, seen_base: who looks from where at whom.
         speed: its own, signed, m/s.
-        scratch: memory for 80 floats.
+        scratch: memory for 84 floats.
         out: the observation.
     """
     if sight.rays >= 0 or sight.danger >= 0:
@@ -176,7 +174,7 @@ def look_around(
         if sight.rays >= 0:
             start_rays(out, sight.rays)
         if sight.danger >= 0:
-            start_danger(speed, curvature, scratch, out, sight.danger)
+            start_danger(own, curvature, scratch, out, sight.danger)
         z = _height(w, v, agent, row)
         _see_edges(w, edges, sight, ego, w.map[w.world[agent]], own, z - w.lift[agent], scratch, out)
         _see_boxes(w, v, sight, ego, agent, own, curvature, z, seen_base, scratch, out)

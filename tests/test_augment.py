@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -66,17 +67,22 @@ def test_mirrored_actions_drive_mirrored_tracks(make_store, kind):
 
 
 def test_a_mirror_image_is_seen_the_other_way_round(make_store):
-    """y and the sine of headings change their signs, road edges are seen turned round; all else stays."""
+    """y, what bends to the left and the sine of headings change their signs, what is to the left is to the right, road
+    edges are seen turned round; all else stays."""
     store = make_store()
     record = record_of(store)
     seen, image = observed(record, store.space), observed(mirrored(record, store.space), store.space)
     (ego, partners, roads, _), (ego_, partners_, roads_, _) = LAYOUT.split(seen), LAYOUT.split(image)
-    signs = {"goal y/50": -1, "y/radius": -1, "sin heading": -1, "relative vy/20": -1, "nearest y/radius": -1}
+    signed = {"goal y/50", "y/radius", "sin heading", "relative vy/20", "nearest y/radius", "goal y: log", "y: log",
+              "curvature that the goal needs*5, at most 1", "relative vy: log", "nearest y: log"}  # fmt: skip
+    other = {"left": "right", "right": "left"}
 
     def factors(names):
-        return torch.tensor([float(signs.get(name, 1)) for name in names])
+        return torch.tensor([-1.0 if name in signed else 1.0 for name in names])
 
-    torch.testing.assert_close(ego_, ego * factors(LAYOUT.ego_fields), atol=1e-5, rtol=0)
+    sides = [re.sub("(?<!time )left|right", lambda side: other[side[0]], name) for name in LAYOUT.ego_fields]
+    swapped = ego[:, [LAYOUT.ego_fields.index(name) for name in sides]]
+    torch.testing.assert_close(ego_, swapped * factors(LAYOUT.ego_fields), atol=1e-4, rtol=0)
     torch.testing.assert_close(partners_, partners * factors(LAYOUT.partner_fields), atol=1e-5, rtol=0)
     edge = roads[..., LAYOUT.road_fields.index("road edge")] == 1
     there = roads[..., LAYOUT.road_fields.index("none")] == 0

@@ -152,21 +152,6 @@ def test_a_run_of_an_earlier_version_sees_no_lights(tmp_path):
     assert again.encoder.lights is None
 
 
-def test_the_goal_can_be_hidden():
-    """Only its own four fields are zero then, and they do not depend on it."""
-    s = random_scene(5)
-    plain, hidden = (
-        Env(make_worlds([s]), SPACE, observation=replace(LAYOUT, goal=goal)).reset().clone() for goal in (True, False)
-    )
-    fields = [i for i, name in enumerate(LAYOUT.ego_fields) if "goal" in name]
-    assert fields == [3, 4, 5, 6]
-    assert plain[:, fields].any()
-    plain[:, fields] = 0.0
-    assert torch.equal(plain, hidden)
-    with pytest.raises(ValueError, match="goal is false, but layout gpudrive always has it"):
-        ObservationConfig("gpudrive", goal=False)
-
-
 # Variants of a scene
 
 

@@ -13,7 +13,7 @@ from gail_cli.gail.evaluation.drivers import drive, expert_driver
 from gail_cli.pipeline.experts.augment import demo_variants, replayed
 from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import make_experts
-from gail_cli.pipeline.experts.starts import led_back, off_log, way_back
+from gail_cli.pipeline.experts.starts import led_back, off_log, perturbed, way_back
 from gail_cli.pipeline.records import ABSENT
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Env
@@ -94,6 +94,21 @@ def test_nobody_is_led_backwards(make_store):
         begin[:, 1] += metres * np.sin(start[:, 2])
         new = led_back(record, begin, np.ones(len(begin), np.bool_))
         assert (new.demos.state[record.moving, 0] != start).any(axis=1).all() == led
+
+
+def test_nobody_begins_so_near_the_goal_that_it_counts_as_parked(make_store):
+    """Drivers with 0.3 m to go, as pieces of logs have them; GPUDrive would take them for parked."""
+    (record,) = make_store().read([0])
+    log, agents = record.scene.log.copy(), record.demos.agent[record.moving]
+    log[agents] = log[agents, :1]
+    log[agents, -1, 0] += 0.3
+    record = replace(record, scene=replace(record.scene, log=log, valid=np.ones_like(record.scene.valid)))
+    rng, kept = np.random.default_rng(0), 0
+    for _ in range(50):
+        new = perturbed(record, 1.0, rng)
+        assert not new.scene.parked[agents].any()
+        kept += (new.scene.log[agents, 0] == log[agents, 0]).all(axis=1).sum()
+    assert 0.05 < kept / (50 * len(agents)) < 0.3
 
 
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])

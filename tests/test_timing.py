@@ -79,3 +79,12 @@ def test_paces_are_as_often_fast_as_slow():
     assert found.max() == pytest.approx(1.2, abs=1e-3)
     assert np.log(found).mean() == pytest.approx(0, abs=0.01)
     assert paces(0.0, 5, np.random.default_rng(0)).tolist() == [1] * 5
+
+
+def test_who_moves_goes_on_to_count_as_moving():
+    """A car that moves by 0.21 m in all: at half the pace it would count as parked."""
+    one = scene(car(speed=0.21, steps=11), car(0, 8, speed=1.0, steps=11))
+    new = retimed(one, np.array([0.5, 0.5]))
+    assert np.array_equal(new.log[0], one.log[0])
+    np.testing.assert_allclose(new.log[1, 10, 0], 0.5, atol=1e-5)
+    assert np.array_equal(new.parked, one.parked)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from gail_cli.gail.demos.sampler import DemoSampler
-from gail_cli.gail.demos.stores import MixedSampler
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.sight import Sight
 
-_ROWS = 4096
-"""Demos that eyes look at per rollout, where they are drawn from the pool and seen as features."""
+ROWS = 8192
+"""Most demos that are looked at per rollout, and then used several times."""
 
 
 class ExpertRows:
     """Batches of demos: of the rollout's own worlds, or drawn from the pool.
 
     Args:
-        sampler: the pool.
+        draw: so many demos out of the pool, with next observations if asked for them.
         sight: who looks at what.
         generator: of what is drawn from rows at hand.
         next_state: whether the discriminator looks at the next observation, too.
     """
 
     def __init__(
-        self, sampler: DemoSampler | MixedSampler, sight: Sight, generator: torch.Generator, next_state: bool
+        self, draw: Callable[[int, bool], Transitions], sight: Sight, generator: torch.Generator, next_state: bool
     ) -> None:
-        self._sampler, self._sight, self._generator, self.next_state = sampler, sight, generator, next_state
+        self._draw, self._sight, self._generator, self.next_state = draw, sight, generator, next_state
         self._shown: Transitions | None = None
         self._judged: Transitions | None = None
 
@@ -40,20 +39,20 @@ class ExpertRows:
         """
         rows = matched
         if rows is None and self._sight.shares:  # eyes look once at rows that are used several times
-            rows = self._sampler.sample(_ROWS, self.next_state)
+            rows = self._draw(ROWS, self.next_state)
         self._shown = None if rows is None else self._sight.demos(rows)
         self._judged = None if self._shown is None else self._sight.judged_demos(self._shown)
 
     def shown(self, count: int) -> Transitions:
         """A batch as rollouts hold what is seen: to clone."""
         if self._shown is None:
-            return self._sight.demos(self._sampler.sample(count))
+            return self._sight.demos(self._draw(count, False))
         return self._drawn(replace(self._shown, next_observation=None), count)
 
     def judged(self, count: int, next_state: bool = False) -> Transitions:
         """A batch as the discriminator looks at it."""
         if self._judged is None:
-            return self._sight.judged_demos(self._sight.demos(self._sampler.sample(count, next_state)))
+            return self._sight.judged_demos(self._sight.demos(self._draw(count, next_state)))
         return self._drawn(self._judged, count)
 
     def _drawn(self, rows: Transitions, count: int) -> Transitions:

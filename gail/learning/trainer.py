@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,13 +16,14 @@ from gail_cli.gail.config.load import config_to_dict
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.demos.matched import demo_transitions
 from gail_cli.gail.demos.rules import DemoRules
-from gail_cli.gail.demos.stores import Stores
+from gail_cli.gail.demos.sampler import DemoSampler
+from gail_cli.gail.demos.stores import MixedSampler, Stores
 from gail_cli.gail.demos.transitions import Transitions
 from gail_cli.gail.learning.adversary import RewardScale
 from gail_cli.gail.learning.backends import check_backend, renew
 from gail_cli.gail.learning.cloning import clone, take_over
 from gail_cli.gail.learning.events import event_reward
-from gail_cli.gail.learning.expert_rows import ExpertRows
+from gail_cli.gail.learning.expert_rows import ROWS, ExpertRows
 from gail_cli.gail.learning.learners import Learners
 from gail_cli.gail.learning.logger import MetricsLogger
 from gail_cli.gail.learning.ppo import AdvantageScale, update
@@ -30,6 +32,7 @@ from gail_cli.gail.learning.requirements import check_fit
 from gail_cli.gail.learning.rollout import Rollout, collect
 from gail_cli.gail.learning.run import CLONED, Past, RunError, RunFolder, choose_device
 from gail_cli.gail.networks.masking import masked
+from gail_cli.pipeline.experts.replay import Experts
 from gail_cli.sim.env import Backend
 
 _NORMALISER_SAMPLES = 8192
@@ -99,19 +102,15 @@ class Trainer:
         rules = DemoRules.from_config(
             config.data, config.worlds, config.sim, config.observation, config.augment, config.matched
         )
-        drawn, held_out = self._drawn
-        self.sampler = self.stores.sampler(rules, config.seed, drawn, self.device)
-        self.held_out = self.stores.held_out(rules, config.seed, held_out, self.device) if self.adversary else None
+        self._rules = rules
+        self._sampler: DemoSampler | MixedSampler | None = None
+        seed, drawn = config.seed, self._drawn[1]
+        self.held_out = self.stores.held_out(rules, seed, drawn, self.device) if self.adversary else None
         next_state = self.adversary is not None and self.adversary.network.needs_next_state
-        self.experts = ExpertRows(self.sampler, self.sight, self._generator, next_state)
-        if self.adversary is not None:
-            self.adversary.absorbing_share = self.sampler.absorbing_share
+        self.experts = ExpertRows(lambda *asked: self.sampler.sample(*asked), self.sight, self._generator, next_state)
+        self._count_absorbing()
         if past is None:
-            sample = self.sampler.sample(_NORMALISER_SAMPLES)
-            self.networks.policy.fit_normaliser(sample.observation, sample.action)
-            if config.bc.run is not None and config.clones:
-                take_over(self.networks.policy, config.bc.run, self.device)
-                self.progress.cloned = config.cloning_steps
+            self._begin_policy()
         start = self.progress.iteration // config.worlds.rollouts_per_batch
         self.stream = self.stores.worlds(
             replace(rules, sim=config.rollout_sim),
@@ -124,6 +123,29 @@ class Trainer:
         self._env: Backend | None = None
         self._matched: Transitions | None = None
         self._logger = self._describe(past)
+
+    @property
+    def sampler(self) -> DemoSampler | MixedSampler:
+        """Draws demos. Its pool is filled when it is first asked for: a run may need none, whose policy was cloned by
+        another run and which learns from the demos of its own worlds."""
+        if self._sampler is None:
+            self._sampler = self.stores.sampler(self._rules, self.config.seed, self._drawn[0], self.device)
+        return self._sampler
+
+    def _begin_policy(self) -> None:
+        """Let the policy be another run's clone, or fit its input statistics."""
+        policy, config = self.networks.policy, self.config
+        if config.bc.run is not None and config.clones:
+            take_over(policy, config.bc.run, self.device)
+            self.progress.cloned = config.cloning_steps
+        else:
+            sample = self.sampler.sample(_NORMALISER_SAMPLES)
+            policy.fit_normaliser(sample.observation, sample.action)
+
+    def _count_absorbing(self) -> None:
+        """Tell the discriminator how often experts are in the absorbing state, if it learns from that."""
+        if self.adversary is not None and self.config.discriminator.absorbing:
+            self.adversary.absorbing_share = self.sampler.absorbing_share
 
     def _describe(self, past: Past | None) -> MetricsLogger:
         """Write down what the run is, only once nothing that it builds on can be amiss; and where it is logged."""
@@ -152,7 +174,8 @@ class Trainer:
 
     def close(self) -> None:
         """Stop background threads and close files."""
-        self.sampler.close()
+        if self._sampler is not None:
+            self._sampler.close()
         if self.held_out is not None:
             self.held_out.close()
         self.stream.close()
@@ -164,7 +187,10 @@ class Trainer:
             "progress": vars(self.progress),
             "reward_scale": vars(self.reward_scale),
             "advantage_scale": vars(self.advantage_scale),
-            "drawn": (self.sampler.drawn, self.held_out.drawn if self.held_out else 0),
+            "drawn": (
+                self._drawn[0] if self._sampler is None else self._sampler.drawn,
+                self.held_out.drawn if self.held_out else 0,
+            ),
             "generator": self._generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -241,8 +267,8 @@ class Trainer:
 
     def _join(self) -> None:
         """Let what an extraction has added to the stores take part."""
-        if self.stores.refresh() and self.adversary is not None:
-            self.adversary.absorbing_share = self.sampler.absorbing_share
+        if self.stores.refresh():
+            self._count_absorbing()
 
     def _next_env(self) -> Backend:
         """The environment of this rollout, with fresh worlds when it is time for them."""
@@ -250,13 +276,21 @@ class Trainer:
             config, batch = self.config, self.stream.next()
             sim, space = config.rollout_sim, self.stores.space
             self._env = renew(self._env, config.backend, sim, config.observation, batch.worlds, space)
-            self._matched = None
-            if batch.experts is not None:
-                self._matched = demo_transitions(batch.experts, config.observation, self.experts.next_state)
+            self._matched = None if batch.experts is None else self._demos_of(batch.experts)
         self.experts.renew(self._matched)
         if self.progress.iteration == 0:
             self.learners.fit_normalisers(self.experts.judged(_NORMALISER_SAMPLES))
         return self._env
+
+    def _demos_of(self, experts: Experts) -> Transitions:
+        """Demos of a rollout's own worlds, at most so many as are looked at per rollout, any of them."""
+        count = len(experts.transitions)
+        rng = np.random.default_rng(
+            [self.config.seed, self.progress.iteration // self.config.worlds.rollouts_per_batch]
+        )
+        rows = np.sort(rng.permutation(count)[:ROWS])
+        chosen = torch.from_numpy(rows).to(self.device)
+        return demo_transitions(experts, self.config.observation, self.experts.next_state, chosen)
 
     def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
         """Updates of the discriminator, and of the posterior of latent codes."""

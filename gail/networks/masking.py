@@ -27,35 +27,27 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
     result = observations.clone()
     _, partners, roads, _ = layout.split(result)
     partners[_hidden(partners, config.partners, config.all_partners)] = 0.0
-    roads[_hidden(roads, config.roads, config.all_roads)] = _no_segment(roads)
+    nothing = roads.new_zeros(roads.shape[-1])
+    nothing[-ROAD_TYPES] = 1.0
+    roads[_hidden(roads, config.roads, config.all_roads)] = nothing
     return result
 
 
 def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, roads: bool) -> Tensor:
-    """Observations [B, D] as they are where no other agent is near, or no road; the very same if nothing is hidden.
+    """Observations [B, D] as they were if there were no other agents, or no roads, or neither.
 
-    Args:
-        observations: what agents see.
-        layout: of the observations.
-        partners: whether other agents are hidden.
-        roads: whether road segments are.
+    The ego's rays and danger numbers show none, either. What else follows from them stays, such as lights.
     """
-    if not (partners or roads):
-        return observations
     result = observations.clone()
-    _, agents, segments, _ = layout.split(result)
+    _, others, segments, _ = layout.split(result)
     if partners:
-        agents[:] = 0.0
+        others[:] = 0.0
     if roads:
-        segments[:] = _no_segment(segments)
+        segments[:] = 0.0
+        segments[..., -ROAD_TYPES] = 1.0
+    for column, value in layout.nothing(boxes=partners, edges=roads).items():
+        result[..., column] = value
     return result
-
-
-def _no_segment(roads: Tensor) -> Tensor:
-    """[G] the row of a segment that is not there."""
-    nothing = roads.new_zeros(roads.shape[-1])
-    nothing[-ROAD_TYPES] = 1.0
-    return nothing
 
 
 def _hidden(entities: Tensor, most: float, everything: float) -> Tensor:

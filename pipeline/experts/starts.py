@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gail_cli.pipeline.records import ABSENT, Record
 from gail_cli.sim.scenario import DT
+from gail_cli.sim.scene import PARKED_DISTANCE
 
 _DEVIATION = (0.5, 0.3, 0.03, 0.15)
 """Standard deviations: m ahead, m to the left, rad, share of the speed."""
@@ -27,6 +28,8 @@ _STANDS = 1.0
 def off_log(record: Record, size: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """[n, 5] states near the first of the logs of the n drivers of demos of moving vehicles (:attr:`Record.moving`).
 
+    Who would count as parked there, next to the goal, begins on the log.
+
     Args:
         record: the scene and its demos.
         size: factor on :data:`_DEVIATION`.
@@ -40,7 +43,8 @@ def off_log(record: Record, size: float, rng: np.random.Generator) -> NDArray[np
     towards = np.arctan2(vy, vx) + turn
     place = x + c * ahead - s * aside, y + s * ahead + c * aside
     states = np.stack([*place, heading + turn, speed * np.cos(towards), speed * np.sin(towards)], axis=1)
-    return states.astype(np.float32)
+    parked = np.linalg.norm(record.scene.goal[agents] - states[:, :2], axis=1) < PARKED_DISTANCE
+    return np.where(parked[:, None], record.scene.log[agents, 0], states).astype(np.float32)
 
 
 def begun_at(record: Record, agents: NDArray[np.integer], states: NDArray[np.float32]) -> Record:

@@ -19,7 +19,7 @@ def retimed(scene: Scene, pace: NDArray[np.floating]) -> Scene:
     """The scene with its agents driving their own paths at another pace; the scene itself if nobody's is another.
 
     An agent begins where its log begins. It is there where its log, at its pace, is there; whoever is at the end of the
-    path before the log ended stands there as long.
+    path before the log ended stands there as long. Who would count as parked, or no more, keeps the log.
 
     Args:
         scene: the scene, which stays as it is.
@@ -43,4 +43,8 @@ def retimed(scene: Scene, pace: NDArray[np.floating]) -> Scene:
         new[:, 3:] *= np.where(when > last, 0.0, pace[agent])[:, None]
         log[agent] = np.where(valid[agent, :, None], new, 0)
         log_z[agent] = np.where(valid[agent], np.interp(at, known, heights), 0)
-    return replace(scene, log=log, log_z=log_z, valid=valid)
+    new_scene = replace(scene, log=log, log_z=log_z, valid=valid)
+    kept = new_scene.parked != scene.parked
+    if not kept.any():
+        return new_scene
+    return retimed(scene, np.where(kept, 1.0, pace))
