@@ -317,6 +317,8 @@ def schema(file: Path | None) -> None:
 @click.option("--scene", help="Id of the scene to draw. [default: the first]")
 @click.option("--figure", type=click.Path(path_type=Path), callback=options.picture,
               help="Draw realism and distributions to this PNG file.")  # fmt: skip
+@click.option("--codes", type=click.Path(path_type=Path), callback=options.picture,
+              help="Also drive everyone by each latent code alone, and draw what codes mean to this file.")  # fmt: skip
 @click.option("--submission", "submitted", type=click.Path(path_type=Path), callback=options.writable, metavar="FILE",
               help="Write 32 drives from step 10 on as a SimAgentsChallengeSubmission, for Waymo's scorer. The policy "
                    "knows its goals from the log: for analysis, not for the leaderboard.")  # fmt: skip

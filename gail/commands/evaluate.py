@@ -12,8 +12,9 @@ import numpy as np
 from gail_cli.gail.commands.console import progress_bar, write_report
 from gail_cli.gail.config.schema import TrainConfig
 from gail_cli.gail.evaluation import evaluate as evaluation
+from gail_cli.gail.evaluation.codes import Style, drive_codes, require_codes
 from gail_cli.gail.evaluation.off_log import VARIANTS
-from gail_cli.gail.evaluation.tables import print_challenge, print_evaluation
+from gail_cli.gail.evaluation.tables import print_challenge, print_codes, print_evaluation
 from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.learning.backends import with_backend
 from gail_cli.gail.learning.run import RunFolder, load_cloned, load_run
@@ -41,6 +42,7 @@ def evaluate(
     picture: Path | None,
     scene: str | None,
     figure: Path | None,
+    codes: Path | None,
     submitted: Path | None,
     info: dict[str, str],
     sources: tuple[str, ...],
@@ -66,6 +68,7 @@ def evaluate(
         picture: file for the picture of a scene.
         scene: id of that scene; the first when None.
         figure: file for the figure of realism and distributions.
+        codes: file for the figure of what latent codes mean.
         submitted: file for the submission.
         info: fields of the submission.
         sources: files that tell the heights of the submission, where the store does not keep them.
@@ -76,8 +79,8 @@ def evaluate(
     """
     if (info or sources) and submitted is None:
         raise click.UsageError("--submission-info and --submission-source are about --submission FILE; add that.")
-    if protocol == "wosac" and (figure or sampled or box_scale or blind or off_log or backend == "gpudrive"):
-        these = "--figure, --sampled, --blind, --off-log, --box-scale and --backend gpudrive"
+    if protocol == "wosac" and (figure or codes or sampled or box_scale or blind or off_log or backend == "gpudrive"):
+        these = "--figure, --codes, --sampled, --blind, --off-log, --box-scale and --backend gpudrive"
         raise click.UsageError(f"{these} are not for --protocol wosac.")
     if variants and not off_log:
         raise click.UsageError("--variants is about --off-log; add that.")
@@ -90,6 +93,8 @@ def evaluate(
     if submitted is not None:
         every = [index for scenes in chosen.values() for index in scenes]
         _write_submission(submitted, config, policy, opened, every, seed, info, sources)
+    if codes is not None:
+        require_codes(policy)
     results = {}
     for split, scenes in chosen.items():
         with progress_bar("evaluating", "scenes") as progress:
@@ -104,10 +109,15 @@ def evaluate(
                     deterministic=not sampled, rollouts=rollouts, blind=blind,
                     off_log=(variants or VARIANTS) if off_log else 0, seed=seed, progress=progress,
                 )  # fmt: skip
+    styles = {} if codes is None else _by_codes(policy, config, opened, chosen, box_scale, not sampled, seed)
+    for split, (section, _) in styles.items():
+        results[split]["codes"] = section
     write_report(report, {"run": run, "store": store, "splits": results})
     show = print_challenge if protocol == "wosac" else print_evaluation
     for split, result in results.items():
         show(result, "" if split == "all" else split)
+        if split in styles:
+            print_codes(styles[split][0], "" if split == "all" else split)
     for line in _seen_in_training(run, config, opened, chosen):
         click.echo(f"Warning: {line}.", err=True)
     if cloned is None:
@@ -116,6 +126,8 @@ def evaluate(
         _draw_scene(picture, config, policy, opened, drawn)
     if figure is not None:
         _draw_results(figure, results)
+    if codes is not None:
+        _draw_codes(codes, styles)
 
 
 def _seen_in_training(
@@ -152,6 +164,28 @@ def _draw_results(file: Path, results: dict[str, dict[str, Any]]) -> None:
 
     evaluation_figure(results).savefig(file)
     click.echo(f"figure: {file}")
+
+
+def _by_codes(
+    policy: Policy, config: TrainConfig, store: DemoStore, chosen: Mapping[str, Sequence[int]],
+    box_scale: float | None, deterministic: bool, seed: int,
+) -> dict[str, tuple[dict[str, Any], dict[str, Style]]]:  # fmt: skip
+    """How everyone drives by each code alone, for each split."""
+    found = {}
+    for split, scenes in chosen.items():
+        with progress_bar("codes", "scenes") as progress:
+            found[split] = drive_codes(
+                policy, config, store, scenes=scenes, box_scale=box_scale, deterministic=deterministic, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+    return found
+
+
+def _draw_codes(file: Path, styles: dict[str, tuple[dict[str, Any], dict[str, Style]]]) -> None:
+    from gail_cli.gail.figures.codes_figure import codes_figure
+
+    codes_figure(styles).savefig(file)
+    click.echo(f"figure of codes: {file}")
 
 
 def _write_submission(

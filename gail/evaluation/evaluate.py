@@ -78,7 +78,7 @@ def evaluate(
     on, beyond = (
         Lineup(policy, cloned, anchors, deterministic, rollouts, torch.Generator().manual_seed(seed)) for _ in range(2)
     )
-    config = _with_boxes(config, box_scale)
+    config = with_boxes(config, box_scale)
     device = next(policy.parameters()).device
     chosen = list(range(len(store)) if scenes is None else scenes)
     check_backend(config.backend, store, config.sim.selection, chosen)
@@ -151,7 +151,12 @@ def _agents(scores: SceneScores) -> int:
     return int(scores.sums[POLICY]["goal"][:, 1].sum())
 
 
-def _with_boxes(config: TrainConfig, box_scale: float | None) -> TrainConfig:
+def with_boxes(config: TrainConfig, box_scale: float | None) -> TrainConfig:
+    """The configuration with another factor on collision boxes, if one is given.
+
+    Raises:
+        RunError: when it is no size, or not GPUDrive's where its rules hold.
+    """
     try:
         return replace(config, sim=replace(config.sim, box_scale=box_scale or config.sim.box_scale))
     except ValueError as error:

@@ -14,7 +14,7 @@ from gail_cli.gail.evaluation.summary import POLICY
 
 WIDTH = 100
 """Columns of a table, at most."""
-_METRES = ("ade", "fde")
+_METRES = ("ade", "fde", "acceleration", "gap", "ahead")
 _TITLES = {
     "safe_success": "safe\nsuccess",
     "off_road": "off-road",
@@ -97,6 +97,28 @@ def _print_off_log(result: dict[str, Any], screen: Console) -> None:
     what = f"begun off the log: {section['variants']} variants of each scene, {_count(section['agents'], 'agent')}, %"
     for columns, boxes in zip(_OFF_LOG, (f"boxes x{result['box_scale']:g}", "boxes of true size"), strict=True):
         screen.print(_by_driver(section, f"{what}\n{boxes}", tuple(columns), columns))
+
+
+_CODES = {
+    "speed_share": "speed,\n% of log's", "acceleration": "|accelera-\ntion| (m/s²)", "gap": "gap to\nleader (m)",
+    "ahead": "ahead at\nthe end (m)", "goal": "goal", "collision": "collision", "off_road": "off-road",
+}  # fmt: skip
+"""Columns of how everyone drives by each latent code."""
+
+
+def print_codes(section: dict[str, Any], name: str = "", console: Console | None = None) -> None:
+    """Print what :func:`gail_cli.gail.evaluation.codes.drive_codes` measured.
+
+    Args:
+        section: its first result.
+        name: of the scenes, if they are not all.
+        console: where to; stdout when None.
+    """
+    screen = _screen(console)
+    scenes, sure = _sampled(section, name)
+    title = f"by one latent code all the time: {_count(section['agents'], 'agent')} in {scenes}{sure}"
+    screen.print(_by_driver(section, title, tuple(_CODES), _CODES))
+    _explain(section, screen)
 
 
 def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
