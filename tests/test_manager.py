@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from gail_cli.gail.config.load import ConfigError, config_from_dict
 from gail_cli.gail.evaluation.drivers import policy_driver
 from gail_cli.gail.evaluation.evaluate import evaluate
 from gail_cli.gail.learning.manager import ManagerLearner, cut_short, segment_rewards, segments
+from gail_cli.gail.learning.rollout import collect
 from gail_cli.gail.learning.run import RunError, load_cloned, load_run
 from gail_cli.gail.learning.trainer import Trainer
 from gail_cli.gail.networks.manager import Manager, make_manager
@@ -156,6 +158,56 @@ def test_a_code_is_kept_from_one_choice_to_the_next():
     changes = (found[1:] != found[:-1]).any(dim=1).nonzero().flatten().tolist()
     assert changes == [3, 7]
     assert set(found[0].tolist()) == {0, 1, 2}
+
+
+class Scripted:
+    """As much of a simulator as a rollout needs: two agents, five steps, and nothing happens."""
+
+    horizon, num_agents = 5, 2
+
+    def __init__(self):
+        self.config = SimpleNamespace(end_with_log=False)
+        self.worlds = SimpleNamespace(
+            device="cpu", controlled=torch.tensor([0, 1]), edged=torch.tensor([False]),
+            tensors={"world": torch.zeros(2, dtype=torch.int64)},
+        )  # fmt: skip
+        self.now = 0
+
+    def reset(self):
+        self.now = 0
+        return torch.full((2, LAYOUT.size), 0.0)
+
+    def alive(self):
+        return torch.ones(2, dtype=torch.bool)
+
+    def step(self, action):
+        self.now += 1
+        no = torch.zeros(2, dtype=torch.bool)
+        return SimpleNamespace(
+            observation=torch.full((2, LAYOUT.size), float(self.now)), reward=torch.zeros(2), alive=~no,
+            terminated=no, truncated=no | (self.now == 5), events=torch.zeros(2, 5, dtype=torch.bool),
+            fault=torch.ones(2),
+        )  # fmt: skip
+
+
+def test_a_rollout_holds_the_codes_that_were_chosen_by_what_it_holds():
+    """The actor acts by them, and after the last step the critic is shown the one chosen then."""
+    policy, acted = Policy(LAYOUT, SPACE, config().policy, 12).eval(), []
+    act = policy.act
+    policy.act = lambda seen: acted.append(seen[:, LAYOUT.size :].argmax(dim=1).tolist()) or act(seen)
+
+    def choose(seen, step):
+        assert (seen == 2.0 * step).all()
+        return torch.tensor([step, step + 6])
+
+    what, _ = collect(Scripted(), policy, lambda observation: 2 * observation, choose)
+    assert what.code.tolist() == acted == [[k, k + 6] for k in range(5)]
+    last = what.last_seen(policy)
+    assert last[:, : LAYOUT.size].unique().tolist() == [10.0]
+    assert last[:, LAYOUT.size :].argmax(dim=1).tolist() == [5, 11]
+    where = torch.zeros(5, 2, dtype=torch.bool)
+    where[3, 1] = where[4, 0] = True
+    assert what.seen(policy, where)[:, LAYOUT.size :].argmax(dim=1).tolist() == [9, 4]
 
 
 # Learning to choose

@@ -407,7 +407,7 @@ class LatentConfig:
     """A manager chooses each agent's code anew every so many steps of 0.1 s, by what it sees; PPO trains it for the
     policy's reward, with the settings of ``ppo`` but for the two below. Null: a code is drawn once for an episode."""
     manager_learning_rate: PositiveFloat = 1e-3
-    """Learning rate of the manager and of its value, with AdamW."""
+    """Learning rate of the manager and of its value, with Adam."""
     manager_entropy_coef: NonNegativeFloat = 0.01
     """Weight of the manager's entropy bonus, which keeps codes in use."""
 

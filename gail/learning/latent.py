@@ -1,8 +1,9 @@
 """Latent codes that let one policy drive in several ways (InfoGAIL, Li et al. 2017, 1703.08840).
 
-Each agent has a code for an episode, which policy and critic see and the discriminator does not. A posterior learns to
-infer the code from what the agent does, and rewards the policy where it can: so codes come to mean something. A
-transition of an expert has no code; where one is cloned, it gets the one that the posterior finds likely.
+Each agent has a code, for an episode or until a manager chooses another (:mod:`gail.learning.manager`), which policy
+and critic see and the discriminator does not. A posterior learns to infer the code from what the agent does, and
+rewards the policy where it can: so codes come to mean something. A transition of an expert has no code; where one is
+cloned, it gets the one that the posterior finds likely.
 """
 
 from __future__ import annotations

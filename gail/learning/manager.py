@@ -108,8 +108,8 @@ class ManagerLearner:
         self.manager, self.value, self.scale = manager, value, AdvantageScale()
         self._ppo = replace(config.ppo, gamma=config.ppo.gamma**manager.every, entropy_coef=latent.manager_entropy_coef)
         self.optimisers = (
-            torch.optim.AdamW(manager.parameters(), lr=self._rate, weight_decay=0.0),
-            torch.optim.AdamW(value.parameters(), lr=self._rate, weight_decay=0.0),
+            torch.optim.Adam(manager.parameters(), lr=self._rate),
+            torch.optim.Adam(value.parameters(), lr=self._rate),
         )
 
     def fit_normaliser(self, seen: Tensor) -> None:
