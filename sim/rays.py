@@ -52,11 +52,14 @@ _TABLES = "".join(
         f"const int n = {len(DIRECTIONS)};",
     )
 )
+# where to begin to look for the first ray that is not before an angle, for each 1/64 of the range of angles
+_BEGIN = [sum(_order(x, y) < -2 + k / 16 - 1e-6 for x, y in _TURNED) for k in range(65)]
 
 
 # Written in C++: it runs for each edge in sight and walks over plain tables.
 @wp.func_native(
     _TABLES
+    + f"const int B[] = {{{', '.join(map(str, _BEGIN))}}};"
     + """
     float* o = out.data + col;
     const float ax = mx - half * ux, ay = my - half * uy, bx = mx + half * ux, by = my + half * uy;
@@ -69,8 +72,9 @@ _TABLES = "".join(
     const bool behind = high - low > 2.0f;  // more than half a turn: it lies across the back
     int k = 0;
     if (!behind) {
-        for (int step = 16; step; step >>= 1)
-            if (P[k + step - 1] < low) k += step;
+        const int bin = (int)((low + 2.0f) * 16.0f);
+        k = B[bin < 0 ? 0 : (bin > 64 ? 64 : bin)];
+        while (P[k] < low) ++k;
     }
     for (; k < n && (behind || P[k] <= high); ++k) {
         if (behind && P[k] > low && P[k] < high) continue;
