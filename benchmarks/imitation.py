@@ -1,323 +1,255 @@
-"""How well each recipe imitates: trained and evaluated over folds of scenes and over seeds, on one store.
+"""How well each recipe imitates: trained and evaluated over folds by log and over seeds, on one store.
 
-python -m benchmarks.imitation STORE OUT --folds 4 --seeds 2
+python -m benchmarks.imitation STORE OUT --folds 4 --seeds 3 --total-timesteps 1000000
+python -m benchmarks.imitation STORE OUT --compare ablations --without-goal
+python -m benchmarks.imitation STORE OUT --recipes "clone;default" --at 100000,300000,1000000 --total-timesteps 3000000
+python -m benchmarks.imitation STORE OUT --compare scenes
 
-OUT gets a run of each recipe, fold and seed, its evaluation on the scenes that it has not seen (with one fold: on those
-that it has), a table (recipes.md, recipes.json) and curves (recipes.png); with ``--compare ablations`` or ``troubles``,
-the same of variations of the default recipe. What is there already is not made again, so the command goes on where it
-was stopped.
+OUT gets a run of each recipe, fold and seed, with its evaluation on the scenes that it has not seen (with one fold: on
+those that it has), and of all of them tables (NAME.md, NAME.json), differences with intervals (NAME-differences.png),
+what rollouts did (NAME-rollouts.png) and learning curves over steps (``--at``) or scenes (``--compare scenes``). What
+is there already is not made again: a command goes on where it was stopped, and parts may be made by several
+(``--only-folds``, ``--only-seeds``). benchmarks/recipes.py has the recipes.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import re
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
-from gail_cli.gail.evaluation.evaluate import pooled
-from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise
-from gail_cli.pipeline.records import Split
-from gail_cli.pipeline.store import writer
-from gail_cli.pipeline.store.storage import LocalFolder
-from gail_cli.pipeline.store.store import DemoStore, part_name
+from benchmarks.folds import write_folds
+from benchmarks.imitation_figures import forest, learning_curves, rollout_curves
+from benchmarks.imitation_jobs import Job, OtherSettingsError, judge, report, seconds, train
+from benchmarks.imitation_tables import WITH_GOAL, WITHOUT_GOAL, Column, blind_table, differences, table, together
+from benchmarks.recipes import CLONE, COMPARISONS, Comparison, scenes_of
+from benchmarks.recipes import WITHOUT_GOAL as HIDDEN_GOAL
+from gail_cli.pipeline.store.store import DemoStore
+from gail_cli.sim.errors import UserError
 
-CLONES = "bc"
-"""The recipe whose policies the others begin with, unless they clone in another way or not at all."""
-
-RECIPES: dict[str, Sequence[str]] = {
-    CLONES: ("algorithm=bc",),
-    "ppo": ("algorithm=ppo", "sim.reward=sparse_on_goal_achieved"),
-    "gail": ("algorithm=gail",),
-    "bc+gail": (),
-    "vail": ("discriminator.use_vail=true",),
-}
-"""Settings of each recipe over the defaults. ``ppo`` learns from arriving at the goal alone."""
-
-ABLATIONS: dict[str, Sequence[str]] = {
-    CLONES: ("algorithm=bc",),
-    "default": (),
-    "no environment reward": ("reward.environment=0",),
-    "begin on the log": ("augment.perturb=0",),
-    "no cloning beside": ("ppo.bc_coef=0",),
-    "reward -ln(1-D)": ("reward.form=gail",),
-    "no normaliser": ("discriminator.normalise=false",),
-    "agents leave at the goal": ("sim.on_goal=remove",),
-    "gradient penalty 10": ("discriminator.gradient_penalty=10",),
-    "split heads": ("discriminator.structure=split",),
-    "state only": ("discriminator.inputs=state",),
-    "gail": ("algorithm=gail",),
-    "gail, environment reward": ("algorithm=gail", "reward.environment=0.3"),
-    "gail, reward -ln(1-D)": ("algorithm=gail", "reward.form=gail"),
-    "gail, no normaliser": ("algorithm=gail", "discriminator.normalise=false"),
-    "gail, agents leave at the goal": ("algorithm=gail", "sim.on_goal=remove"),
-    "gail, gradient penalty 10": ("algorithm=gail", "discriminator.gradient_penalty=10"),
-    "gail, split heads": ("algorithm=gail", "discriminator.structure=split"),
-    "bc, no variants": ("algorithm=bc", "augment.variants=1"),
-    "bc, no stretching": ("algorithm=bc", "augment.stretch=1"),
-    "bc, no masking": (
-        "algorithm=bc", "masking.roads=0", "masking.all_roads=0", "masking.partners=0", "masking.all_partners=0",
-    ),
-    "bc, no dropout": ("algorithm=bc", "policy.dropout=0"),
-}  # fmt: skip
-"""What is left out of the default recipe, or put into it, one at a time; of GAIL from a random policy likewise, as a
-clone hides what GAIL is worth."""
-
-COLUMNS = {
-    "goal": "goal", "collision": "collision", "off_road": "off-road", "safe_success": "safe success",
-    "full_safe_success": "safe success, full boxes", "ade": "ADE (m)", "min_ade": "minADE (m)",
-    "realism_2025": "realism 2025",
-}  # fmt: skip
-"""Metrics of the table."""
-_METRES = ("ade", "min_ade")
+_DRAWN = (
+    "drawn_safe_success", "drawn_full_safe_success", "collision", "off_road", "min_ade", "realism_2025",
+    "off_log.drawn_safe_success",
+)  # fmt: skip
+_DRAWN_WITHOUT_GOAL = ("drawn_collision", "drawn_off_road", "ade", "min_ade", "realism_2025", "off_log.drawn_collision")
+"""Metrics that figures show, by the keys of their columns."""
 
 
-TROUBLES: dict[str, Sequence[str]] = {
-    CLONES: ("algorithm=bc",),
-    "healthy": (),
-    "discriminator too strong": (
-        "discriminator.learning_rate=0.003", "discriminator.updates=160", "discriminator.dropout=0",
-        "discriminator.max_accuracy=1", "ppo.bc_coef=0", "reward.environment=0",
-    ),
-    "policy too fast": ("ppo.learning_rate=0.01", "ppo.bc_coef=0"),
-    "paid for being there": (
-        "sim.on_goal=remove", "reward.form=gail", "reward.environment=0", "ppo.bc_coef=0",
-        "ppo.learning_rate=0.001",
-    ),
-}  # fmt: skip
-"""Ways to go wrong, for the pictures of docs/recipes.md."""
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how."""
 
-SETS = {"recipes": RECIPES, "ablations": ABLATIONS, "troubles": TROUBLES}
+    comparison: Comparison
+    without_goal: bool
+    common: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    out: Path
+    stores: Mapping[int, Path]
+    """By fold."""
 
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A run to make."""
-
-    recipe: str
-    settings: Sequence[str]
-    fold: int
-    seed: int
-    folder: Path
+    def jobs(self) -> list[Job]:
+        """All runs, with the clones that they begin with first, each once."""
+        begin = HIDDEN_GOAL if self.without_goal else ()
+        folder = self.out / "without-goal" if self.without_goal else self.out
+        asked = [
+            Job(name, (*begin, *settings), self.common, fold, seed, folder, store, self.steps)
+            for seed in self.seeds
+            for name, settings in self.comparison.recipes.items()
+            for fold, store in self.stores.items()
+        ]
+        clones: dict[Path, Job] = {}
+        for job in sorted(asked, key=lambda job: not job.clones_only):  # those with names of their own first
+            if job.clone is not None:
+                clones.setdefault(job.clone.run, job.clone)
+        return [*clones.values(), *(job for job in asked if not job.clones_only)]
 
     @property
-    def run(self) -> Path:
-        """Its folder."""
-        name = re.sub("[^a-z0-9+]+", "-", self.recipe.lower())
-        return self.folder / "runs" / f"{name}-fold{self.fold}-seed{self.seed}"
+    def columns(self) -> tuple[Column, ...]:
+        """Of the tables."""
+        return WITHOUT_GOAL if self.without_goal else WITH_GOAL
 
     @property
-    def clone(self) -> Path | None:
-        """The run whose cloned policy it begins with; None for its own."""
-        clones = replace(self, recipe=CLONES).run
-        return None if any(setting.startswith("algorithm=") for setting in self.settings) else clones
+    def shown(self) -> list[Column]:
+        """Of the figures."""
+        keys = _DRAWN_WITHOUT_GOAL if self.without_goal else _DRAWN
+        return [column for key in keys for column in self.columns if column.key == key]
 
 
-def write_folds(store: DemoStore, folder: Path, folds: int) -> list[Path]:
-    """A store for each fold, in which every ``folds``-th scene is of the split "test" and the rest of "train"; with one
-    fold, all are of both."""
-    paths = []
-    for fold in range(folds):
-        path = folder / f"fold{fold}"
-        paths.append(path)
-        if path.exists() and DemoStore(path).attributes.get("complete"):
-            continue
-        storage, attributes = LocalFolder(path), writer.store_attributes(store.own_space, store.steps)
-        tests = (np.arange(len(store)) % folds == fold) & (folds > 1)
-        sides = np.where(tests, Split.TEST, Split.TRAIN).astype(np.uint8)
-        records = list(store.read())
-        writer.create_store(storage, attributes)
-        writer.commit_part(storage, writer.write_part(storage, part_name(0), records, store.own_space, store.steps))
-        writer.finish_store(storage, attributes, lambda ids, group, sides=sides: sides)
-    return paths
+def run_all(jobs: Sequence[Job], split: str, rollouts: int, blind: bool, at_once: int) -> None:
+    """Train and evaluate, clones before those that begin with them, each run in a process of its own."""
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    context = multiprocessing.get_context("spawn")
+    phases: list[tuple[Callable[..., None], list[Job], tuple[Any, ...]]] = []
+    for clones in (True, False):
+        some = [job for job in jobs if job.clones_only == clones]
+        phases += [(train, some, (threads,)), (judge, some, (split, rollouts, blind, threads))]
+    with click.progressbar(length=2 * len(jobs), label="runs", file=sys.stderr) as bar:
+        for work, some, more in phases:
+            with ProcessPoolExecutor(at_once, context, max_tasks_per_child=1) as pool:
+                for done in as_completed([pool.submit(work, job, *more) for job in some]):
+                    done.result()
+                    bar.update(1)
 
 
-def train(job: Job, store: Path, common: Sequence[str], threads: int) -> None:
-    """Make the run, or go on with it, in a process of its own."""
-    settings = [f"seed={job.seed}", *common, *job.settings, *([f"bc.run={job.clone}"] if job.clone else [])]
-    resume = ["--resume"] if (job.run / "checkpoint.pt").exists() else []
-    _call(["train", "--store", store, "--run", job.run, *(f"--set={s}" for s in settings), *resume], threads)
+def results_of(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """By recipe, the evaluation over all folds and seeds, and what a run took on average."""
+    return {name: _result(some, None) for name, some in _by_recipe(jobs).items()}
 
 
-def judge(job: Job, store: Path, split: str, rollouts: int, threads: int) -> dict[str, Any]:
-    """Evaluation of the run on a split, kept in its folder."""
-    file = job.run / "evaluation.json"
-    if not file.exists():
-        options = ["--split", split, "--rollouts", rollouts, "--report", file]
-        _call(["evaluate", job.run, "--store", store, *options], threads)
-    return dict(json.loads(file.read_text())["splits"][split])
+def _by_recipe(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    return {name: [job for job in jobs if job.recipe == name] for name in dict.fromkeys(job.recipe for job in jobs)}
 
 
-def _call(arguments: Sequence[object], threads: int) -> None:
-    """Run gail-cli.
-
-    Raises:
-        click.ClickException: with the last line that it said, if it fails.
-    """
-    command = [sys.executable, "-m", "gail_cli", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise click.ClickException(f"{' '.join(command[2:])}: {done.stderr.strip().splitlines()[-1]}")
+def _result(jobs: Sequence[Job], step: int | None) -> dict[str, Any]:
+    reports = {(job.fold, job.seed): report(job.run if step is None else job.at(step)) for job in jobs}
+    spent = [seconds(job, step) for job in jobs]
+    return together(reports) | {"seconds": {key: sum(s[key] for s in spent) / len(spent) for key in ("wall", "cpu")}}
 
 
-def over_seeds(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Evaluations of several seeds on the same scenes as one, in which every seed counts alike."""
-    scores = [SceneScores.from_json(report["per_scene"]) for report in reports]
-    sums, histograms = (
-        {
-            driver: {key: np.sum([table[driver][key] for table in tables], axis=0) for key in columns}
-            for driver, columns in tables[0].items()
-        }
-        for tables in ([s.sums for s in scores], [s.histograms for s in scores])
-    )
-    return {**reports[0], "per_scene": SceneScores(scores[0].scenes, sums, histograms).to_json()}
+def write(plan: Plan, name: str, jobs: Sequence[Job]) -> str:
+    """Tables and figures; returns the tables."""
+    results = results_of(jobs)
+    reference = plan.comparison.against
+    against = {recipe: reference for recipe in results if recipe != reference}
+    names = {job.run: job.recipe for job in jobs}
+    own = {job.recipe: names[clone.run] for job in jobs if not job.clones_only and (clone := job.clone)}
+    parts = [table(results, plan.columns, results.get(CLONE) or next(iter(results.values())))]
+    parts.append(differences(results, plan.columns, against))
+    if any(clone != reference for clone in own.values()):
+        parts.append(differences(results, plan.columns, own))
+    if all("blind" in result for result in results.values()):
+        parts.append(blind_table(results))
+    place = plan.out / f"{name}{'-without-goal' if plan.without_goal else ''}"
+    place.with_suffix(".json").write_text(json.dumps(results))
+    if against:
+        forest(results, plan.shown, against).savefig(f"{place}-differences.png")
+    rollout_curves(jobs).savefig(f"{place}-rollouts.png")
+    parts += _curves_over_steps(plan, place, jobs, results)
+    _curves_over_scenes(plan, place, results)
+    text = "\n".join(parts)
+    place.with_suffix(".md").write_text(text)
+    return text
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: a row a recipe, then the anchors, with 95 % intervals over scenes."""
-    lines = ["| recipe | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
-    last = list(results.values())[-1]  # anchors are the same beside all
-    rows = {name: (result, "policy") for name, result in results.items()}
-    rows |= {name: (last, name) for name in last["results"] if name not in ("policy", "behaviour cloning")}
-    for name, (result, driver) in rows.items():
-        cells = [_cell(result["results"][driver], result["intervals"][driver], key) for key in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def _curves_over_steps(
+    plan: Plan, place: Path, jobs: Sequence[Job], results: Mapping[str, dict[str, Any]]
+) -> list[str]:
+    """Figures of the evaluations on the way, over steps and over minutes, and a table for each recipe."""
+    series: dict[str, dict[float, Any]] = {}
+    for recipe, some in _by_recipe([job for job in jobs if not job.clones_only]).items():
+        kept = [step for step in plan.steps if all((job.at(step) / "evaluation.json").exists() for job in some)]
+        if kept:
+            last = max(_last_step(job) for job in some)
+            series[recipe] = {step: _result(some, step) for step in kept} | {last: results[recipe]}
+    if not series:
+        return []
+    level = {CLONE: results[CLONE]} if CLONE in results else {}
+    learning_curves(series, plan.shown, "agent steps", level).savefig(f"{place}-steps.png")
+    timed = {name: {r["seconds"]["cpu"] / 60: r for r in some.values()} for name, some in series.items()}
+    learning_curves(timed, plan.shown, "CPU minutes, cloning included", level).savefig(f"{place}-minutes.png")
+    return [
+        table({f"{name}, {step:,.0f} steps": result for step, result in some.items()}, plan.columns)
+        for name, some in series.items()
+    ]
 
 
-def differences(results: Mapping[str, Mapping[str, Any]], against: str) -> str:
-    """Markdown: what sets each recipe apart from one of them, with 95 % intervals of the difference in the same
-    scenes."""
-    shown = {"safe_success": "safe success", "realism_2025": "realism 2025", "ade": "ADE (m)"}
-    lines = [f"| against {against} | " + " | ".join(shown.values()) + " |", "| --- |" + " --- |" * len(shown)]
-    scores = {name: SceneScores.from_json(result["per_scene"]) for name, result in results.items()}
-    for name, own in scores.items():
-        if name != against:
-            both = {POLICY: own.sums[POLICY], against: scores[against].sums[POLICY]}
-            found = summarise(SceneScores(own.scenes, both, {}))["differences"][against]
-            values, intervals = ({key: found[key][what] for key in shown} for what in ("mean", "interval"))
-            lines.append(f"| {name} | " + " | ".join(_cell(values, intervals, key) for key in shown) + " |")
-    return "\n".join(lines) + "\n"
+def _last_step(job: Job) -> int:
+    return int(json.loads((job.run / "metrics.jsonl").read_text().splitlines()[-1])["step"])
 
 
-def _cell(values: Mapping[str, Any], intervals: Mapping[str, Any], key: str) -> str:
-    if values.get(key) is None:
-        return ""
-    low, high = intervals[key] or (float("nan"),) * 2
-    if key in _METRES:
-        return f"{values[key]:.2f} ({low:.2f} to {high:.2f})"
-    if key.startswith("realism"):
-        return f"{values[key]:.3f} ({low:.3f} to {high:.3f})"
-    return f"{100 * values[key]:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+def _curves_over_scenes(plan: Plan, place: Path, results: Mapping[str, dict[str, Any]]) -> None:
+    series: dict[str, dict[float, Any]] = {}
+    for name, result in results.items():
+        if found := scenes_of(name):
+            series.setdefault(found[0], {})[found[1]] = result
+    if series:
+        learning_curves(series, plan.shown, "training scenes", {}).savefig(f"{place}-curve.png")
 
 
-def curves(jobs: Sequence[Job]) -> Figure:
-    """What the recipes' rollouts did as they learned: a line a recipe, the mean over folds and seeds."""
-    names = {
-        "rollout/goal": "at the goal", "rollout/collision": "collision", "rollout/off_road": "off-road",
-        "rollout/length": "steps of an episode", "discriminator/expert_accuracy": "discriminator: experts recognised",
-        "discriminator/policy_accuracy": "discriminator: policy recognised",
-        "ppo/entropy": "entropy (nats)", "ppo/approx_kl": "change of the policy a rollout (KL, nats)",
-    }  # fmt: skip
-    figure = Figure(figsize=(15, 6.5), dpi=110, layout="constrained")
-    axes = figure.subplots(2, 4).flatten()
-    for recipe in dict.fromkeys(job.recipe for job in jobs):
-        runs = [_lines(job.run) for job in jobs if job.recipe == recipe]
-        for axis, name in zip(axes, names, strict=True):
-            series = [[(line["step"], line[name]) for line in run if name in line] for run in runs]
-            length = min(map(len, series), default=0)
-            if length:
-                step, value = np.array([s[:length] for s in series]).mean(axis=0).T
-                axis.plot(step, value, label=recipe, linewidth=1.4)
-    for axis, title in zip(axes, names.values(), strict=True):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("agent steps", fontsize=8)
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.grid(alpha=0.3)
-    axes[-1].set_yscale("log")
-    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=8, fontsize=9, frameon=False)
-    return figure
-
-
-def _lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part.replace("_", "")) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter("numbers with commas between") from None
 
 
 @click.command()
 @click.argument("store")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--folds", type=click.IntRange(min=1), default=4, show_default=True, help="1: train and test on all.")
+@click.option("--only-folds", callback=_numbers, metavar="N,N", help="Make, and show, these only. [default: all]")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--compare", "what", type=click.Choice(list(SETS)), default="recipes", show_default=True)
+@click.option("--only-seeds", callback=_numbers, metavar="N,N", help="Likewise.")
+@click.option("--compare", "what", type=click.Choice(list(COMPARISONS)), default="recipes", show_default=True)
+@click.option("--without-goal", is_flag=True, help="Nobody sees its goal, nor the time left.")
 @click.option("--recipes", help="Names out of these, with semicolons between. [default: all]")
-@click.option("--against", default=CLONES, show_default=True, help="The recipe that the others are compared with.")
+@click.option("--against", help="The recipe that the others are compared with. [default: that of the comparison]")
 @click.option("--set", "common", multiple=True, help="A setting of all runs.")
-@click.option("--total-timesteps", default=200_000, show_default=True)
+@click.option("--total-timesteps", default=1_000_000, show_default=True)
+@click.option("--at", "steps", callback=_numbers, metavar="N,N", help="Evaluate after so many steps too.")
 @click.option("--rollouts", default=32, show_default=True, help="Drawn drives of an evaluation.")
-@click.option("--jobs", "at_once", default=2, show_default=True, help="Runs at once.")
+@click.option("--blind", is_flag=True, help="Evaluate without others, and roads, in sight too.")
+@click.option("--jobs", "at_once", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
 def main(
     store: str,
     out: Path,
     folds: int,
+    only_folds: tuple[int, ...] | None,
     seeds: int,
+    only_seeds: tuple[int, ...] | None,
     what: str,
+    without_goal: bool,
     recipes: str | None,
-    against: str,
+    against: str | None,
     common: tuple[str, ...],
     total_timesteps: int,
+    steps: tuple[int, ...] | None,
     rollouts: int,
+    blind: bool,
     at_once: int,
 ) -> None:
     """Compare recipes."""
-    known = SETS[what]
-    chosen = {name: known[name] for name in (CLONES, *(recipes.split(";") if recipes else known))}
-    if against not in chosen:
-        raise click.UsageError(f"--against {against}: it is none of the recipes compared: {'; '.join(chosen)}")
+    chosen = chosen_recipes(COMPARISONS[what], recipes, against)
+    some_folds, some_seeds = (
+        tuple(range(most)) if only is None else only for only, most in ((only_folds, folds), (only_seeds, seeds))
+    )
+    if not set(some_folds) <= set(range(folds)):
+        raise click.UsageError(f"--only-folds: there are the folds 0 to {folds - 1}")
     out.mkdir(parents=True, exist_ok=True)
-    stores = write_folds(DemoStore(store), out, folds)
-    common = (f"total_timesteps={total_timesteps}", *common)
-    jobs = [
-        Job(name, settings, fold, seed, out)
-        for seed in range(seeds)
-        for name, settings in chosen.items()
-        for fold in range(folds)
-    ]
-    reports: dict[Job, dict[str, Any]] = {}
-    cores = max(1, (os.cpu_count() or 1) // at_once)
-    with (
-        ThreadPoolExecutor(at_once) as threads,
-        click.progressbar(length=len(jobs), label="runs", file=sys.stderr) as bar,
-    ):
+    stores = write_folds(DemoStore(store), out, folds, some_folds)
+    settings = (f"total_timesteps={total_timesteps}", *common)
+    plan = Plan(chosen, without_goal, settings, some_seeds, steps or (), out, stores)
+    jobs = plan.jobs()
+    try:
+        run_all(jobs, "test" if folds > 1 else "all", rollouts, blind, at_once)
+    except (OtherSettingsError, UserError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(write(plan, what, jobs))
 
-        def do(job: Job) -> None:
-            train(job, stores[job.fold], common, cores)
-            reports[job] = judge(job, stores[job.fold], "test" if folds > 1 else "all", rollouts, cores)
-            bar.update(1)
 
-        for clones in (True, False):
-            list(threads.map(do, [job for job in jobs if (job.recipe == CLONES) == clones]))
-    results = {}
-    for name in chosen:
-        seen = [[reports[job] for job in jobs if (job.recipe, job.fold) == (name, fold)] for fold in range(folds)]
-        results[name] = pooled([over_seeds(of_seeds) for of_seeds in seen])
-    (out / f"{what}.json").write_text(json.dumps(results))
-    text = table(results) + "\n" + differences(results, against)
-    (out / f"{what}.md").write_text(text)
-    curves(jobs).savefig(out / f"{what}.png")
-    click.echo(text)
+def chosen_recipes(comparison: Comparison, names: str | None, against: str | None) -> Comparison:
+    """Some recipes of a comparison, always with the one that they are compared with.
+
+    Raises:
+        click.UsageError: for a name that it does not have.
+    """
+    reference = against or comparison.against
+    wanted = [reference, *(names.split(";") if names else comparison.recipes)]
+    for name in wanted:
+        if name not in comparison.recipes:
+            raise click.UsageError(f"{name!r} is none of the recipes compared: {'; '.join(comparison.recipes)}")
+    return Comparison({name: comparison.recipes[name] for name in comparison.recipes if name in wanted}, reference)
 
 
 if __name__ == "__main__":

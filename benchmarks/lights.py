@@ -22,7 +22,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.imitation import over_seeds
+from benchmarks.imitation_tables import over_seeds
 from gail_cli.gail.evaluation.drivers import drive, policy_driver
 from gail_cli.gail.evaluation.evaluate import pooled
 from gail_cli.gail.evaluation.summary import POLICY, SceneScores, summarise

@@ -119,4 +119,3 @@ def test_what_is_hidden_is_not_there():
         here = LAYOUT.present(*LAYOUT.split(found)[1:])
         assert [bool(x.any()) for x in here[:2]] == [not partners, not roads]
         assert torch.equal(LAYOUT.split(found)[0], LAYOUT.split(seen)[0])
-    assert hidden(seen, LAYOUT, False, False) is seen
