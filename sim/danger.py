@@ -201,7 +201,7 @@ def _follow(
     turn = 0.0
     s = box.x
     aside = box.y
-    if wp.abs(curvature) > _STRAIGHT:
+    if box.x > 0.0 and wp.abs(curvature) > _STRAIGHT:
         r = 1.0 / wp.abs(curvature)
         left = wp.sign(curvature) * box.y  # to the side where the arc turns
         angle = wp.atan2(box.x, r - left)

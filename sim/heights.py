@@ -21,20 +21,33 @@ STRETCH = wp.constant(wp.float32(3.0))
 """How many times heights count when the nearest road edge is chosen (Waymo's metrics)."""
 
 
+# Written in C++, since on plain pointers it takes a third of the time, and observations ask it of everybody in sight.
+@wp.func_native("""
+    const float* p = log.data + 5 * first;
+    const bool* there = valid.data;
+    float nearest = 1.0e30f, found = 0.0f;
+    for (int row = first; row < last; ++row, p += 5) {
+        const float dx = p[0] - x, dy = p[1] - y;
+        const float d = dx * dx + dy * dy;
+        if (d < nearest && there[row]) {
+            nearest = d;
+            found = z.data[row];
+        }
+    }
+    return found;
+""")
+def _nearest_height(  # type: ignore[empty-body]
+    log: wp.array2d(dtype=wp.float32), z: wp.array(dtype=wp.float32), valid: wp.array(dtype=wp.bool),
+    first: int, last: int, x: float, y: float,
+) -> float:  # fmt: skip
+    """Of rows first .. last-1 of a log the height where it is nearest to a place."""
+    ...
+
+
 @wp.func
 def height_at(w: WorldArrays, i: int, x: float, y: float) -> float:
     """Height (m) of the middle of agent ``i`` at a place: that of its log where it was nearest."""
-    nearest = float(1.0e30)
-    z = float(0.0)
-    for row in range(i * w.steps, (i + 1) * w.steps):
-        if w.valid[row]:
-            dx = w.log[row, 0] - x
-            dy = w.log[row, 1] - y
-            d = dx * dx + dy * dy
-            if d < nearest:
-                nearest = d
-                z = w.log_z[row]
-    return z
+    return _nearest_height(w.log, w.log_z, w.valid, i * w.steps, (i + 1) * w.steps, x, y)
 
 
 @wp.func

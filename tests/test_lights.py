@@ -137,15 +137,18 @@ def test_gpudrives_layout_has_none():
         ObservationConfig("gpudrive", lights=3)
 
 
-def test_a_run_of_an_earlier_version_sees_no_lights(tmp_path):
-    """Its config.yaml has no such key, and its networks have no such inputs."""
+def test_a_run_of_an_earlier_version_sees_no_lights_and_nothing_near(tmp_path):
+    """Its config.yaml has no such keys, and its networks have no such inputs; its goal is true or false."""
     run = RunFolder(tmp_path)
-    config = config_from_dict({"observation": {"partners": 1, "lights": 0}, "policy": {"hidden": 8}})
+    absent = {"lights": 0, "near": False, "rays": False, "danger": False}
+    config = config_from_dict({"observation": {"partners": 1, "goal": "none", **absent}, "policy": {"hidden": 8}})
     policy = Policy(config.observation, SPACE, config.policy)
     run.describe(config, SPACE, ["store"], [])
     run.write(CHECKPOINT, {"networks": {"policy": policy.state_dict()}})
     data = yaml.safe_load((tmp_path / CONFIG).read_text())
-    del data["observation"]["lights"]
+    for name in (*absent, "time_left"):
+        del data["observation"][name]
+    data["observation"]["goal"] = False
     (tmp_path / CONFIG).write_text(yaml.safe_dump(data))
     found, again = load_run(tmp_path, "cpu")
     assert found == config

@@ -1,11 +1,15 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scenes import random_scene
+from test_observation import observe
 
 from gail_cli.gail.config.schema import MaskingConfig, NetworkConfig
 from gail_cli.gail.networks.encoder import EntityEncoder
-from gail_cli.gail.networks.masking import masked
+from gail_cli.gail.networks.masking import hidden, masked
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
 LAYOUTS = [
@@ -61,8 +65,8 @@ def test_a_hidden_entity_looks_like_one_that_is_not_there(layout):
     encoder.fit_normaliser(seen)
     code = encoder(found)
     assert torch.equal(code, encoder(expected))
-    hidden = ~(partners.all(dim=1) & roads.all(dim=1))
-    assert (code[hidden] != encoder(seen)[hidden]).any(dim=1).float().mean() > 0.9
+    lacking = ~(partners.all(dim=1) & roads.all(dim=1))
+    assert (code[lacking] != encoder(seen)[lacking]).any(dim=1).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -144,3 +148,19 @@ def test_masks_are_drawn_from_the_generator_of_torch():
         drawn.append(masked(seen, layout, MaskingConfig()))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("kind", ["entity", "gpudrive"])
+@pytest.mark.parametrize(("partners", "roads"), [(True, False), (False, True), (True, True), (False, False)])
+def test_without_others_and_without_roads(kind, partners, roads):
+    """What is hidden from an observation is what the simulator shows where it is not there."""
+    layout = ObservationConfig(kind, partners=3, road_segments=9, rays=True, danger=True)
+    full = random_scene(3)
+    alone = replace(full, valid=full.valid & (np.arange(full.num_agents) == 0)[:, None])
+    bare = {name: getattr(full, name)[:0] for name in vars(full) if name.startswith("segment")}
+    there = observe(full, layout, 0)[:1]
+    expected = replace(alone if partners else full, **(bare if roads else {}))
+    found = hidden(there, layout, partners, roads)
+    ego = slice(0, layout.size - layout.lights * len(layout.light_fields))  # lights refer to lanes
+    torch.testing.assert_close(found[:, ego], observe(expected, layout, 0)[:1, ego], atol=1e-6, rtol=0)
+    assert torch.equal(found, there) == (not partners and not roads)

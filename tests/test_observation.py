@@ -270,3 +270,76 @@ def test_an_absent_agent_is_not_seen():
 def test_settings_without_sense_are_refused(arguments):
     with pytest.raises(ValueError, match=f"for ObservationConfig\n{next(iter(arguments))}\n"):
         ObservationConfig(**arguments)
+
+
+def test_near_fields_by_hand():
+    """The scene of the layout's test again: 50 m/10 m ahead would be 5 m/s on average, which it has."""
+    me = car(10, 0, np.pi / 2, speed=5)
+    other = car(14, 0, np.pi, speed=2, size=(5, 2.5, 2))
+    config = ObservationConfig(partners=1, road_segments=1, lights=0, rays=False, danger=False)
+    edge = (RoadType.ROAD_EDGE, 10, 20, 4, 0.1, 0)
+    ego, partners, roads, _ = config.split(observe(scene(me, other, segments=[edge]), config, 0)[0])
+    log = sight.log_scale
+    # its goal is 5 m ahead in 1 s at 5 m/s: no acceleration, no curvature
+    expected = [log(5), 0, log(5), 0, 0, np.log(2) / 2]
+    torch.testing.assert_close(ego[8:], torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0)
+    # 4 m to the right, 5 m long across: 4 - 1 - 2.5; it comes nearer by 2 m/s and falls back by 5 m/s
+    expected = [0, log(-4), log(0 - 2 - 1.25), log(4 - 1 - 2.5), log(-5), log(2), 0.5 / 2 / 4]
+    torch.testing.assert_close(partners[0, 8:], torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0)
+    expected = [log(20), 0, log(18), log(-1), log(18)]
+    torch.testing.assert_close(roads[0, 6:11], torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("hidden", ["goal", "time left"])
+def test_what_is_hidden_is_nowhere(hidden):
+    """Another goal, or another time left, changes an observation that shows it, and none that does not."""
+    s = random_scene(5)
+    worlds = make_worlds([s], selection=EVERYONE)
+    agents, state, present = torch.arange(s.num_agents, dtype=torch.int32), worlds.log[:, 0].clone(), worlds.valid[:, 0]
+
+    def seen(config, left):
+        return Observer(worlds, config).observe(state, present.clone(), agents, torch.full((len(agents),), left))
+
+    plain = ObservationConfig()
+    config = ObservationConfig(goal="none") if hidden == "goal" else ObservationConfig(time_left=False)
+    before = [seen(c, 2.0) for c in (plain, config)]
+    if hidden == "goal":
+        worlds.tensors["goal"] += torch.tensor([5.0, -30.0])
+    after = [seen(c, 2.0 if hidden == "goal" else 7.0) for c in (plain, config)]
+    changed = before[0] != after[0]
+    names = [name for k, name in enumerate(plain.ego_fields) if changed[:, k].any()]
+    assert {name for name in names if "arc" not in name and "leader" not in name} == {
+        name
+        for name in plain.ego_fields
+        if hidden in name or name.startswith(("mean speed to the goal", "acceleration that the goal needs"))
+    }
+    assert any("arc" in name for name in names) == (hidden == "goal")
+    assert not changed[:, len(plain.ego_fields) :].any()
+    assert torch.equal(before[1], after[1])
+    zeros = [k for k, name in enumerate(plain.ego_fields) if name in names and "arc" not in name and "lead" not in name]
+    assert not after[1][:, zeros].any()
+
+
+def test_settings_of_the_layout_and_of_earlier_versions():
+    entity, gpudrive = ObservationConfig(), ObservationConfig("gpudrive")
+    assert (entity.near, entity.rays, entity.danger) == (True, True, True)
+    assert (gpudrive.near, gpudrive.rays, gpudrive.danger) == (False, False, False)
+    assert [ObservationConfig(goal=goal).goal for goal in (True, False)] == ["point", "none"]
+    with pytest.raises(ValueError, match="goal is none, but layout gpudrive always has it"):
+        ObservationConfig("gpudrive", goal=False)
+    with pytest.raises(ValueError, match="near is true, but layout gpudrive has no near fields"):
+        ObservationConfig("gpudrive", near=True)
+    assert ObservationConfig(near=False, rays=False, danger=False).size == 8 + 16 * 8 + 64 * 13 + 4 * 8
+    assert len(entity.ego_fields) == 8 + 6 + 128 + 44
+    assert len(set(entity.ego_fields)) == len(entity.ego_fields)
+
+
+def test_ahead_sees_farther_where_one_goes():
+    """27 m ahead counts 9 m, 4.4 m behind 8.8 m, 8 m to the side 8 m."""
+    places = [(27, 0), (-4.4, 0), (0, 8)]
+    segments = [(RoadType.LANE, x, y, 0, 0.1, 0) for x, y in places]
+    for speed, ranks in ((5, [2, 1, 0]), (-5, [1, 2, 0])):  # backwards: 1.5 m behind, 54 m ahead
+        config = ObservationConfig(road_segments=3, road_order="ahead", near=False)
+        roads = config.split(observe(scene(car(speed=speed), segments=segments), config, 0))[2][0]
+        expected = torch.tensor(places)[ranks] / 50
+        torch.testing.assert_close(roads[:, :2], expected, atol=1e-6, rtol=0)

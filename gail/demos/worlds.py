@@ -202,7 +202,9 @@ class WorldStream:
     ) -> list[tuple[Variant, WorldSlice, AgentRows | None]]:
         """The scenes of some slices of the k-th store, as they are varied in batch ``number``."""
         slices = sorted(slices, key=lambda one: one.scene)  # scenes of one part are read together
-        records = list(self._stores[k].read([one.scene for one in slices]))
+        scenes = sorted({one.scene for one in slices})
+        read = dict(zip(scenes, self._stores[k].read(scenes), strict=True))
+        records = [read[one.scene] for one in slices]
         variants = self._varied(k, records, np.random.default_rng([self._seed, number, k]))
         return [(variant, one, self._allowed[k]) for variant, one in zip(variants, slices, strict=True)]
 

@@ -82,7 +82,8 @@ class Sight:
         """What critic, discriminator and posterior look at, of what rollouts hold [..., X]."""
         if not self._both:
             return seen
-        return self._features(seen.flatten(0, -2)).unflatten(0, seen.shape[:-1])
+        features = self._features(seen.flatten(0, -2))
+        return features.view(*seen.shape[:-1], -1)
 
     def judged_rollout(self, rollout: Rollout) -> Rollout:
         """A rollout as they look at it."""
