@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks.imitation_jobs import Job
 from benchmarks.imitation_tables import Column, Result, compared
@@ -44,6 +44,7 @@ def forest(results: Mapping[str, Result], columns: Sequence[Column], against: Ma
             axis.plot(factor * mean, y, "o", color=colour, markersize=4)
         axis.set_title(f"{column.title}{' (points)' if column.digits is None else ''}", fontsize=8)
         axis.tick_params(labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(against)), list(against), fontsize=8)
     axes[0].set_ylim(len(against) - 0.5, -0.5)

@@ -257,7 +257,7 @@ def _write_road(
             out, col, first, p[0] * k, p[1] * k, ahead[0], ahead[1], (s[2] - along) * k, (s[2] + along) * k, kind
         )
         if layout.near:
-            write_near_road(p, own, out, col + 6)
+            write_near_road(out, col + 6, p[0], p[1], own[0], own[1])
 
 
 @wp.func

@@ -9,7 +9,7 @@ import math
 
 from gail_cli.sim.geometry import Box
 from gail_cli.sim.launch import wp
-from gail_cli.sim.near import log_scale
+from gail_cli.sim.near import LOG_SCALE
 
 _HALF = (2, 5, 9, 14, 20, 28, 38, 50, 65, 80, 95, 110, 130, 150, 165)
 DIRECTIONS = (*(-a for a in reversed(_HALF)), 0, *_HALF, 180)
@@ -52,11 +52,14 @@ _TABLES = "".join(
         f"const int n = {len(DIRECTIONS)};",
     )
 )
+# where to begin to look for the first ray that is not before an angle, for each 1/64 of the range of angles
+_BEGIN = [sum(_order(x, y) < -2 + k / 16 - 1e-6 for x, y in _TURNED) for k in range(65)]
 
 
 # Written in C++: it runs for each edge in sight and walks over plain tables.
 @wp.func_native(
     _TABLES
+    + f"const int B[] = {{{', '.join(map(str, _BEGIN))}}};"
     + """
     float* o = out.data + col;
     const float ax = mx - half * ux, ay = my - half * uy, bx = mx + half * ux, by = my + half * uy;
@@ -69,8 +72,9 @@ _TABLES = "".join(
     const bool behind = high - low > 2.0f;  // more than half a turn: it lies across the back
     int k = 0;
     if (!behind) {
-        for (int step = 16; step; step >>= 1)
-            if (P[k + step - 1] < low) k += step;
+        const int bin = (int)((low + 2.0f) * 16.0f);
+        k = B[bin < 0 ? 0 : (bin > 64 ? 64 : bin)];
+        while (P[k] < low) ++k;
     }
     for (; k < n && (behind || P[k] <= high); ++k) {
         if (behind && P[k] > low && P[k] < high) continue;
@@ -123,34 +127,25 @@ def cast_box(out: wp.array(dtype=wp.float32), col: int, box: Box):
 
 @wp.func_native(
     _TABLES
+    + LOG_SCALE
     + """
-    float* o = out.data + col;
-    for (int k = 0; k < n; ++k) {
-        const float a = length * U[k], b = width * V[k];
-        const float d = o[k] - (a < b ? a : b);
-        o[k] = d < reach ? d : reach;
-        o[n + k] = 1.0f / (1.0f + (o[k] > 0.0f ? o[k] : 0.0f));
+    for (float* o = out.data + first; o <= out.data + first + 2 * n; o += 2 * n) {
+        for (int k = 0; k < n; ++k) {
+            const float a = length * U[k], b = width * V[k];
+            const float beyond = o[k] - (a < b ? a : b), d = beyond < reach ? beyond : reach;
+            o[k] = scaled(d);
+            o[n + k] = 1.0f / (1.0f + (d > 0.0f ? d : 0.0f));
+        }
     }
 """
 )
-def _leave_box(out: wp.array(dtype=wp.float32), col: int, length: float, width: float, reach: float):
-    """Rays from the middle as rays from the boundary of the own box, at most ``reach``; behind them 1/(1 + d)."""
+def write_rays(out: wp.array(dtype=wp.float32), first: int, length: float, width: float, reach: float):
+    """The fields, from rays of edges and, two blocks further on, of boxes, which were cast from the middle of the own
+    box with these half sides."""
     ...
 
 
-@wp.func
-def start_rays(out: wp.array(dtype=wp.float32), col: int):
-    """Rays of both kinds that meet nothing yet."""
-    for k in range(_COUNT):
-        out[col + k] = 1.0e9
-        out[col + 2 * _COUNT + k] = 1.0e9
-
-
-@wp.func
-def write_rays(out: wp.array(dtype=wp.float32), first: int, length: float, width: float, reach: float):
-    """The fields, from rays that were cast (edges, and two blocks further on boxes), and half the own box."""
-    for kind in range(2):
-        col = first + 2 * kind * _COUNT
-        _leave_box(out, col, length, width, reach)
-        for k in range(_COUNT):
-            out[col + k] = log_scale(out[col + k])
+@wp.func_native(f"for (int k = 0; k < {2 * len(KINDS) * len(DIRECTIONS)}; ++k) out.data[first + k] = 1e9f;")
+def start_rays(out: wp.array(dtype=wp.float32), first: int):
+    """Rays that meet nothing yet."""
+    ...

@@ -110,7 +110,12 @@ def test_backing_off():
 
 
 def test_separations_are_by_the_axes_of_both_boxes():
-    """A box turned by 45 degrees, its corner 1 m from the flank: its own axes show less, the flank's normal the 1 m."""
+    """A box turned by 45 degrees, with a corner 1 m from the own flank; and one with its flank 1 m from the own corner.
+
+    In the first the other's axes show less, in the second the own.
+    """
     reach = (2 + 1) * math.sqrt(0.5)
-    found = danger(scene(car(), car(0.1, 1 + 1 + reach, math.pi / 4)))
-    assert metres(found, "box ahead in 0.0 s, straight") == pytest.approx(1, abs=1e-5)
+    apart = (reach + 1 + 1) * math.sqrt(0.5)
+    for other in (car(0.1, 1 + 1 + reach, math.pi / 4), car(apart, apart, -math.pi / 4)):
+        found = danger(scene(car(), other))
+        assert metres(found, "box ahead in 0.0 s, straight") == pytest.approx(1, abs=1e-5)

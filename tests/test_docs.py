@@ -57,7 +57,9 @@ def test_a_table_is_made_of_types_defaults_and_docstrings():
     first, second = re.findall(r"-->\n(.*?)<!-- end", with_tables(text), re.DOTALL)
     rows = first.splitlines()
     assert rows[:2] == ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
-    assert rows[2] == "| `ppo.learning_rate` | `0.0002` | number, positive | Learning rate of the policy. |"
+    assert (
+        rows[2] == "| `ppo.learning_rate` | `0.0003` | number, positive | Learning rate of the policy at the start. |"
+    )
     assert "| `ppo.bootstrap_truncation` | `true` | `true`, `false` | " in first
     assert "ppo." not in second.replace("`ppo.gamma`", "")
     for row in [

@@ -240,6 +240,7 @@ def test_a_comparison_from_end_to_end(make_store, tmp_path, monkeypatch):
     monkeypatch.setattr(imitation, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(imitation, "as_completed", list)
     monkeypatch.setattr(imitation.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(imitation.os, "environ", {})
     monkeypatch.setattr(Figure, "savefig", lambda figure, file: Path(file).touch())  # drawing takes most of the time
     options = [f"--set={setting}" for setting in TINY]
     arguments = [

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from scenes import scenes_equal
 from toys import CONFIG, Toy, ToyStore, far, free
 
+from gail_cli.cli import cli
 from gail_cli.gail.evaluation.evaluate import evaluate, pooled
 from gail_cli.gail.evaluation.off_log import off_log_variant
 from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
@@ -95,3 +97,17 @@ def test_the_tables_show_it(result):
     assert text.count("begun off the log: 2 variants of each scene, 6 agents, %") == 2
     rows = [line.split() for line in text.split("begun off the log")[1].splitlines() if line.strip().startswith("pol")]
     assert rows[0][1::2] == ["66.7", "0.0", "0.0", "66.7", "66.7"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--variants=3"], "--variants is about --off-log; add that."),
+        (["--protocol=wosac", "--off-log"], "are not for --protocol wosac"),
+        (["--protocol=wosac", "--blind"], "are not for --protocol wosac"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, options, words):
+    done = CliRunner().invoke(cli, ["evaluate", str(tmp_path), "--store", str(tmp_path), *options])
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())

@@ -104,6 +104,19 @@ def test_the_map_head_sees_no_neighbour(weight):
 
 
 @pytest.mark.parametrize("structure", ["joint", "split"])
+def test_the_map_head_sees_no_neighbour_in_rays_and_danger_numbers_either(structure):
+    """Numbers of road edges it does see."""
+    layout = ObservationConfig(partners=2, road_segments=2)
+    config = DiscriminatorConfig(structure=structure, neighbour_weight=0.0, normalise=False)
+    model, seen = DiscriminatorNetwork(layout, SPACE, config).eval(), torch.rand(4, layout.size)
+    action = torch.zeros(4, SPACE.components, dtype=torch.int64)
+    for boxes, looks in ((True, structure == "joint"), (False, True)):
+        other = seen.clone()
+        other[:, list(layout.nothing(boxes=boxes, edges=not boxes))] += 0.5
+        assert torch.equal(*(judge(model, Transitions(x, action)) for x in (seen, other))) != looks
+
+
+@pytest.mark.parametrize("structure", ["joint", "split"])
 def test_how_neighbours_stand_to_each_other_counts_for_nothing_in_split(structure):
     """Far neighbours, whose weights stay below 1 together, add up: f(A, B) - f(A) = f(B) - f(nobody)."""
     model, both = network(structure=structure, neighbour_range=5.0), samples(neighbours=0)

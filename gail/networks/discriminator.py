@@ -115,6 +115,8 @@ class DiscriminatorNetwork(Discriminator):
         visible = torch.ones(width(seen))
         if not isinstance(seen, int):
             visible[list(seen.hidden_from_discriminator)] = 0.0
+            if split:  # the ego's rays and danger numbers show neighbours together
+                visible[list(seen.nothing(boxes=True, edges=False))] = 0.0
         self.register_buffer("visible", visible)
         self.register_buffer("action_mean", torch.zeros(space.components))
         self.register_buffer("action_std", torch.ones(space.components))
