@@ -366,3 +366,19 @@ def test_going_on_takes_new_rates():
     twin.load_state_dict(made.state_dict())
     assert [group["lr"] for optimiser in twin.optimisers for group in optimiser.param_groups] == [0.5, 0.5]
     assert twin.scale == made.scale
+
+
+def test_a_manager_is_paid_for_driving_and_not_for_telling_its_code(make_store, small, tmp_path):
+    """What the policy is paid, less the nats of the code; the easiest code to tell is always the same."""
+    settings = small(latent={**LATENT, "weight": 5.0})
+    trainer = Trainer(settings, make_store(scenes=2).path, tmp_path / "run")
+    learn, reward, seen = trainer.learners.manager.learn, trainer._reward, []
+    trainer._reward = lambda what: seen.append(reward(what)) or seen[0]
+    trainer.learners.manager.learn = lambda what, paid, *rest: (
+        seen.extend([what, paid, trainer.codes.reward(what)]) or learn(what, paid, *rest)
+    )
+    trainer._iterate()
+    trainer.close()
+    (of_policy, _), what, of_manager, nats = seen
+    torch.testing.assert_close(of_manager, of_policy - nats)
+    assert nats[what.alive].abs().min() > 0

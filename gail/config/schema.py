@@ -405,10 +405,11 @@ class LatentConfig:
     """Gradient steps of the posterior per rollout."""
     every: PositiveInt | None = None
     """A manager chooses each agent's code anew every so many steps of 0.1 s, by what it sees; PPO trains it for the
-    policy's reward, with the settings of ``ppo`` but for the two below. Null: a code is drawn once for an episode."""
+    policy's reward, less that of codes, with the settings of ``ppo`` but for the two below. Null: a code is drawn once
+    for an episode."""
     manager_learning_rate: PositiveFloat = 1e-3
     """Learning rate of the manager and of its value, with Adam."""
-    manager_entropy_coef: NonNegativeFloat = 0.01
+    manager_entropy_coef: NonNegativeFloat = 0.1
     """Weight of the manager's entropy bonus, which keeps codes in use."""
 
     def __post_init__(self) -> None:

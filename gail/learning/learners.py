@@ -95,9 +95,22 @@ class Learners:
         return None if self.codes is None else self.codes.draw(agents)
 
     def teach_manager(self, rollout: Rollout, reward: Tensor, train_policy: bool) -> dict[str, float]:
-        """Let the manager, if there is one, learn from a rollout as the critic looks at it and rewards [H, N], before
-        the policy does; how it went as metrics."""
-        told = {} if self.manager is None else self.manager.learn(rollout, reward, train_policy)
+        """Let the manager, if there is one, learn from a rollout as the critic looks at it, before the policy does.
+
+        It is paid what the policy is paid for its driving, and not for being told its code: the easiest code to tell is
+        one that is always the same.
+
+        Args:
+            rollout: as the critic looks at it.
+            reward: [H, N] of the policy, in whole.
+            train_policy: whether the manager learns, or only its value.
+
+        Returns:
+            How it went, as metrics.
+        """
+        if self.manager is None or self.codes is None:
+            return {}
+        told = self.manager.learn(rollout, reward - self.codes.reward(rollout), train_policy)
         return {f"manager/{name}": value for name, value in told.items()}
 
     def with_codes(self, expert: Transitions) -> Transitions:

@@ -1,7 +1,8 @@
 """How a manager learns which latent code is worth driving by (``latent.every``), and when it chooses.
 
 To a manager, a rollout is one of few steps: a step is a segment of N steps of the simulation, its action the code that
-an agent keeps so long, its reward that of the N steps, discounted. So it is trained by the same PPO, gamma being
+an agent keeps so long, its reward that of the N steps, discounted (without what the policy is paid for being told its
+code, see :meth:`~gail_cli.gail.learning.learners.Learners.teach_manager`). So it is trained by the same PPO, gamma being
 gamma^N (options of a fixed length: Sutton, Precup & Singh 1999, eq. 3).
 """
 
@@ -138,7 +139,7 @@ class ManagerLearner:
 
         Args:
             rollout: as they look at it.
-            reward: [H, N], the policy's own.
+            reward: [H, N].
             train_policy: whether the manager learns, or only its value.
 
         Returns:
