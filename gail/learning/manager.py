@@ -2,8 +2,8 @@
 
 To a manager, a rollout is one of few steps: a step is a segment of N steps of the simulation, its action the code that
 an agent keeps so long, its reward that of the N steps, discounted (without what the policy is paid for being told its
-code, see :meth:`~gail_cli.gail.learning.learners.Learners.teach_manager`). So it is trained by the same PPO, gamma being
-gamma^N (options of a fixed length: Sutton, Precup & Singh 1999, eq. 3).
+code, see :meth:`~gail_cli.gail.learning.learners.Learners.teach_manager`). So it is trained by the same PPO, gamma
+being gamma^N (options of a fixed length: Sutton, Precup & Singh 1999, eq. 3).
 """
 
 from __future__ import annotations
