@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scenes import scenes_equal
+from scenes import car, real_scenes, scene, scenes_equal
 
 from gail_cli.gail.demos.rules import DemoRules
 from gail_cli.gail.demos.sampler import DemoSampler
@@ -22,7 +22,8 @@ from gail_cli.pipeline.experts.augment import (
 from gail_cli.pipeline.experts.augmentation import Augmentation
 from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.experts.starts import perturbed
-from gail_cli.pipeline.records import ABSENT
+from gail_cli.pipeline.export.gpudrive_cache import _num_roads
+from gail_cli.pipeline.records import ABSENT, Demos, Record
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import SimConfig
 from gail_cli.sim.env import Env
@@ -31,12 +32,19 @@ from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.scene import Role
 
 LAYOUT = ObservationConfig(partners=4, road_segments=12)
+SPACE = ActionSpace.create("classic")
 KINDS = [("classic", "discrete"), ("bicycle", "continuous"), ("delta_local", "discrete")]
 
 
 def record_of(store, scene=0):
     (record,) = store.read([scene])
     return record
+
+
+def record_without_demos(scene):
+    steps, none = scene.num_steps, np.zeros(0, np.int64)
+    shapes = ((steps,), np.uint8), ((steps, 5), np.float32), ((steps, SPACE.components), np.int16), ((7,), np.float32)
+    return Record(scene, Demos(none, *(np.zeros((0, *shape), kind) for shape, kind in shapes)))
 
 
 def driven_by(record, space):
@@ -163,7 +171,8 @@ def test_variants_are_as_often_whole_and_mirrored_as_asked(make_store):
     record, rng = record_of(store), np.random.default_rng(0)
     many = [varied(record, store.space, Augmentation(whole=0.25, stretch=1), rng).scene for _ in range(400)]
     whole = [np.array_equal(scene.valid, record.scene.valid) for scene in many]
-    flipped = [np.array_equal(scene.segment[:, 1], -record.scene.segment[:, 1]) for scene in many]
+    lane = record.scene.segment_type != RoadType.ROAD_EDGE  # edges change their order in the mirror
+    flipped = [np.array_equal(scene.segment[lane, 1], -record.scene.segment[lane, 1]) for scene in many]
     assert abs(np.mean(whole) - 0.25) < 0.07
     assert abs(np.mean(flipped) - 0.5) < 0.08
     lengths = np.array([scene.last_valid.max() for scene, w in zip(many, whole, strict=True) if not w])
@@ -178,11 +187,12 @@ def test_variants_are_stretched_as_far_as_asked(make_store):
     of them at times; the whole scene keeps its map."""
     store = make_store()
     record, rng = record_of(store), np.random.default_rng(0)
-    before = record.scene.segment[:, :2].astype(np.float64)
+    lane = record.scene.segment_type != RoadType.ROAD_EDGE
+    before = record.scene.segment[lane, :2].astype(np.float64)
     factors = []
     for _ in range(200):
         scene = varied(record, store.space, Augmentation(whole=0.1, stretch=1.5), rng).scene
-        matrix, *_ = np.linalg.lstsq(before, scene.segment[:, :2].astype(np.float64), rcond=None)
+        matrix, *_ = np.linalg.lstsq(before, scene.segment[lane, :2].astype(np.float64), rcond=None)
         factors.append(np.linalg.svd(matrix, compute_uv=False))
         whole = np.array_equal(scene.valid, record.scene.valid)
         assert whole == np.allclose(factors[-1], 1, atol=1e-5)
@@ -322,7 +332,32 @@ def test_road_edges_keep_their_drivable_side(make_store):
 
     points = record.scene.segment[edge][:, :2] + np.array([0.7, 1.9], np.float32)
     image = mirrored(record, store.space).scene
-    assert np.array_equal(side(record.scene, points), side(image, points * np.array([1, -1], np.float32)))
+    rows = [np.flatnonzero(np.isclose(image.segment[edge, 0], x) & np.isclose(image.segment[edge, 1], -y)).tolist()
+            for x, y in record.scene.segment[edge, :2]]  # fmt: skip
+    there = np.array([row[0] for row in rows])
+    moved = points[np.argsort(there)] * np.array([1, -1], np.float32)
+    assert np.array_equal(side(record.scene, points)[np.argsort(there)], side(image, moved))
+
+
+def test_road_edges_go_on_and_rise_in_the_mirror_as_they_did():
+    """Two roads of three segments each along x, the first rising from 0 to 3 m; a line between them keeps its order."""
+    pieces = [(RoadType.ROAD_EDGE, x, 1, 0.5, 0.1, 0.0) for x in (0, 1, 2)]
+    line = [(RoadType.LANE, x, 2, 0.5, 0.1, 0.0) for x in (0, 1)]
+    heights = np.array([[0, 1], [1, 2], [2, 3], [5, 6], [6, 7]], np.float32)
+    plain = scene(car(speed=5), segments=[*pieces, *line], segment_z=heights)
+    plain = replace(plain, segment_road=np.array([7, 7, 7, 8, 8]))
+    image = mirrored(record_without_demos(plain), SPACE).scene
+    assert image.segment[:, 0].tolist() == [2, 1, 0, 0, 1]
+    assert image.segment[:, 1].tolist() == [-1, -1, -1, -2, -2]
+    assert image.segment_z.tolist() == [[3, 2], [2, 1], [1, 0], [5, 6], [6, 7]]
+    ahead = np.cos(image.segment[:, 4]) * image.segment[:, 2]
+    ends, begins = image.segment[:, 0] + ahead, image.segment[:, 0] - ahead
+    np.testing.assert_allclose(begins[1:3], ends[:2], atol=1e-6)
+
+
+def test_a_mirror_image_has_as_many_map_features_in_gpudrive():
+    for real in real_scenes()[:4]:
+        assert _num_roads(mirrored(record_without_demos(real), SPACE).scene) == _num_roads(real)
 
 
 def test_actions_drawn_from_variants_lead_to_what_is_seen_next(make_store):

@@ -21,7 +21,7 @@ from gail_cli.pipeline.experts.starts import led_back, off_log
 from gail_cli.pipeline.records import ABSENT, QUALITY, Demos, Record
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.scenario import RoadType
-from gail_cli.sim.scene import Role
+from gail_cli.sim.scene import Role, Scene
 
 T = TypeVar("T", bound=np.generic)
 
@@ -179,23 +179,38 @@ def replayed(records: Sequence[Record], space: ActionSpace) -> list[Record]:
 def mirrored(record: Record, space: ActionSpace) -> Record:
     """The scene and the demos of vehicles with left and right exchanged.
 
-    Road edges are turned round, as drivable ground lies to the left of them.
+    Road edges are turned round, as drivable ground lies to the left of them: also the order of their segments, so that
+    each goes on where the one before ends.
 
     Raises:
         ValueError: when the grid of the actions is not symmetric.
     """
     scene, demos = record.scene, record.demos
-    segment = scene.segment * np.array([1, -1, 1, 1, -1], np.float32)
+    segment, height = scene.segment * np.array([1, -1, 1, 1, -1], np.float32), scene.segment_z.copy()
     edge = scene.segment_type == RoadType.ROAD_EDGE
     segment[edge, 4] += np.float32(np.pi)
-    lights = scene.light_stop_point * np.array([1, -1], np.float32)
-    image = replace(scene, log=mirrored_states(scene.log), segment=segment, light_stop_point=lights)
+    height[edge] = height[edge, ::-1]
+    order = _edges_backwards(scene)
+    image = replace(
+        scene, log=mirrored_states(scene.log), segment=segment[order], segment_z=height[order],
+        segment_type=scene.segment_type[order], segment_map_type=scene.segment_map_type[order],
+        segment_road=scene.segment_road[order], light_stop_point=scene.light_stop_point * np.array([1, -1], np.float32),
+    )  # fmt: skip
     image_of = mirrored_actions(demos.action, space)
     action: NDArray[Any] = np.where((demos.mark != ABSENT)[..., None], image_of, 0).astype(demos.action.dtype)
     return replace(
         record, scene=image,
         demos=replace(demos, state=mirrored_states(demos.state), action=action), vru=None,
     )  # fmt: skip
+
+
+def _edges_backwards(scene: Scene) -> NDArray[np.int64]:
+    """[S] numbers of a scene's segments, those of each road edge in the opposite order."""
+    edge, road = scene.segment_type == RoadType.ROAD_EDGE, scene.segment_road
+    new = np.ones(len(road), np.bool_)
+    new[1:] = (road[1:] != road[:-1]) | (edge[1:] != edge[:-1])
+    runs = np.split(np.arange(len(road)), np.flatnonzero(new)[1:])
+    return np.concatenate([run[::-1] if len(run) and edge[run[0]] else run for run in runs])
 
 
 def mirrored_states(states: NDArray[np.float32]) -> NDArray[np.float32]:
