@@ -85,6 +85,8 @@ def evaluate(
     if variants and not off_log:
         raise click.UsageError("--variants is about --off-log; add that.")
     config, policy = load_run(run, device)
+    if codes is not None:
+        require_codes(policy)
     config = with_backend(config, backend) if backend else config
     cloned = load_cloned(bc or run, device)
     opened = DemoStore(store, config.data.agents)
@@ -93,8 +95,6 @@ def evaluate(
     if submitted is not None:
         every = [index for scenes in chosen.values() for index in scenes]
         _write_submission(submitted, config, policy, opened, every, seed, info, sources)
-    if codes is not None:
-        require_codes(policy)
     results = {}
     for split, scenes in chosen.items():
         with progress_bar("evaluating", "scenes") as progress:
