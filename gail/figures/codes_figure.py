@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("faster", "speed minus the log's (m/s)", (-6.25, 6.25, 25)),
-    Panel("acceleration", "acceleration (m/s²)", (-4.1, 4.1, 41)),
+    Panel("acceleration", "acceleration (m/s²)", (-4.25, 4.25, 17)),
     Panel("gap", "gap to the leader (m)", (0.0, REACH, 25)),
 )
 COLUMNS = {
