@@ -248,3 +248,18 @@ def test_codes_are_paid_for_beside_the_discriminator(make_store, small, tmp_path
     torch.testing.assert_close(paid[acted], expected.detach())
     assert not paid[~acted].any()
     assert told["reward/latent"] == pytest.approx(expected.mean().item())
+
+
+def test_a_posterior_pays_before_it_has_seen_a_rollout(make_store, small, tmp_path):
+    """Or it would know agents again, and pay for codes that nothing they do tells."""
+    trainer = Trainer(
+        small(latent={**LATENT, "weight": 2.0, "updates": 50}), make_store(scenes=2).path, tmp_path / "run"
+    )
+    update, seen = trainer.codes.update, []
+    trainer.codes.update = lambda what: seen.extend([what, trainer.codes.reward(what)]) or update(what)
+    trainer._iterate()
+    trainer.close()
+    what, paid = seen
+    (told,) = metrics(tmp_path / "run")
+    assert told["reward/latent"] == pytest.approx(paid[what.alive].mean().item())
+    assert told["reward/latent"] < trainer.codes.reward(what)[what.alive].mean() - 0.05

@@ -80,8 +80,17 @@ class Codes:
         chances = self.posterior(observation, action).softmax(dim=1).cpu()
         return torch.multinomial(chances, 1, generator=self._generator).squeeze(1).to(self._device)
 
-    def update(self, rollout: Rollout, batch_size: int, updates: int) -> dict[str, float]:
-        """Some gradient steps on the cross-entropy of the codes of a rollout; the accuracy before the first."""
+    def update(self, rollout: Rollout, batch_size: int | None = None, updates: int | None = None) -> dict[str, float]:
+        """Some gradient steps on the cross-entropy of the codes of a rollout; the accuracy before the first.
+
+        Only when its rewards are known: a posterior that has seen the rollout knows its agents again, and would pay for
+        that.
+
+        Args:
+            rollout: as it looks at it.
+            batch_size, updates: those of ``latent`` when None.
+        """
+        batch_size, updates = batch_size or self._config.batch_size, updates or self._config.updates
         assert rollout.code is not None
         observation, action = rollout.observation[rollout.alive], rollout.action[rollout.alive]
         code = rollout.code.expand_as(rollout.alive)[rollout.alive]

@@ -246,6 +246,7 @@ class Trainer:
         metrics |= reward_metrics
         learns = not config.cloned or self.progress.iteration >= config.ppo.warmup_iterations
         metrics |= self.learners.teach_manager(judged, reward, learns)
+        metrics |= {} if self.codes is None else self.codes.update(judged)
         health = update(
             sight.actor,
             sight.critic,
@@ -294,7 +295,7 @@ class Trainer:
         return demo_transitions(experts, self.config.observation, self.experts.next_state, chosen)
 
     def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
-        """Updates of the discriminator, and of the posterior of latent codes."""
+        """Updates of the discriminator."""
         metrics: dict[str, float] = {}
         if self.adversary is not None:
             held_out = None
@@ -302,9 +303,6 @@ class Trainer:
                 held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
                 held_out = self.sight.judged_demos(self.sight.demos(held_out))
             metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
-        if self.codes is not None:
-            latent = self.config.latent
-            metrics |= self.codes.update(rollout, latent.batch_size, latent.updates)
         return metrics
 
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
