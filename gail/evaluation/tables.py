@@ -17,15 +17,16 @@ WIDTH = 100
 _METRES = ("ade", "fde", "acceleration", "gap", "ahead")
 _TITLES = {
     "safe_success": "safe\nsuccess",
+    "drawn_safe_success": "with drawn\nactions",
+    "drawn_full_safe_success": "with drawn\nactions",
     "off_road": "off-road",
     "red_light": "red light",
     "ade": "ADE (m)",
     "fde": "FDE (m)",
     "min_ade": "minADE (m)",
-    "drawn_ade": "ADE drawn (m)",
 }
-_MAIN = ("goal", "collision", "off_road", "safe_success", "ade", "fde")
-_FULL = ("full_collision", "full_off_road", "full_safe_success", "infeasible", "drawn_ade", "min_ade")
+_MAIN = ("goal", "collision", "off_road", "safe_success", "drawn_safe_success", "ade")
+_FULL = ("full_collision", "full_off_road", "full_safe_success", "drawn_full_safe_success", "infeasible", "min_ade")
 MARK = "*"
 LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
 
