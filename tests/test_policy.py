@@ -153,3 +153,19 @@ def test_the_encoder_looks_at_those_who_are_there_alone():
         told.append((output, slope, *second))
     assert all(x.abs().max() > 0 for x in told[0])
     torch.testing.assert_close(told[0], told[1])
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_policies_saved_before_eyes_and_actor_were_told_apart_are_read(kind):
+    space = ActionSpace.create("classic", kind)
+    saved, model = (policy(space, LAYOUT, decided=False) for _ in range(2))
+    for weight in saved.parameters():
+        torch.nn.init.normal_(weight)
+    of_actor = {name.removeprefix("actor."): x for name, x in saved.state_dict().items() if name.startswith("actor.")}
+    earlier = {name: x for name, x in saved.state_dict().items() if not name.startswith("actor.")}
+    earlier |= {f"encoder.{name}" if name.startswith("trunk.") else name: x for name, x in of_actor.items()}
+    assert {"encoder.trunk.0.weight", "body.0.weight", "head.weight", "log_std", "action_std"} <= earlier.keys()
+    model.load_state_dict(earlier)
+    seen = observations()
+    action = saved.act(seen, deterministic=True)[0]
+    assert torch.equal(model.evaluate(seen, action)[0], saved.evaluate(seen, action)[0])

@@ -202,6 +202,9 @@ class Trainer:
             self.learners.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:
             what, fix = "its checkpoint is of other networks", "resume with the configuration it began with"
+            if not any(name.startswith("actor.") for name in state.get("networks", {}).get("policy", ())):
+                what = "it was begun by an earlier version, with other networks"
+                fix = "begin a new run from its clone (--set bc.run=...)"
             raise RunError(self.folder.where, what, fix) from error
         self.learners.set_rates(self.config)
         try:
@@ -284,8 +287,11 @@ class Trainer:
             self.learners.fit_normalisers(self.experts.judged(_NORMALISER_SAMPLES))
         return self._env
 
-    def _demos_of(self, experts: Experts) -> Transitions:
-        """Demos of a rollout's own worlds, at most so many as are looked at per rollout, any of them."""
+    def _demos_of(self, experts: Experts) -> Transitions | None:
+        """Demos of a rollout's own worlds, at most so many as are looked at per rollout, any of them; None where no
+        agent of theirs passes the filter, so that they are drawn from the pool."""
+        if not len(experts.transitions):
+            return None
         count = len(experts.transitions)
         rng = np.random.default_rng(
             [self.config.seed, self.progress.iteration // self.config.worlds.rollouts_per_batch]
