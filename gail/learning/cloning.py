@@ -79,4 +79,6 @@ def take_over(policy: Policy, folder: str | Path, device: torch.device) -> None:
     try:
         policy.load_state_dict(cloned.state_dict())
     except RuntimeError as error:
-        raise RunError(run.where, "its policy is another network than this run's", "set policy and observation alike") from error
+        raise RunError(
+            run.where, "its policy is another network than this run's", "set policy and observation alike"
+        ) from error
