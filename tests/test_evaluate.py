@@ -16,7 +16,7 @@ from gail_cli.gail.evaluation.evaluate import evaluate, pooled, splits_of
 from gail_cli.gail.evaluation.scene_scores import drive_features, log_features
 from gail_cli.gail.evaluation.scoring import score_submission
 from gail_cli.gail.evaluation.submission import submission
-from gail_cli.gail.evaluation.tables import WIDTH, print_challenge, print_evaluation
+from gail_cli.gail.evaluation.tables import WIDTH, beside_clone, print_challenge, print_evaluation
 from gail_cli.gail.evaluation.wosac import evaluate_challenge
 from gail_cli.gail.figures.evaluation_figure import evaluation_figure
 from gail_cli.gail.learning.run import RunError
@@ -194,6 +194,25 @@ def test_what_differs_is_marked(evaluated):
     for low, high in ((0.1, 0.2), (-0.2, -0.1)):
         differences["random"]["ade"]["interval"] = [low, high]
         assert printed(plain).count("*") == 2
+
+
+@pytest.mark.parametrize(
+    ("safe", "realism", "said"),
+    [
+        ((0.027, [0.011, 0.043]), (0.002, [-0.001, 0.0062]),
+         "safe success +2.7 points (+1.1 to +4.3): better; realism +0.002 (-0.001 to +0.006): no difference is shown."),
+        ((-0.02, None), (-0.01, [-0.02, -0.001]),
+         "safe success -2.0 points: no difference is shown; realism -0.010 (-0.020 to -0.001): worse."),
+        ((None, None), (0.01, [0.005, 0.02]), "realism +0.010 (+0.005 to +0.020): better."),
+        ((0.0, [0.0, 0.0]), (0.0, [0.0, 0.0]), ""),
+    ],
+)  # fmt: skip
+def test_what_was_learned_since_cloning_is_said(safe, realism, said):
+    names = zip(("drawn_safe_success", "realism_2025"), (safe, realism), strict=True)
+    found = {name: dict(zip(("mean", "interval"), each, strict=True)) for name, each in names}
+    begin = "Beside its own clone, in the same scenes with drawn actions: " if said else ""
+    assert beside_clone({"differences": {"behaviour cloning": found}}) == begin + said
+    assert beside_clone({"differences": {"random": found}}) == ""
 
 
 def test_one_driver_in_one_scene(evaluated, config):

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gail_cli.gail.evaluation.drivers import CLONED_DRIVER
 from gail_cli.gail.evaluation.realism import COMPONENTS
 from gail_cli.gail.evaluation.summary import POLICY
 
@@ -52,10 +53,36 @@ def print_evaluation(result: dict[str, Any], name: str = "", console: Console | 
     screen.print(_realism(result))
     _explain(result, screen)
     _say_known(result, "off_road", screen)
+    if said := beside_clone(result):
+        screen.print(said, highlight=False)
     if "blind" in result:
         _print_blind(result["blind"], screen)
     if "off_log" in result:
         _print_off_log(result, screen)
+
+
+_LEARNED = (
+    ("drawn_safe_success", "safe success", "{:+.1f} points", 100.0),
+    ("realism_2025", "realism", "{:+.3f}", 1.0),
+)
+"""Metrics of what was learned since cloning: their words, and how differences are written, in which unit."""
+
+
+def beside_clone(result: dict[str, Any]) -> str:
+    """What a policy has learned since it was cloned, in a sentence; empty where there is no clone, or it is the same.
+
+    Better or worse is what the 95 % interval of the difference in the same scenes says.
+    """
+    found, clauses = result["differences"].get(CLONED_DRIVER, {}), []
+    if not any(found.get(name, {}).get("mean") for name, *_ in _LEARNED):
+        return ""
+    for name, words, form, scale in _LEARNED:
+        mean, sure = found[name]["mean"], found[name]["interval"]
+        if mean is not None:
+            verdict = ("better" if mean > 0 else "worse") if differs(sure) else "no difference is shown"
+            low_high = "" if sure is None else " ({} to {})".format(*(form.format(scale * x).split()[0] for x in sure))
+            clauses.append(f"{words} {form.format(scale * mean)}{low_high}: {verdict}")
+    return f"Beside its own clone, in the same scenes with drawn actions: {'; '.join(clauses)}."
 
 
 _SIGHT = {
