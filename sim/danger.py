@@ -10,27 +10,8 @@ from gail_cli.sim.geometry import Box
 from gail_cli.sim.launch import wp
 from gail_cli.sim.near import log_scale
 
-BOX_TIMES = (0.0, 0.5, 1.0, 1.5, 2.5)
-"""When other boxes count, s."""
-EDGE_TIMES = (0.0, 0.3, 0.7, 1.2, 2.0)
-"""When road edges count, s."""
-PATHS = ("straight", "arc")
-SIDES = ("left", "right")
 CLOSE, FAR = -1.5, 4.0
 """Separations are clipped to this, m."""
-LEADER = ("leader gap: log", "leader closing speed/10, at most 2", "leader 1 s/time to contact, at most 2",
-          "leader headway/4 s, at most 2")  # fmt: skip
-DANGER = (
-    *(
-        f"box {where} in {t} s, {path}: separation/4"
-        for t in BOX_TIMES
-        for path in PATHS
-        for where in ("ahead", "behind")
-    ),
-    *(f"edge {side} in {t} s, {path}: separation/4" for t in EDGE_TIMES for path in PATHS for side in SIDES),
-    *LEADER,
-)
-"""Names of the fields."""
 FIRST_EDGE = wp.constant(20)
 FIRST_LEADER = wp.constant(40)
 SCRATCH = 84
@@ -45,8 +26,6 @@ _QUARTER_TURN = wp.constant(wp.float32(1.5707964))
 _LEAST_SPEED = wp.constant(wp.float32(0.5))
 _LEAST_GAP = wp.constant(wp.float32(0.5))
 _LONGEST_HEADWAY = wp.constant(wp.float32(8.0))
-NO_HEADWAY = 2.0
-"""The field of the headway when there is no leader: 8 s."""
 
 
 @wp.func

@@ -19,9 +19,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 
 from gail_cli.sim.config import SETTINGS
-from gail_cli.sim.danger import DANGER, LEADER, NO_HEADWAY
-from gail_cli.sim.near import NEAR_EGO, NEAR_PARTNER, NEAR_ROAD
-from gail_cli.sim.rays import RAYS
+from gail_cli.sim.fields import DANGER, LEADER, NEAR_EGO, NEAR_PARTNER, NEAR_ROAD, NO_HEADWAY, RAYS
 
 if TYPE_CHECKING:
     import torch

@@ -7,23 +7,6 @@ Fields that are scaled by tens of metres hardly show a clearance. These show len
 # Warp reads annotations at run time, so this module must not postpone them.
 from gail_cli.sim.launch import wp
 
-NEAR_EGO = (
-    "goal x: log", "goal y: log", "speed: log", "acceleration that the goal needs/5, at most 2",
-    "curvature that the goal needs*5, at most 1", "ln(1 + time left/s)/2",
-)  # fmt: skip
-"""Names of the near fields of the ego; ``log`` is :func:`log_scale`."""
-NEAR_PARTNER = (
-    "x: log", "y: log", "gap along: log", "gap across: log", "relative vx: log", "relative vy: log",
-    "time to contact/4 s, at most 2",
-)  # fmt: skip
-"""The same of a partner: gaps are those between the two boxes, along and across the own heading."""
-NEAR_ROAD = (
-    "nearest x: log", "nearest y: log", "nearest x - half own length: log", "nearest y - half own width: log",
-    "clearance: log",
-)  # fmt: skip
-"""The same of a road segment: offsets of its nearest point, what is left of them beyond the own box, and the distance
-of this point from the box (negative inside it)."""
-
 MOST_CURVATURE = wp.constant(wp.float32(0.2))
 """Of the arc to a goal, 1/m: a car turns about a circle of 5 m radius."""
 _MOST_ACCELERATION = wp.constant(wp.float32(10.0))

@@ -7,22 +7,12 @@ What is there is cast one segment after the other (:func:`cast`), each only onto
 # Warp reads annotations at run time, so this module must not postpone them.
 import math
 
+from gail_cli.sim.fields import DIRECTIONS, KINDS
 from gail_cli.sim.geometry import Box
 from gail_cli.sim.launch import wp
 from gail_cli.sim.near import LOG_SCALE
 
-_HALF = (2, 5, 9, 14, 20, 28, 38, 50, 65, 80, 95, 110, 130, 150, 165)
-DIRECTIONS = (*(-a for a in reversed(_HALF)), 0, *_HALF, 180)
-"""Degrees to the left of the own heading, from the right to the left: dense ahead, where one drives."""
-KINDS = ("edge", "box")
 _COUNT = wp.constant(len(DIRECTIONS))
-RAYS = tuple(
-    f"{kind} {abs(a)} deg{' left' if 0 < a < 180 else ' right' if a < 0 else ''}: {scale}"
-    for kind in KINDS
-    for scale in ("log", "1/(1 + d/m)")
-    for a in DIRECTIONS
-)
-"""Names of the fields; ``log`` is :func:`sim.near.log_scale`."""
 
 
 def _turned(degrees: float) -> tuple[float, float]:

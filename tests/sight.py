@@ -3,7 +3,7 @@ kernel's (corners projected on axes, 2 x 2 systems solved for each ray and segme
 
 import numpy as np
 
-from gail_cli.sim.rays import DIRECTIONS
+from gail_cli.sim.fields import DIRECTIONS
 from gail_cli.sim.scenario import RoadType
 
 LEVEL, GRADE, JOINT = 2.4, 0.06, 0.01

@@ -83,7 +83,7 @@ def test_shapes_and_types(make):
     expected = {
         "observation": ((n, LAYOUT.size), torch.float32), "reward": ((n,), torch.float32),
         "terminated": ((n,), torch.bool), "truncated": ((n,), torch.bool), "events": ((n, 5), torch.bool),
-        "alive": ((n,), torch.bool),
+        "alive": ((n,), torch.bool), "fault": ((n,), torch.float32),
     }  # fmt: skip
     step = env.step(some_actions(env, 1)[0])
     found = {name: (tuple(x.shape), x.dtype) for name, x in vars(step).items()}

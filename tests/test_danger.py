@@ -7,7 +7,7 @@ import pytest
 from scenes import STEPS, car, scene
 from test_observation import observe
 
-from gail_cli.sim.danger import DANGER
+from gail_cli.sim.fields import DANGER
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
 

@@ -8,8 +8,8 @@ import torch
 from scenes import STEPS, car, moved, random_scene, scene
 from test_observation import observe
 
+from gail_cli.sim.fields import DIRECTIONS, RAYS
 from gail_cli.sim.layout import ObservationConfig
-from gail_cli.sim.rays import DIRECTIONS, RAYS
 from gail_cli.sim.scenario import RoadType
 
 CONFIG = ObservationConfig(partners=1, road_segments=1, near=False, danger=False)
