@@ -19,6 +19,7 @@ from gail_cli.gail.config.load import ConfigError, config_to_dict, load_config
 from gail_cli.gail.evaluation.evaluate import evaluate
 from gail_cli.gail.learning.backends import check_backend, make_backend, with_backend
 from gail_cli.gail.learning.run import RunError, load_run
+from gail_cli.gail.learning.trainer import Trainer
 from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.pipeline.extract.build import ExtractConfig
 from gail_cli.pipeline.extract.extract import ExtractOptions, extract
@@ -64,11 +65,14 @@ def test_configurations(small):
         with_backend(small(), "gpudrive")
 
 
-def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, in_cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize("layout", ["entity", "gpudrive"])
+def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, in_cache, tmp_path, monkeypatch, layout):
+    """The default recipe, also with GPUDrive's own layout, to which rays and danger numbers are added."""
     gpudrive()
     figure = SimpleNamespace(savefig=Path.touch)
     monkeypatch.setattr("gail_cli.gail.figures.curves.curves_figure", lambda folder: figure)
-    settings = config_to_dict(small(total_timesteps=300, sim={"horizon": None}))
+    sees = {"layout": layout, "rays": True, "danger": True}
+    settings = config_to_dict(small(total_timesteps=300, sim={"horizon": None}, observation=sees))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     store, folder = make_store(scenes=2, reverse=False), tmp_path / "run"
 
@@ -90,6 +94,18 @@ def test_the_cli_trains_and_evaluates_in_gpudrive(make_store, small, gpudrive, i
         assert means == pytest.approx(report["results"][driver], abs=2e-3), driver
     assert embedded["results"]["expert replayed"]["goal"] > 0.9
     assert len(list(in_cache.glob("*.json"))) == 2  # the same files
+
+
+def test_rollouts_in_gpudrive_have_variants_and_their_experts(make_store, small, gpudrive, in_cache, tmp_path):
+    """Off the log, cut, mirrored and stretched, with boxes of GPUDrive's size."""
+    gpudrive()
+    sections = {"observation": {"layout": "gpudrive", "rays": True}, "augment": {"variants": 4, "recover": 0.5}}
+    config = small(**rules(horizon=None), **sections, total_timesteps=300)
+    assert config.rollout_sim.box_scale == 0.7
+    trainer = Trainer(config, make_store(scenes=2, reverse=False).path, tmp_path / "run")
+    trainer.run()
+    assert trainer.progress.timesteps >= 300
+    assert len(list(in_cache.glob("*.json"))) >= 2
 
 
 def check(config, store, scenes=None):
