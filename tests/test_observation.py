@@ -142,8 +142,8 @@ def expected_lights(s, ego, step, config):
 def observe(s, config, step, collided=None):
     """What all agents of a scene see at a step of their log, one second before the end."""
     worlds = make_worlds([s], selection=EVERYONE)
-    agents = torch.arange(s.num_agents, dtype=torch.int32)
-    left = torch.ones(s.num_agents)
+    agents = torch.arange(worlds.num_agents, dtype=torch.int32)
+    left = torch.ones(worlds.num_agents)
     return Observer(worlds, config).observe(
         worlds.log[:, step].contiguous(), worlds.valid[:, step].contiguous(), agents, left,
         torch.full_like(agents, step), collided,
