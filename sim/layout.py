@@ -149,12 +149,13 @@ class ObservationConfig:
         """
         far = math.asinh(self.radius / 0.5) / 3
         none = {
+            "collided": 0.0,
             "separation/4": 1.0,
             "deg": far,
             "1/(1 + d/m)": 1 / (1 + self.radius),
             **dict(zip(LEADER, (far, 0.0, 0.0, NO_HEADWAY), strict=True)),
         }
-        wanted = ("box", "leader") * boxes + ("edge",) * edges
+        wanted = ("box", "leader", "collided") * boxes + ("edge",) * edges
         return {
             column: next(value for key, value in reversed(none.items()) if key in name)
             for column, name in enumerate(self.ego_fields)

@@ -70,7 +70,7 @@ def section_of(blind, seeing=(1.0, 1.0, 1.0)):
         # an interval of [0.4, 0.4], of [0, 0.4] (1 of 27 resamples has the third scene only), and of [-0.4, 0]
         ((0.6, 0.6, 0.6), True, "It looks at other agents: without them in sight it loses 40.0 points"),
         ((0.6, 0.6, 1.0), False, "That it looks at other agents is not shown: without them in sight it loses 26.7"),
-        ((1.4, 1.4, 1.0), False, "That it looks at other agents is not shown: without them in sight it loses -26.7"),
+        ((1.4, 1.4, 1.0), False, "That it looks at other agents is not shown: without them in sight it gains 26.7"),
     ],
 )
 def test_the_verdict_is_that_of_the_interval(monkeypatch, blind, looks, words):

@@ -202,6 +202,22 @@ def test_events_pay_beside_a_clone_and_the_environment_where_nobody_else_does(al
     assert (config.environment_weight, config.events_weight) == (environment, events)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ["algorithm=gail", "bc.run=a"],
+            "bc.run is a clone to begin with, but algorithm gail begins with none; leave it",
+        ),
+        (["ppo.train_encoder=false"], "ppo.train_encoder is false; it must be a whole number, or null"),
+        (["ppo.train_encoder=5", "discriminator.policy_buffer_size=9"], "would hold what the eyes made of earlier"),
+    ],
+)
+def test_settings_of_clones_and_eyes_that_do_not_go_together_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, settings)
+
+
 def test_masks_hide_when_any_rate_is_positive():
     nothing = {"roads": 0, "all_roads": 0, "partners": 0, "all_partners": 0}
     assert not config_from_dict({"masking": nothing}).masking.hides

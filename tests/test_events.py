@@ -1,5 +1,7 @@
 """What events cost, by hand; and whose fault a contact is, in the simulator."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,8 +57,10 @@ def test_the_goal_is_paid_once_at_the_end():
     assert paid(5, (4, Event.GOAL), alive=4) == [0.0] * 5
 
 
-def test_red_lights_are_not_paid_for_here():
+def test_red_lights_cost_what_they_shall():
     assert paid(2, (0, Event.RED_LIGHT)) == [0.0, 0.0]
+    prices = replace(PRICES, red_light=-2.0)
+    assert paid(3, (0, Event.RED_LIGHT), (2, Event.RED_LIGHT), prices=prices, fault=0.0) == [-2.0, 0.0, -2.0]
 
 
 def test_agents_are_paid_for_their_own_events():

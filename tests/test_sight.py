@@ -86,11 +86,15 @@ def test_critics_with_eyes_of_their_own_look_at_observations():
 
 def test_the_collided_flag_is_in_no_feature():
     layout = ObservationConfig("gpudrive", partners=2, road_segments=3)
-    found, _ = sight(0, None, layout)
+    found, networks = sight(0, None, layout)
     observation = seen(layout)
     flagged = observation.clone()
     flagged[:, layout.ego_fields.index("collided")] = 1.0
     torch.testing.assert_close(found.show(observation), found.show(flagged), rtol=0, atol=0)
+    logits = [networks.policy.distributions(x)[0].logits for x in (observation, flagged)]
+    assert torch.equal(*logits)  # nor does it change what the policy does anywhere else
+    _, networks = sight(0, 0, layout)
+    assert not torch.equal(*(networks.policy.distributions(x)[0].logits for x in (observation, flagged)))
 
 
 def test_entities_are_hidden_from_rollouts_only_if_they_shall_be():

@@ -282,10 +282,12 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
     assert (tmp_path / "run" / CLONED).exists()
     trained(small(total_timesteps=1, bc={"run": str(folder)}), make_store(), tmp_path / "run", resume=True)
     assert all(torch.equal(x, cloned[name]) for name, x in load_cloned(tmp_path / "run").state_dict().items())
-    with pytest.raises(
-        RunError, match="its policy is another network than this run's; set policy and observation alike"
-    ):
+    with pytest.raises(RunError, match="its policy is another network than this run's; set policy and"):
         trained(small(bc={"run": str(folder)}, policy={"hidden": 24}), make_store(), tmp_path / "other")
+    sees = {"partners": 4, "road_segments": 8}
+    for change, told in (({"radius": 10}, "radius=50.0, not 10.0"), ({"goal": "none"}, "goal=point, not none")):
+        with pytest.raises(RunError, match=f"its policy was cloned with observation.{told}; set observation"):
+            trained(small(bc={"run": str(folder)}, observation=sees | change), make_store(), tmp_path / "other")
     assert not (tmp_path / "other").exists()
     trained(small(algorithm="ppo", total_timesteps=0), make_store(), tmp_path / "ppo")
     with pytest.raises(RunError, match="it has no cloned policy; name one that cloned"):

@@ -151,7 +151,8 @@ def _signals(signals: Any) -> Settings:
         raise ValueError("reward_signals: gail and extrinsic must have the same gamma; here all rewards have one")
     if extrinsic:
         raise ValueError(f"reward_signals.extrinsic: unknown key {next(iter(extrinsic))}; it has strength and gamma")
-    return {"discriminator.compat": "mlagents", "reward.environment": strength, "reward.events": 0.0, MLAGENTS: gail}
+    weights = {"reward.gail": 1.0, "reward.environment": strength, "reward.events": 0.0}
+    return {"discriminator.compat": "mlagents", **weights, MLAGENTS: gail}
 
 
 def _nested(settings: Settings) -> dict[str, Any]:

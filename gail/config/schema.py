@@ -89,8 +89,9 @@ class WorldsConfig:
     rollouts_per_batch: PositiveInt = 1
     """Rollouts before the next scenes come (loaded in the background)."""
     augment: Augmentation | None = None
-    """How rollouts' scenes are varied, with keys as in ``augment``; null: as ``augment``, but with matched experts
-    (``discriminator.experts``) no more than whole 0.3, stretch 1.25, perturb 0.7."""
+    """How rollouts' scenes are varied, with keys and defaults of ``augment``; null: as ``augment``, but with matched
+    experts (``discriminator.experts``) nearer to scenes as they were: whole at least 0.3, stretch at most 1.25, perturb
+    at most 0.7."""
     retime: NonNegativeFloat = 0.0
     """Agents that follow their logs drive along their own paths up to this share faster, or slower by the same factor:
     0.2 is between 1/1.2 and 1.2 times as fast. Controlled and parked agents do not."""
@@ -167,7 +168,7 @@ class PPOConfig:
     target_kl: PositiveFloat | None = 0.03
     """The policy rests for what is left of an update once it has moved this far from the one that drove (mean of
     (r - 1) - ln r over a minibatch, nats, r being the ratio of an action's probabilities); null: it never does."""
-    train_encoder: NonNegativeInt | None = None
+    train_encoder: Annotated[int, Field(ge=0, strict=True)] | None = None
     """Agent step from which on rollouts teach the policy's eyes (the networks that look at single entities) too. Until
     then they stay as cloning left them: critic and discriminator look through the same eyes, what was seen is kept, and
     a step costs a fraction. Null: never, if the policy was cloned; from the start otherwise, and where the
@@ -241,8 +242,9 @@ class DiscriminatorConfig:
     mlagents: GAILSettings = field(default_factory=GAILSettings)
     """ML-Agents' own settings."""
     experts: Literal["matched", "pool"] = "matched"
-    """Which experts it learns from: ``matched``, the demos of a rollout's own scenes, variants and agents, so that it
-    cannot tell scenes apart; ``pool``, any demos, as they are cloned."""
+    """Which experts it, and the cloning loss in rollouts, learn from: ``matched``, the demos of a
+    rollout's own scenes, variants and agents, so that it cannot tell scenes apart, each transition alike; ``pool``, any
+    demos, as they are cloned before."""
     inputs: Literal["state", "state_action", "state_next_state"] = "state_action"
     """What it looks at. The next state goes through the same encoder."""
     structure: Literal["joint", "split", "airl"] = "joint"
@@ -360,6 +362,8 @@ class EventsConfig:
     fault: Probability = 0.3
     """A contact counts by the agent's share in it, but at least this much: its share is that of its own speed towards
     the other in the speed at which both come nearer."""
+    red_light: float = 0.0
+    """Reward for running a red light, each time."""
     goal: float = 0.5
     """Reward for having been at the goal, paid at the end of the episode, so that nobody hurries for it."""
     box_scale: PositiveFloat | None = 1.0
@@ -558,6 +562,15 @@ class TrainConfig:
             raise ValueError(
                 "ppo.train_encoder lets the discriminator look through the policy's eyes, but with structure split or"
                 " compat mlagents it looks at single entities; set ppo.train_encoder to 0, or leave it out"
+            )
+        if disc.policy_buffer_size is not None and self.eyes_learn_from not in (None, 0):
+            raise ValueError(
+                "discriminator.policy_buffer_size would hold what the eyes made of earlier rollouts, which change with"
+                " ppo.train_encoder; leave out one of them"
+            )
+        if self.bc.run is not None and not self.clones:
+            raise ValueError(
+                f"bc.run is a clone to begin with, but algorithm {self.algorithm} begins with none; leave it out"
             )
         if self.latent.codes and self.algorithm == "bc":
             raise ValueError(

@@ -78,7 +78,7 @@ def lone_rows(agents: Sequence[NDArray[np.int64]], share: float, rng: np.random.
         share: of the worlds.
         rng: where the choice comes from.
     """
-    chosen = rng.permutation(len(agents)) < round(share * len(agents))
+    chosen = rng.permutation(len(agents)) < int(share * len(agents) + rng.random())
     place = rng.random(len(agents))
     pairs = zip(agents, chosen, place, strict=True)
     return [int(rows[int(at * len(rows))]) if alone and len(rows) else None for rows, alone, at in pairs]

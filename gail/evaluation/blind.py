@@ -58,9 +58,9 @@ def _sentence(verdict: dict[str, dict[str, Any]]) -> str:
         if loss["mean"] is None:
             clauses.append(f"whether it looks at {what} is not known")
             continue
-        points = f"{100 * loss['mean']:.1f} points of safe success"
+        points = f"{'loses' if loss['mean'] >= 0 else 'gains'} {100 * abs(loss['mean']):.1f} points of safe success"
         if loss["interval"] is not None:
             points += " ({:.1f} to {:.1f})".format(*(100 * x for x in loss["interval"]))
         claim = f"it looks at {what}" if loss["looks"] else f"that it looks at {what} is not shown"
-        clauses.append(f"{claim}: without them in sight it loses {points}")
+        clauses.append(f"{claim}: without them in sight it {points}")
     return "; ".join(clauses).capitalize() + "."

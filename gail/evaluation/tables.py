@@ -122,7 +122,8 @@ def _difference(found: dict[str, Any]) -> str:
 
 def _print_off_log(result: dict[str, Any], screen: Console) -> None:
     section = result["off_log"]
-    what = f"begun off the log: {section['variants']} variants of each scene, {_count(section['agents'], 'agent')}, %"
+    variants, agents = _count(section["variants"], "variant"), _count(section["agents"], "agent")
+    what = f"begun off the log: {variants} of each scene, {agents}, %"
     for columns, boxes in zip(_OFF_LOG, (f"boxes x{result['box_scale']:g}", "boxes of true size"), strict=True):
         screen.print(_by_driver(section, f"{what}\n{boxes}", tuple(columns), columns))
 

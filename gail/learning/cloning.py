@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -76,9 +77,16 @@ def take_over(policy: Policy, folder: str | Path, device: torch.device) -> None:
     cloned = load_cloned(folder, str(device))
     if cloned is None:
         raise RunError(run.where, "it has no cloned policy", "name one that cloned (bc.run)")
+    seen, theirs = policy.encoder.observation, cloned.encoder.observation
+    for one in fields(seen):
+        if getattr(theirs, one.name) != getattr(seen, one.name):
+            key, was, now = f"observation.{one.name}", getattr(theirs, one.name), getattr(seen, one.name)
+            raise RunError(run.where, f"its policy was cloned with {key}={was}, not {now}", f"set {key} alike")
+    if cloned.space != policy.space:
+        raise RunError(run.where, "its policy has other actions than the store", "name a clone for the same actions")
     try:
         policy.load_state_dict(cloned.state_dict())
     except RuntimeError as error:
         raise RunError(
-            run.where, "its policy is another network than this run's", "set policy and observation alike"
+            run.where, "its policy is another network than this run's", "set policy and latent.codes alike"
         ) from error

@@ -14,7 +14,7 @@ def event_reward(happened: Tensor, fault: Tensor, alive: Tensor, config: EventsC
 
     A contact, and being off the road, cost ``onset`` in the first step, ``again`` in the first step of each later
     time, and ``each_step`` in every step; those of a contact times the agent's fault, or ``config.fault`` if that is
-    more. Who has been at its goal gets ``goal`` in its last step.
+    more. Running a red light costs ``red_light`` each time. Who has been at its goal gets ``goal`` in its last step.
 
     Args:
         happened: [H, N, E] bool, columns as in :class:`~sim.kernels.Event`.
@@ -28,6 +28,7 @@ def event_reward(happened: Tensor, fault: Tensor, alive: Tensor, config: EventsC
     reward = weight * _paid(contact, config) + _paid(happened[..., Event.OFF_ROAD], config)
     steps = torch.arange(1, len(alive) + 1, device=alive.device)[:, None]
     last = alive & (steps == (steps * alive).amax(dim=0))
+    reward = reward + config.red_light * happened[..., Event.RED_LIGHT]
     return reward + config.goal * (last & happened[..., Event.GOAL].any(dim=0))
 
 

@@ -143,8 +143,9 @@ def collect(
 def _shares(env: Backend, ever: Tensor) -> dict[str, float]:
     """Shares of the agents that events [N, 5] happened to: off the road of those whose map has road edges, and left out
     where there are none."""
-    shares = ever.float().mean(dim=0).tolist()
-    found = {"rollout/goal": shares[Event.GOAL], "rollout/collision": shares[Event.VEHICLE]}
+    touched = ever[:, Event.VEHICLE] | ever[:, Event.NON_VEHICLE]
+    groups = {"rollout/goal": ever[:, Event.GOAL], "rollout/collision": touched}
+    found = {name: float(who.float().mean()) for name, who in groups.items()}
     edged = env.worlds.edged[env.worlds.tensors["world"][env.worlds.controlled].long()]
     if edged.any():
         found["rollout/off_road"] = ever[edged, Event.OFF_ROAD].float().mean().item()

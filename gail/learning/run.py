@@ -33,8 +33,11 @@ sizes, stores by their names."""
 _FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
 """Settings that change nothing in what is learned."""
 
-_BEFORE = {"lights": 0, "near": False, "rays": False, "danger": False}
-"""What an observation was before there was a setting for it."""
+_BEFORE: dict[str, dict[str, Any]] = {
+    "observation": {"lights": 0, "near": False, "rays": False, "danger": False},
+    "ppo": {"train_encoder": 0},
+}
+"""What a run was before there was a setting for it, by section."""
 
 _ELSEWHERE = "train again in another folder"
 
@@ -153,7 +156,7 @@ class RunFolder:
         """What the run was configured with."""
         with self.reading(CONFIG):
             data = yaml.safe_load((self.path / CONFIG).read_text())
-            data["observation"] = _BEFORE | data.get("observation", {})
+            data |= {section: before | data.get(section, {}) for section, before in _BEFORE.items()}
             return config_from_dict(data, str(self.path / CONFIG))
 
     def environment(self) -> dict[str, Any]:
@@ -239,6 +242,10 @@ def chosen_stores(config: TrainConfig, named: Sequence[str] = (), resumed: str |
     known = RunFolder(Path(resumed)).stores() if resumed is not None and begun else []
     demo_path = config.discriminator.mlagents.demo_path
     found = list(named or known or config.data.stores or ([] if demo_path is None else [demo_path]))
+    if not found and resumed is not None:
+        raise RunError(
+            RunFolder(Path(resumed)).where, "there is no checkpoint to go on from", "leave --resume out to begin"
+        )
     if not found:
         raise RunError("", "no demo store is named", "name one with --store, or in data.stores")
     return found
@@ -284,7 +291,8 @@ def _load(folder: str | Path, device: str) -> tuple[TrainConfig, Policy, dict[st
     config, space, on = run.config(), run.space(), choose_device(device)
     state = run.checkpoint(on)
     with _of_other_networks(folder):
-        policy = Policy(config.observation, space, config.policy, config.latent.codes).to(on)
+        codes, flags = config.latent.codes, not config.shares_eyes
+        policy = Policy(config.observation, space, config.policy, codes, flags).to(on)
         policy.load_state_dict(state["networks"]["policy"])
     return config, policy, state
 

@@ -34,9 +34,8 @@ class Sight:
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
         self._config, self._networks = config, networks
-        visible = torch.ones(config.observation.size)
-        visible[list(config.observation.hidden_from_discriminator)] = 0.0
-        self._visible = visible.to(next(networks.policy.parameters()).device)
+        self.width = config.observation.size
+        """D of observations."""
         self.learns = True
         """Whether the policy's eyes learn now, as in cloning, so that observations are kept, not features."""
 
@@ -108,9 +107,8 @@ class Sight:
 
     @torch.no_grad()
     def _features(self, observation: Tensor) -> Tensor:
-        """[B, F] of observations [B, D], without what would tell policies from experts by bookkeeping."""
-        parts = (observation * self._visible).split(_CHUNK)
-        return torch.cat([self._networks.policy.encoder(part) for part in parts])
+        """[B, F] of observations [B, D]."""
+        return torch.cat([self._networks.policy.encoder(part) for part in observation.split(_CHUNK)])
 
 
 class _Through(nn.Module):
@@ -122,5 +120,5 @@ class _Through(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """[B]."""
-        size = self._sight._visible.shape[0]
+        size = self._sight.width
         return self.critic(torch.cat([self._sight.judged(seen[:, :size]), seen[:, size:]], dim=1))  # type: ignore[no-any-return]

@@ -198,13 +198,15 @@ class Trainer:
         self.folder.save(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        weights = state.get("networks", {}).get("policy", {})
+        if "head.weight" in weights:  # eyes and actor were not told apart
+            what = "it was begun by an earlier version, with other networks"
+            raise RunError(self.folder.where, what, "begin a new run from its clone (--set bc.run=...)")
         try:
             self.learners.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:
             what, fix = "its checkpoint is of other networks", "resume with the configuration it began with"
-            if not any(name.startswith("actor.") for name in state.get("networks", {}).get("policy", ())):
-                what = "it was begun by an earlier version, with other networks"
-                fix = "begin a new run from its clone (--set bc.run=...)"
+            fix += f" (changed: {', '.join(self.changed)})" if self.changed else ""
             raise RunError(self.folder.where, what, fix) from error
         self.learners.set_rates(self.config)
         try:

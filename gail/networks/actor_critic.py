@@ -41,9 +41,10 @@ class Networks:
             config: sizes of both.
             codes: latent codes; 0 for none.
             device: where they are.
-            shared: the critic looks through the policy's eyes, instead of its own.
+            shared: the critic looks through the policy's eyes, instead of its own, as others do, so that these see no
+                flag that would tell policies from experts.
         """
-        policy = Policy(observation, space, config, codes)
+        policy = Policy(observation, space, config, codes, flags=not shared)
         seen = policy.encoder.features if shared else observation
         nets = cls(policy.to(device), Critic(seen, config, codes).to(device))
         nets.policy_optimiser = torch.optim.AdamW(nets.policy.parameters())

@@ -70,13 +70,20 @@ class Eyes(nn.Module):
         config: sizes.
         dropout: after each hidden layer, in training mode.
         partners: whether partners are looked at, or only ego, roads and lights.
+        flags: whether they see what no expert shows (:attr:`ObservationConfig.hidden_from_discriminator`).
     """
 
     def __init__(
-        self, observation: ObservationConfig, config: NetworkConfig, dropout: float = 0.0, partners: bool = True
+        self,
+        observation: ObservationConfig,
+        config: NetworkConfig,
+        dropout: float = 0.0,
+        partners: bool = True,
+        flags: bool = True,
     ) -> None:
         super().__init__()
         self.observation = observation
+        self._hidden = [] if flags else list(observation.hidden_from_discriminator)
         h = config.entity_hidden
         widths = [len(fields) for _, _, fields in observation.entities]
         self.normalisers = nn.ModuleList(Normaliser(n) for n in widths)
@@ -101,6 +108,9 @@ class Eyes(nn.Module):
         """[B, D] to [B, features]."""
         ego, *blocks = self.observation.split(observations)
         n_ego, *normalisers = self.normalisers
+        if self._hidden:
+            ego = ego.clone()
+            ego[..., self._hidden] = 0.0
         own = n_ego(ego)
         parts = [self.ego(own)]
         networks, present = (self.partners, self.roads, self.lights), self.observation.present(*blocks)

@@ -3,8 +3,8 @@
 A policy that has seen few maps tells them apart by their segments and drives from memory, which fails on any other
 map. One that often sees only some of the segments and some of the partners has to make do with what every scene has in
 common. It is dropout (Srivastava et al. 2014) of whole entities instead of units; an entity that is hidden looks like
-one that is not there. Expert batches and rollouts are masked alike, so it tells neither from the other. Lights are
-not hidden: they are few, what they show changes, and who does not see them cannot obey.
+one that is not there. Rollouts, and the demos beside them, are masked only if ``masking.rollouts`` says so, both
+alike. Lights are not hidden: they are few, what they show changes, and who does not see them cannot obey.
 """
 
 from __future__ import annotations

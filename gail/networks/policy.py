@@ -106,14 +106,20 @@ class Policy(Chooser):
         space: the actions.
         config: sizes.
         codes: latent codes.
+        flags: see :class:`~gail.networks.encoder.Eyes`.
     """
 
     def __init__(
-        self, observation: ObservationConfig, space: ActionSpace, config: PolicyConfig, codes: int = 0
+        self,
+        observation: ObservationConfig,
+        space: ActionSpace,
+        config: PolicyConfig,
+        codes: int = 0,
+        flags: bool = True,
     ) -> None:
         super().__init__()
         self.space, self.codes, self._seen = space, codes, observation.size
-        self.encoder = Eyes(observation, config)
+        self.encoder = Eyes(observation, config, flags=flags)
         self.actor = Actor(self.encoder.features, space, config, codes)
         self.register_load_state_dict_pre_hook(_rename)
         self.manager: Manager | None = None
