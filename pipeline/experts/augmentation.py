@@ -31,7 +31,8 @@ class Augmentation:
     perturb: NonNegativeFloat = 1.0
     """How far from its log an agent begins a rollout: 1 is 0.3 m aside, 0.5 m ahead or behind, 0.03 rad, 15 % of its
     speed, each a standard deviation. Experts are on their logs (but for ``recover``), so a policy learns to come
-    back to where they are."""
+    back to where they are. Where nothing is varied (``variants`` 1, or ``whole`` 1 and ``mirror`` 0), rollouts begin on
+    the log, and nobody recovers."""
     recover: Probability = 0.0
     """Share of the demos of moving vehicles that begin off their logs too, as ``perturb`` says, and are led back to
     their paths over 8 m, but not before 2.5 s; their actions are found anew, as in stretched variants."""
