@@ -34,7 +34,7 @@ def config(small):
 def policy(config, make_store):
     torch.manual_seed(0)
     policy = Policy(config.observation, make_store().space, config.policy)
-    torch.nn.init.normal_(policy.head.weight)
+    torch.nn.init.normal_(policy.actor.head.weight)
     return policy
 
 
