@@ -407,8 +407,8 @@ def test_a_rigid_motion_of_the_scene_changes_nothing(number, angle, x, y, how, l
 def as_directions(observation, config):
     """Headings of GPUDrive's layout jump by a turn at pi, which no rigid motion spares: compare their sines.
 
-    The acceleration that a goal needs, 0.4 (d - v t) / t^2, multiplies what places 300 m away are rounded by (3e-5 m) by
-    40 in the last step (t = 0.1 s): a quarter of it is compared.
+    The acceleration that a goal needs, 0.4 (d - v t) / t^2, multiplies what places 300 m away are rounded by (3e-5 m)
+    by 40 in the last step (t = 0.1 s): a quarter of it is compared.
     """
     if config.layout == "entity":
         exact = torch.ones(config.size)
