@@ -242,9 +242,9 @@ class DiscriminatorConfig:
     mlagents: GAILSettings = field(default_factory=GAILSettings)
     """ML-Agents' own settings."""
     experts: Literal["matched", "pool"] = "matched"
-    """Which experts it, and the cloning loss in rollouts, learn from: ``matched``, the demos of a
-    rollout's own scenes, variants and agents, so that it cannot tell scenes apart, each transition alike; ``pool``, any
-    demos, as they are cloned before."""
+    """Which experts it, and the cloning loss in rollouts, learn from: ``matched``, the demos of a rollout's own scenes,
+    variants and agents, so that it cannot tell scenes apart, each transition alike; ``pool``, any demos, as they are
+    cloned before."""
     inputs: Literal["state", "state_action", "state_next_state"] = "state_action"
     """What it looks at. The next state goes through the same encoder."""
     structure: Literal["joint", "split", "airl"] = "joint"

@@ -8,6 +8,7 @@ from, while critic and discriminator go on with the features that the eyes make 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -70,12 +71,7 @@ class Sight:
 
     def demos(self, samples: Transitions) -> Transitions:
         """Demos as rollouts hold what is seen."""
-        following = samples.next_observation
-        return replace(
-            samples,
-            observation=self.show(samples.observation),
-            next_observation=None if following is None else self.show(following),
-        )
+        return _looked_at(samples, self.show)
 
     def judged(self, seen: Tensor) -> Tensor:
         """What critic, discriminator and posterior look at, of what rollouts hold [..., X]."""
@@ -93,12 +89,7 @@ class Sight:
 
     def judged_demos(self, samples: Transitions) -> Transitions:
         """Demos, as :meth:`demos` gives them, as they look at them."""
-        following = samples.next_observation
-        return replace(
-            samples,
-            observation=self.judged(samples.observation),
-            next_observation=None if following is None else self.judged(following),
-        )
+        return _looked_at(samples, self.judged)
 
     @property
     def _both(self) -> bool:
@@ -109,6 +100,16 @@ class Sight:
     def _features(self, observation: Tensor) -> Tensor:
         """[B, F] of observations [B, D]."""
         return torch.cat([self._networks.policy.encoder(part) for part in observation.split(_CHUNK)])
+
+
+def _looked_at(samples: Transitions, look: Callable[[Tensor], Tensor]) -> Transitions:
+    """Samples with what is made of their observations, and of the next ones where they have some."""
+    following = samples.next_observation
+    return replace(
+        samples,
+        observation=look(samples.observation),
+        next_observation=None if following is None else look(following),
+    )
 
 
 class _Through(nn.Module):

@@ -99,10 +99,9 @@ class Trainer:
         self.adversary, self.sight = self.learners.adversary, self.learners.sight
         if past is not None:
             self._restore(past.checkpoint)
-        rules = DemoRules.from_config(
+        self._rules = rules = DemoRules.from_config(
             config.data, config.worlds, config.sim, config.observation, config.augment, config.matched
         )
-        self._rules = rules
         self._sampler: DemoSampler | MixedSampler | None = None
         seed, drawn = config.seed, self._drawn[1]
         self.held_out = self.stores.held_out(rules, seed, drawn, self.device) if self.adversary else None
@@ -292,9 +291,9 @@ class Trainer:
     def _demos_of(self, experts: Experts) -> Transitions | None:
         """Demos of a rollout's own worlds, at most so many as are looked at per rollout, any of them; None where no
         agent of theirs passes the filter, so that they are drawn from the pool."""
-        if not len(experts.transitions):
-            return None
         count = len(experts.transitions)
+        if not count:
+            return None
         rng = np.random.default_rng(
             [self.config.seed, self.progress.iteration // self.config.worlds.rollouts_per_batch]
         )
@@ -304,14 +303,13 @@ class Trainer:
 
     def _learn_rewards(self, rollout: Rollout) -> dict[str, float]:
         """Updates of the discriminator."""
-        metrics: dict[str, float] = {}
-        if self.adversary is not None:
-            held_out = None
-            if self.held_out is not None:
-                held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.adversary.network.needs_next_state)
-                held_out = self.sight.judged_demos(self.sight.demos(held_out))
-            metrics |= self.adversary.learn(rollout, self.progress.iteration, held_out)
-        return metrics
+        if self.adversary is None:
+            return {}
+        held_out = None
+        if self.held_out is not None:
+            held_out = self.held_out.sample(_HELD_OUT_SAMPLES, self.experts.next_state)
+            held_out = self.sight.judged_demos(self.sight.demos(held_out))
+        return self.adversary.learn(rollout, self.progress.iteration, held_out)
 
     def _reward(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
         """[H, N] rewards: the discriminator's, scaled, plus those of events, the environment and latent codes."""

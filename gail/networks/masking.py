@@ -27,9 +27,7 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
     result = observations.clone()
     _, partners, roads, _ = layout.split(result)
     partners[_hidden(partners, config.partners, config.all_partners)] = 0.0
-    nothing = roads.new_zeros(roads.shape[-1])
-    nothing[-ROAD_TYPES] = 1.0
-    roads[_hidden(roads, config.roads, config.all_roads)] = nothing
+    roads[_hidden(roads, config.roads, config.all_roads)] = _no_segment(roads)
     return result
 
 
@@ -43,11 +41,17 @@ def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, road
     if partners:
         others[:] = 0.0
     if roads:
-        segments[:] = 0.0
-        segments[..., -ROAD_TYPES] = 1.0
+        segments[:] = _no_segment(segments)
     for column, value in layout.nothing(boxes=partners, edges=roads).items():
         result[..., column] = value
     return result
+
+
+def _no_segment(roads: Tensor) -> Tensor:
+    """[F] the row of a segment that is not there, like the rows of segments [B, n, F]."""
+    nothing = roads.new_zeros(roads.shape[-1])
+    nothing[-ROAD_TYPES] = 1.0
+    return nothing
 
 
 def _hidden(entities: Tensor, most: float, everything: float) -> Tensor:
