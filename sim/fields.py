@@ -1,6 +1,6 @@
 """Names of the fields of an observation that are made by formula; imports neither torch nor Warp.
 
-What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`. ``log`` is :func:`sim.near.log_scale`.
+What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`. ``log`` is :func:`sim.near.log_scale`.
 """
 
 NEAR_EGO = (
@@ -53,3 +53,12 @@ DANGER = (
 """Danger numbers."""
 NO_HEADWAY = 2.0
 """The field of the headway when there is no leader: 8 s."""
+
+ROUTE_AHEAD = (3, 6, 12, 20, 30, 45)
+"""How far ahead on its route an agent looks, m."""
+ROUTE = (
+    "route: own place to the left of it, log", "route: cos heading", "route: sin heading",
+    *(f"route in {d} m: {what}" for d in ROUTE_AHEAD for what in ("x, log", "y, log", "sin heading")),
+    "route: way left, log", "route: along lanes",
+)  # fmt: skip
+"""Fields of the route; headings are relative to the own one."""

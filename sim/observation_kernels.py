@@ -11,6 +11,7 @@ from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
 from gail_cli.sim.near import write_near_ego, write_near_partner, write_near_road
+from gail_cli.sim.route_fields import Routes, write_route
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
 from gail_cli.sim.scenario import DT, LightState
 from gail_cli.sim.sight import EgoFrame, Sight, States, look_around
@@ -47,6 +48,8 @@ class Layout:
     time_left: wp.bool
     near: wp.bool
     sight: Sight
+    route: int
+    """Column of the first field of the route; -1: none."""
     partners: int
     roads: int
     radius: float
@@ -69,6 +72,7 @@ class SourceArrays:
     worlds: WorldArrays
     grid: RoadGrid
     edges: RoadGrid
+    routes: Routes
     states: States
     rows_per_step: int
     """Rows of states from one step to the next."""
@@ -416,6 +420,7 @@ def _observe_agent(
     w: WorldArrays,
     g: RoadGrid,
     edges: RoadGrid,
+    routes: Routes,
     v: States,
     layout: Layout,
     agent: int,
@@ -445,6 +450,8 @@ def _observe_agent(
     if layout.lights > 0:
         _write_lights(w, layout, ego, map, step, distance, index, out)
     look_around(w, edges, v, layout.sight, ego, agent, me, seen_base, speed, distance, out)
+    if layout.route >= 0:
+        write_route(routes, agent, ego.x, ego.y, ego.c, ego.s, out, layout.route)
 
 
 @wp.kernel(enable_backward=False)
@@ -454,6 +461,7 @@ def observe(
     w: WorldArrays,
     g: RoadGrid,
     edges: RoadGrid,
+    routes: Routes,
     v: States,
     seen: int,
     layout: Layout,
@@ -476,7 +484,8 @@ def observe(
         h = wp.where(layout.scratch_per_part, part, q)
         base = step[q] * rows_per_step
         _observe_agent(
-            w, g, edges, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h], out[q],
+            w, g, edges, routes, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h],
+            out[q],
         )  # fmt: skip
 
 
@@ -505,6 +514,6 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].states, layout, query[q, 1], query[q, 2],
-            base, base + sources[k].seen, time_left[q], distance[h], index[h], row,
+            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].routes, sources[k].states, layout,
+            query[q, 1], query[q, 2], base, base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

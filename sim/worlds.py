@@ -19,6 +19,8 @@ from gail_cli.sim.config import Selection
 from gail_cli.sim.launch import struct, to_warp, wp
 from gail_cli.sim.lights import Lights, light_arrays, starts
 from gail_cli.sim.roads import Roads, Segment, road_grid
+from gail_cli.sim.route_fields import Routes
+from gail_cli.sim.routes import LaneGraph
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, Scene, check_scene
 
@@ -103,6 +105,7 @@ class Worlds:
     """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
     _grids: dict[tuple[float, bool], Any] = field(default_factory=dict, repr=False)
+    _routes: list[Any] = field(default_factory=list, init=False, repr=False)  # not shared by worlds of other starts
 
     @property
     def num_worlds(self) -> int:
@@ -153,6 +156,13 @@ class Worlds:
             listed = hit if solid else torch.ones_like(hit)
             self._grids[reach, solid] = road_grid(self.roads, reach, max(reach / 2, _SMALLEST_CELL), listed)
         return self._grids[reach, solid]
+
+    def routes(self) -> Any:
+        """The :class:`~sim.route_fields.Routes` of the controlled agents from their starts to their goals, made once
+        and kept."""
+        if not self._routes:
+            self._routes.append(_routes(self))
+        return self._routes[0]
 
     @property
     def lit(self) -> torch.Tensor:
@@ -231,6 +241,35 @@ def make_worlds(
     )
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, light_tensors, rows, on)
+
+
+def _routes(worlds: Worlds) -> Any:
+    """The :class:`~sim.route_fields.Routes` of the controlled agents; who starts alike on a map shares one."""
+    agents = worlds.controlled_agents()
+    asked: dict[tuple[int, ...], dict[tuple[float, ...], list[int]]] = {}
+    for n, (world, row) in enumerate(agents):
+        scene = worlds.scenes[world]
+        start = scene.log[row, scene.valid[row].argmax(), :3]
+        place = (*start.tolist(), *scene.goal[row].tolist())
+        asked.setdefault(_map_key(scene), {}).setdefault(place, []).append(n)
+    maps = {_map_key(scene): scene for scene in worlds.scenes}
+    found: list[Any] = [None] * len(agents)
+    for key, places in asked.items():
+        wanted = np.array(list(places), np.float64)
+        routes = LaneGraph(maps[key]).routes(wanted[:, :3], wanted[:, 3:])
+        for route, who in zip(routes, places.values(), strict=True):
+            for n in who:
+                found[n] = route
+    count, spacing, lane = (np.zeros(worlds.num_agents, kind) for kind in (np.int64, np.float32, np.float32))
+    rows = worlds.controlled.cpu().numpy()
+    count[rows] = [len(route.points) for route in found]
+    spacing[rows], lane[rows] = [route.spacing for route in found], [route.lane for route in found]
+    points = np.concatenate([route.points for route in found] or [np.zeros((0, 4))]).astype(np.float32)
+    tensors = {"start": starts(count.tolist()), "spacing": spacing, "lane": lane, "point": points}
+    start, *rest, point = (torch.from_numpy(array).to(worlds.device) for array in tensors.values())
+    return struct(
+        Routes, start=start, spacing=rest[0], lane=rest[1], point=to_warp(point, wp.vec4)
+    )
 
 
 def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:
