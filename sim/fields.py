@@ -1,6 +1,7 @@
 """Names of the fields of an observation that are made by formula; imports neither torch nor Warp.
 
-What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`. ``log`` is :func:`sim.near.log_scale`.
+What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`. ``log`` is
+:func:`sim.near.log_scale`.
 """
 
 NEAR_EGO = (

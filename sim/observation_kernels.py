@@ -11,8 +11,8 @@ from gail_cli.sim.geometry import in_frame
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
 from gail_cli.sim.near import write_near_ego, write_near_partner, write_near_road
-from gail_cli.sim.route_fields import Routes, write_route
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.route_fields import Routes, write_route
 from gail_cli.sim.scenario import DT, LightState
 from gail_cli.sim.sight import EgoFrame, Sight, States, look_around
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays

@@ -1,8 +1,9 @@
 """Routes: how one gets from a place to a goal along the lanes of a map. Neither logs nor other agents count.
 
-Lanes are cut into pieces of a few metres, the nodes of a graph: a piece leads to the one that begins where it ends, and,
+Lanes are cut into pieces of a few metres, the nodes of a graph: a piece leads to the one that begins where it ends and,
 at a price, to the one beside that. Starts and goals are nodes, too, joined to the pieces near them at prices that grow
-with the distance, and at a start with the turn to the lane's direction. The route is the cheapest path (Dijkstra 1959).
+with the distance and, at a start, with the turn to the lane's direction. The route is the cheapest path (Dijkstra
+1959), in metres.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Ints = NDArray[np.int64]
 
 SPACING = 2.0
 """Most metres between two points of a route."""
-CHANGE = 20.0
+CHANGE = 30.0
 """Metres that a change of lanes takes."""
 
 _PIECE = 5.0
@@ -80,10 +81,18 @@ class _Pieces:
         """[L, 2]."""
         return self.begin + self.length[:, None] * self.ahead
 
+    @property
+    def left(self) -> Floats:
+        """[L, 2] unit vectors to the left."""
+        return np.stack([-self.ahead[:, 1], self.ahead[:, 0]], axis=1)
+
+    def beside(self, piece: Ints, place: Floats) -> Floats:
+        """[n] metres to the left of pieces [n] of places [n, 2]."""
+        return np.vecdot(place - self.begin[piece], self.left[piece])
+
     def along(self, piece: Ints, place: Floats) -> Floats:
         """[n] metres from the begin of pieces [n] to their points nearest to places [n, 2]."""
-        way = ((place - self.begin[piece]) * self.ahead[piece]).sum(axis=1)
-        return np.clip(way, 0, self.length[piece])
+        return np.clip(np.vecdot(place - self.begin[piece], self.ahead[piece]), 0, self.length[piece])
 
     def at(self, piece: Ints, along: Floats) -> Floats:
         """[n, 2] places at metres [n] along pieces [n]."""
@@ -115,7 +124,7 @@ class LaneGraph:
         if not count:
             return [_straight(*pair) for pair in zip(start, goal, strict=True)]
         who, leaves, off = self._near(start[:, :2])
-        turn = (pieces.ahead[leaves] * np.stack([np.cos(start[who, 2]), np.sin(start[who, 2])], axis=1)).sum(axis=1)
+        turn = np.vecdot(pieces.ahead[leaves], np.stack([np.cos(start[who, 2]), np.sin(start[who, 2])], axis=1))
         whose, arrives, away = self._near(goal)
         rows = np.concatenate([self._edges[0], count + who, arrives])
         columns = np.concatenate([self._edges[1], leaves, count + n + whose])
@@ -155,9 +164,7 @@ class LaneGraph:
         return route
 
 
-def _pieces(
-    segment: Floats, road: Ints
-) -> tuple[_Pieces, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def _pieces(segment: Floats, road: Ints) -> tuple[_Pieces, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Lane segments [S, 5] of map features [S] in pieces, and of each piece whether the next one goes on in the same
     lane, whether it is the first of its lane, and the last."""
     ahead = np.stack([np.cos(segment[:, 4]), np.sin(segment[:, 4])], axis=1)
@@ -182,9 +189,8 @@ def _edges(
     pairs = cKDTree(end).sparse_distance_matrix(cKDTree(pieces.begin), reach, output_type="ndarray")
     here, there = pairs["i"], pairs["j"]
     gap = pieces.begin[there] - end[here]
-    along = (gap * ahead[here]).sum(axis=1)
-    aside = np.abs(ahead[here, 0] * gap[:, 1] - ahead[here, 1] * gap[:, 0])
-    turn = (ahead[here] * ahead[there]).sum(axis=1)
+    along, aside = np.vecdot(gap, ahead[here]), np.abs(np.vecdot(gap, pieces.left[here]))
+    turn = np.vecdot(ahead[here], ahead[there])
     follows = (pairs["v"] < _GAP) & (turn > _ONWARD) & (last[here] | first[there])
     changes = (aside > _BESIDE[0]) & (aside < _BESIDE[1]) & (np.abs(along) <= _PIECE / 2) & (turn > _PARALLEL)
     inside = np.flatnonzero(goes_on)
@@ -197,26 +203,31 @@ def _edges(
 def _smoothed(pieces: _Pieces, path: Ints, start: Floats, goal: Floats) -> Route | None:
     """The route over some pieces; None if it has no length.
 
-    From one piece to the next there may be a gap: to the lane beside, or to the goal from the middle of its lane. It is
-    spread over 20 m by a cubic that is flat at both ends.
+    Who starts beside the middle of a lane and stops on the same side of it stays as far beside it all the way. From one
+    piece to the next there may be a gap: to the lane beside, or to the goal from where it is left. It is spread over
+    :data:`CHANGE` by a cubic that is flat at both ends.
     """
     enter, leave = np.zeros(len(path)), pieces.length[path]
     enter[0], leave[-1] = pieces.along(path[:1], start[None])[0], pieces.along(path[-1:], goal[None])[0]
-    length = (leave - enter).clip(min=0)
-    ends = np.cumsum(length)
+    ends = np.cumsum((leave - enter).clip(min=0))
     total = ends[-1]
     if total < _LEAST:
         return None
+    begins = np.concatenate([[0.0], ends[:-1]])
     way = np.linspace(0, total, int(np.ceil(total / _STEP)) + 1)
-    k = np.searchsorted(ends, way, side="right").clip(max=len(path) - 1)
-    place = pieces.at(path[k], enter[k] + way - (ends - length)[k])
-    arrive = pieces.at(path, leave)
-    gap = np.concatenate([pieces.at(path[1:], enter[1:]) - arrive[:-1], [goal - arrive[-1]]])
-    for at, jump, jumps in zip(ends, gap, np.arange(len(gap)) < len(gap) - 1, strict=True):
-        if np.abs(jump).max() > _LEAST:
-            begin, end = max(at - CHANGE / (2 if jumps else 1), 0.0), min(at + CHANGE / 2, total)
-            share = ((way - begin) / (end - begin)).clip(0, 1)
-            place += (share * share * (3 - 2 * share) - (jumps & (way >= at)))[:, None] * jump
+    k = np.searchsorted(ends[:-1], way, side="right")
+    beside = pieces.beside(path[[0, -1]], np.stack([start, goal]))
+    kept = np.sign(beside[0]) * np.abs(beside).min() if beside[0] * beside[1] > 0 else 0.0
+    shift = kept * pieces.left[path]
+    arrive = pieces.at(path, leave) + shift
+    gap = np.concatenate([pieces.at(path[1:], enter[1:]) + shift[1:], goal[None]]) - arrive
+    # a gap is jumped in an instant where pieces meet, that to the goal not at all: instead it is taken step by step
+    before, after = np.full(len(path), CHANGE / 2), np.arange(len(path)) < len(path) - 1
+    before[-1] = CHANGE
+    first, last = (ends - before).clip(min=0)[:, None], (ends + CHANGE / 2).clip(max=total)[:, None]
+    share = ((way - first) / (last - first)).clip(0, 1)
+    moved = share * share * (3 - 2 * share) - (after[:, None] & (way >= ends[:, None]))
+    place = pieces.at(path[k], (enter - begins)[k] + way) + shift[k] + moved.T @ gap
     return _spread(place, lane=True)
 
 

@@ -244,32 +244,25 @@ def make_worlds(
 
 
 def _routes(worlds: Worlds) -> Any:
-    """The :class:`~sim.route_fields.Routes` of the controlled agents; who starts alike on a map shares one."""
-    agents = worlds.controlled_agents()
-    asked: dict[tuple[int, ...], dict[tuple[float, ...], list[int]]] = {}
-    for n, (world, row) in enumerate(agents):
-        scene = worlds.scenes[world]
-        start = scene.log[row, scene.valid[row].argmax(), :3]
-        place = (*start.tolist(), *scene.goal[row].tolist())
-        asked.setdefault(_map_key(scene), {}).setdefault(place, []).append(n)
-    maps = {_map_key(scene): scene for scene in worlds.scenes}
-    found: list[Any] = [None] * len(agents)
-    for key, places in asked.items():
-        wanted = np.array(list(places), np.float64)
-        routes = LaneGraph(maps[key]).routes(wanted[:, :3], wanted[:, 3:])
-        for route, who in zip(routes, places.values(), strict=True):
-            for n in who:
-                found[n] = route
-    count, spacing, lane = (np.zeros(worlds.num_agents, kind) for kind in (np.int64, np.float32, np.float32))
-    rows = worlds.controlled.cpu().numpy()
-    count[rows] = [len(route.points) for route in found]
-    spacing[rows], lane[rows] = [route.spacing for route in found], [route.lane for route in found]
-    points = np.concatenate([route.points for route in found] or [np.zeros((0, 4))]).astype(np.float32)
-    tensors = {"start": starts(count.tolist()), "spacing": spacing, "lane": lane, "point": points}
-    start, *rest, point = (torch.from_numpy(array).to(worlds.device) for array in tensors.values())
-    return struct(
-        Routes, start=start, spacing=rest[0], lane=rest[1], point=to_warp(point, wp.vec4)
+    """The :class:`~sim.route_fields.Routes` of the controlled agents; who has the same start and goal shares one."""
+    rows = worlds.controlled
+    begin = worlds.log[rows, worlds.valid[rows].int().argmax(dim=1), :3]
+    asked = torch.cat([begin, worlds.tensors["goal"][rows]], dim=1).cpu().numpy().astype(np.float64)
+    place, n = worlds.tensors["map"][worlds.tensors["world"][rows].long()].cpu().numpy(), worlds.num_agents
+    found = np.empty(len(rows), object)
+    for number, scene in enumerate(distinct_maps(worlds.scenes)):
+        here = np.flatnonzero(place == number)
+        wanted, which = np.unique(asked[here], axis=0, return_inverse=True)
+        routes = LaneGraph(scene).routes(wanted[:, :3], wanted[:, 3:]) if len(here) else []
+        found[here] = [routes[k] for k in which]
+    count, spacing, lane = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    for row, route in zip(rows.tolist(), found, strict=True):
+        count[row], spacing[row], lane[row] = len(route.points), route.spacing, route.lane
+    points = np.concatenate([np.zeros((0, 4)), *(route.points for route in found)]).astype(np.float32)
+    start, point, *rest = (
+        torch.from_numpy(x).to(worlds.device) for x in (starts(count.tolist()), points, spacing, lane)
     )
+    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=rest[0], lane=rest[1])
 
 
 def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:
