@@ -58,8 +58,9 @@ NO_HEADWAY = 2.0
 ROUTE_AHEAD = (3, 6, 12, 20, 30, 45)
 """How far ahead on its route an agent looks, m."""
 ROUTE = (
-    "route: own place to the left of it, log", "route: cos heading", "route: sin heading",
-    *(f"route in {d} m: {what}" for d in ROUTE_AHEAD for what in ("x, log", "y, log", "sin heading")),
-    "route: way left, log", "route: along lanes",
+    "route offset: log", "route cos heading", "route sin heading",
+    *(f"route in {d} m {what}" for d in ROUTE_AHEAD for what in ("x: log", "y: log", "sin heading")),
+    "route to go: log", "route along lanes",
 )  # fmt: skip
-"""Fields of the route; headings are relative to the own one."""
+"""Fields of the route: how far to the left of it the agent is, where it leads, seen from the agent, and whether it
+follows lanes."""

@@ -88,11 +88,13 @@ class _Pieces:
 
     def beside(self, piece: Ints, place: Floats) -> Floats:
         """[n] metres to the left of pieces [n] of places [n, 2]."""
-        return np.vecdot(place - self.begin[piece], self.left[piece])
+        beside: Floats = np.vecdot(place - self.begin[piece], self.left[piece])
+        return beside
 
     def along(self, piece: Ints, place: Floats) -> Floats:
         """[n] metres from the begin of pieces [n] to their points nearest to places [n, 2]."""
-        return np.clip(np.vecdot(place - self.begin[piece], self.ahead[piece]), 0, self.length[piece])
+        way: Floats = np.vecdot(place - self.begin[piece], self.ahead[piece])
+        return way.clip(0, self.length[piece])
 
     def at(self, piece: Ints, along: Floats) -> Floats:
         """[n, 2] places at metres [n] along pieces [n]."""
@@ -221,12 +223,11 @@ def _smoothed(pieces: _Pieces, path: Ints, start: Floats, goal: Floats) -> Route
     shift = kept * pieces.left[path]
     arrive = pieces.at(path, leave) + shift
     gap = np.concatenate([pieces.at(path[1:], enter[1:]) + shift[1:], goal[None]]) - arrive
-    # a gap is jumped in an instant where pieces meet, that to the goal not at all: instead it is taken step by step
-    before, after = np.full(len(path), CHANGE / 2), np.arange(len(path)) < len(path) - 1
-    before[-1] = CHANGE
-    first, last = (ends - before).clip(min=0)[:, None], (ends + CHANGE / 2).clip(max=total)[:, None]
-    share = ((way - first) / (last - first)).clip(0, 1)
-    moved = share * share * (3 - 2 * share) - (after[:, None] & (way >= ends[:, None]))
+    first = (ends - CHANGE / 2).clip(0, max(total - CHANGE, 0.0))[:, None]
+    share = ((way - first) / min(CHANGE, total)).clip(0, 1)
+    # from piece to piece the gap is jumped where they meet, instead of which it is taken step by step
+    jumped = (way >= ends[:, None]) & (np.arange(len(path)) < len(path) - 1)[:, None]
+    moved = share * share * (3 - 2 * share) - jumped
     place = pieces.at(path[k], (enter - begins)[k] + way) + shift[k] + moved.T @ gap
     return _spread(place, lane=True)
 

@@ -259,10 +259,9 @@ def _routes(worlds: Worlds) -> Any:
     for row, route in zip(rows.tolist(), found, strict=True):
         count[row], spacing[row], lane[row] = len(route.points), route.spacing, route.lane
     points = np.concatenate([np.zeros((0, 4)), *(route.points for route in found)]).astype(np.float32)
-    start, point, *rest = (
-        torch.from_numpy(x).to(worlds.device) for x in (starts(count.tolist()), points, spacing, lane)
-    )
-    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=rest[0], lane=rest[1])
+    table = starts(count.tolist()), points, spacing, lane
+    start, point, spacings, lanes = (torch.from_numpy(array).to(worlds.device) for array in table)
+    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=spacings, lane=lanes)
 
 
 def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:
