@@ -111,8 +111,8 @@ class LaneGraph:
     def __init__(self, scene: Scene) -> None:
         lane = (scene.segment_type == RoadType.LANE) & (scene.segment_map_type != _BIKE_LANE)
         lane &= scene.segment[:, 2] > 0
-        self._pieces, goes_on, first, last = _pieces(scene.segment[lane].astype(np.float64), scene.segment_road[lane])
-        self._edges = _edges(self._pieces, goes_on, first, last)
+        self._pieces, goes_on = _pieces(scene.segment[lane].astype(np.float64), scene.segment_road[lane])
+        self._edges = _edges(self._pieces, goes_on)
         self._tree = cKDTree(self._pieces.begin + 0.5 * self._pieces.length[:, None] * self._pieces.ahead)
 
     def routes(self, start: Floats, goal: Floats) -> list[Route]:
@@ -166,26 +166,25 @@ class LaneGraph:
         return route
 
 
-def _pieces(segment: Floats, road: Ints) -> tuple[_Pieces, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Lane segments [S, 5] of map features [S] in pieces, and of each piece whether the next one goes on in the same
-    lane, whether it is the first of its lane, and the last."""
+def _pieces(segment: Floats, road: Ints) -> tuple[_Pieces, NDArray[np.bool_]]:
+    """Lane segments [S, 5] of map features [S] in pieces, and of each piece whether the next one is its lane's, too."""
     ahead = np.stack([np.cos(segment[:, 4]), np.sin(segment[:, 4])], axis=1)
     begin, end = (segment[:, :2] + sign * segment[:, 2:3] * ahead for sign in (-1, 1))
-    joined = (road[1:] == road[:-1]) & (np.linalg.norm(begin[1:] - end[:-1], axis=1) < _GAP)
+    joined = np.append((road[1:] == road[:-1]) & (np.linalg.norm(begin[1:] - end[:-1], axis=1) < _GAP), False)
     parts = np.ceil(2 * segment[:, 2] / _PIECE - 1e-6).astype(np.int64).clip(min=1)
     of = np.repeat(np.arange(len(segment)), parts)
     number = np.arange(len(of)) - np.repeat(np.cumsum(parts) - parts, parts)
     length = (2 * segment[:, 2] / parts)[of]
     goes_on = np.zeros(len(of), np.bool_)
-    goes_on[:-1] = (of[1:] == of[:-1]) | joined[of[:-1].clip(max=len(joined) - 1)] if len(joined) else True
-    first = ~np.roll(goes_on, 1)
-    return _Pieces(begin[of] + (number * length)[:, None] * ahead[of], ahead[of], length), goes_on, first, ~goes_on
+    goes_on[:-1] = (of[1:] == of[:-1]) | joined[of[:-1]]
+    return _Pieces(begin[of] + (number * length)[:, None] * ahead[of], ahead[of], length), goes_on
 
 
-def _edges(
-    pieces: _Pieces, goes_on: NDArray[np.bool_], first: NDArray[np.bool_], last: NDArray[np.bool_]
-) -> tuple[Ints, Ints, Floats]:
-    """From which piece one can go to which, and what it costs: the piece's length, and the change of lanes."""
+def _edges(pieces: _Pieces, goes_on: NDArray[np.bool_]) -> tuple[Ints, Ints, Floats]:
+    """From which piece one can go to which, and what it costs: the piece's length, and the change of lanes.
+
+    One comes to another lane only where one of the two begins or ends, not where they cross.
+    """
     ahead, end = pieces.ahead, pieces.end
     reach = float(np.hypot(_BESIDE[1], _PIECE / 2))
     pairs = cKDTree(end).sparse_distance_matrix(cKDTree(pieces.begin), reach, output_type="ndarray")
@@ -193,7 +192,7 @@ def _edges(
     gap = pieces.begin[there] - end[here]
     along, aside = np.vecdot(gap, ahead[here]), np.abs(np.vecdot(gap, pieces.left[here]))
     turn = np.vecdot(ahead[here], ahead[there])
-    follows = (pairs["v"] < _GAP) & (turn > _ONWARD) & (last[here] | first[there])
+    follows = (pairs["v"] < _GAP) & (turn > _ONWARD) & ~(goes_on[here] & np.roll(goes_on, 1)[there])
     changes = (aside > _BESIDE[0]) & (aside < _BESIDE[1]) & (np.abs(along) <= _PIECE / 2) & (turn > _PARALLEL)
     inside = np.flatnonzero(goes_on)
     rows = np.concatenate([inside, here[follows], here[changes]])

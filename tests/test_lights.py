@@ -140,7 +140,7 @@ def test_gpudrives_layout_has_none():
 def test_a_run_of_an_earlier_version_sees_no_lights_and_nothing_near(tmp_path):
     """Its config.yaml has no such keys, and its networks have no such inputs; its goal is true or false."""
     run = RunFolder(tmp_path)
-    absent = {"lights": 0, "near": False, "rays": False, "danger": False}
+    absent = {"lights": 0, "near": False, "rays": False, "danger": False, "route": False}
     config = config_from_dict({"observation": {"partners": 1, "goal": "none", **absent}, "policy": {"hidden": 8}})
     policy = Policy(config.observation, SPACE, config.policy)
     run.describe(config, SPACE, ["store"], [])
