@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import sight
 import torch
+from demos import LAYOUT, RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import car, moved, scene
 from test_augment import SPACE, record_without_demos
 
+from gail_cli.gail.demos.matched import demo_transitions
 from gail_cli.pipeline.experts.augment import mirrored, piece, stretched
+from gail_cli.pipeline.experts.replay import make_experts
 from gail_cli.sim.fields import ROUTE
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
@@ -226,6 +229,14 @@ def test_a_piece_has_a_route_from_its_start_to_its_goal():
     part = piece(record_without_demos(s), 2, 8).scene
     (found,) = [sight.route_of(part, 0)]
     np.testing.assert_allclose(found.points[[0, -1], :2], [[-34, 0], [-16, 0]], atol=1e-5)
+
+
+def test_rows_that_are_compared_elsewhere_have_ways_along_lanes(make_store):
+    """Most of those with which test_pool.py and test_matched.py see that demos and rollouts show the same."""
+    seen = demo_transitions(make_experts(list(make_store().read()), RULES), LAYOUT).observation
+    of_route = seen[:, LAYOUT.first_route :][:, : len(ROUTE)]
+    assert of_route[:, -1].mean() > 0.7
+    assert (of_route[:, 0].abs() < sight.log_scale(2)).float().mean() > 0.9  # who drives it is on it
 
 
 def test_who_is_not_controlled_has_none():
