@@ -32,6 +32,7 @@ ABLATIONS: Recipes = {
     "no rays": ("observation.rays=false",),
     "no danger numbers": ("observation.danger=false",),
     "no near field": ("observation.near=false",),
+    "no route": ("observation.route=false",),
     # learning from driving
     "experts of a pool": ("discriminator.experts=pool",),
     "events not paid": ("reward.events=0",),

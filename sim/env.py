@@ -299,10 +299,12 @@ def check_reverse(space: ActionSpace, config: SimConfig) -> None:
 
 
 def warm(worlds: Worlds, config: SimConfig, observation: ObservationConfig) -> Worlds:
-    """The worlds, with the road grids that an environment will need made already, which another thread may do."""
+    """The worlds, with the grids and routes that an environment will need made already, which another thread may do."""
     worlds.grid(observation.radius)
     if observation.looks:
         worlds.grid(observation.radius, solid=True)
+    if observation.route:
+        worlds.routes()
     solid_grid(worlds, config)
     return worlds
 

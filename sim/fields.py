@@ -1,7 +1,7 @@
 """Names of the fields of an observation that are made by formula; imports neither torch nor Warp.
 
-What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.history`. ``log`` is
-:func:`sim.near.log_scale`.
+What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`, :mod:`sim.history`.
+``log`` is :func:`sim.near.log_scale`.
 """
 
 NEAR_EGO = (
@@ -55,6 +55,15 @@ DANGER = (
 NO_HEADWAY = 2.0
 """The field of the headway when there is no leader: 8 s."""
 
+ROUTE_AHEAD = (3, 6, 12, 20, 30, 45)
+"""How far ahead on its route an agent looks, m."""
+ROUTE = (
+    "route offset: log", "route cos heading", "route sin heading",
+    *(f"route in {d} m {what}" for d in ROUTE_AHEAD for what in ("x: log", "y: log", "sin heading")),
+    "route to go: log", "route along lanes",
+)  # fmt: skip
+"""Fields of the route: how far to the left of it the agent is, where it leads, seen from the agent, and whether it
+follows lanes."""
 MOST_HISTORY = 10
 """Steps."""
 HISTORY_EGO = tuple(

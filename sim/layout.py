@@ -30,6 +30,7 @@ from gail_cli.sim.fields import (
     NEAR_ROAD,
     NO_HEADWAY,
     RAYS,
+    ROUTE,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class ObservationConfig:
     danger: bool | None = None
     """Whether the ego sees how close it will come to others and to road edges in the next seconds if it goes straight
     on, or on an arc to its goal, and who leads there; null: with layout ``entity``."""
+    route: bool | None = None
+    """Whether the ego sees the way to its goal along the lanes of the map, from where its episode begins; null: with
+    layout ``entity`` where the goal is seen, as only that can have it."""
     history: Annotated[int, Field(ge=0, le=MOST_HISTORY)] = 0
     """Steps of 0.1 s of which the ego sees how it accelerated and turned; of partners it sees the same of the last
     step. Steps before an episode's start are zero. 0: no history, as always with ``layout: gpudrive``."""
@@ -121,6 +125,10 @@ class ObservationConfig:
         for name in ("near", "rays", "danger"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.layout == "entity")
+        if self.route is None:
+            object.__setattr__(self, "route", self.layout == "entity" and self.goal == "point")
+        if self.route and self.goal == "none":
+            raise ValueError("observation: route is true, but goal is none, and a route shows the goal; leave it out")
         if self.layout == "gpudrive":
             if self.goal == "none":
                 raise ValueError("observation: goal is none, but layout gpudrive always has it; leave it out")
@@ -128,6 +136,8 @@ class ObservationConfig:
                 raise ValueError("observation: near is true, but layout gpudrive has no near fields; leave it out")
             if self.history:
                 raise ValueError(f"observation: history is {self.history}, but layout gpudrive has none; leave it out")
+            if self.route:
+                raise ValueError("observation: route is true, but layout gpudrive has no route; leave it out")
             if self.lights not in (0, LIGHTS):
                 raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
             object.__setattr__(self, "lights", 0)
@@ -141,12 +151,13 @@ class ObservationConfig:
     def ego_fields(self) -> tuple[str, ...]:
         """Names of the ego block's fields, with their scales."""
         own = _GPUDRIVE_EGO if self.layout == "gpudrive" else _ENTITY_EGO + NEAR_EGO * bool(self.near)
-        return own + RAYS * bool(self.rays) + DANGER * bool(self.danger) + HISTORY_EGO[: 2 * self.history]
+        own += RAYS * bool(self.rays) + DANGER * bool(self.danger) + ROUTE * bool(self.route)
+        return own + HISTORY_EGO[: 2 * self.history]
 
     @property
     def looks(self) -> bool:
-        """Whether the ego block shows what is around, in rays or danger numbers."""
-        return bool(self.rays or self.danger)
+        """Whether the ego block shows what is around, in rays, danger numbers or a route."""
+        return bool(self.rays or self.danger or self.route)
 
     @property
     def first_ray(self) -> int:
@@ -158,20 +169,26 @@ class ObservationConfig:
         """Column of the first danger number; -1 without."""
         return self.ego_fields.index(DANGER[0]) if self.danger else -1
 
+    @property
+    def first_route(self) -> int:
+        """Column of the first field of the route; -1 without."""
+        return self.ego_fields.index(ROUTE[0]) if self.route else -1
+
     def nothing(self, boxes: bool, edges: bool) -> dict[int, float]:
-        """Columns of the ego's fields that show other boxes, or road edges, with their values when none is in sight.
+        """Columns of the ego's fields that show other boxes, or roads, with their values when none is in sight.
 
         They are an observation's columns, too, since the ego block is the first.
         """
         far = math.asinh(self.radius / 0.5) / 3
         none = {
             "collided": 0.0,
+            "route": 0.0,
             "separation/4": 1.0,
             "deg": far,
             "1/(1 + d/m)": 1 / (1 + self.radius),
             **dict(zip(LEADER, (far, 0.0, 0.0, NO_HEADWAY), strict=True)),
         }
-        wanted = ("box", "leader", "collided") * boxes + ("edge",) * edges
+        wanted = ("box", "leader", "collided") * boxes + ("edge", "route") * edges
         return {
             column: next(value for key, value in reversed(none.items()) if key in name)
             for column, name in enumerate(self.ego_fields)

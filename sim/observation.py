@@ -19,6 +19,7 @@ from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct,
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, observe, observe_pool
 from gail_cli.sim.roads import road_grid
+from gail_cli.sim.route_fields import Routes
 from gail_cli.sim.scenario import RoadType
 from gail_cli.sim.sight import Sight, States
 from gail_cli.sim.worlds import Worlds
@@ -44,6 +45,7 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
             rays=config.first_ray,
             danger=config.first_danger,
         ),
+        route=config.first_route,
         partners=config.partners,
         roads=config.road_segments,
         radius=config.radius,
@@ -88,6 +90,7 @@ class Observer:
         self._arrays = worlds.arrays()
         self._grid = worlds.grid(config.radius)
         self._edges = worlds.grid(config.radius, solid=True) if config.looks else self._grid
+        self._routes = worlds.routes() if config.route else Routes()
         self._scratch = _scratch_size(worlds, self._grid)
         self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
         self._no_heights = torch.empty(0, device=worlds.device)
@@ -166,8 +169,9 @@ class Observer:
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
         who, when, left, where = map(to_warp, (agents, step, time_left, which))
-        place = [self._arrays, self._grid, self._edges, states, seen * states.stride, history, self._layout]
-        inputs = [*place, who, when, int(state.dim() == 3), left, where, *scratch, to_warp(out)]
+        there = [self._arrays, self._grid, self._edges, self._routes]
+        shown = [states, seen * states.stride, history, self._layout]
+        inputs = [*there, *shown, who, when, int(state.dim() == 3), left, where, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
 
     def _motion(self, state: torch.Tensor, present: torch.Tensor, motion: torch.Tensor | None) -> torch.Tensor:
@@ -224,6 +228,7 @@ class ObservationSource:
         layers = [own] if others is own else [own, others]
         state = torch.cat([layer.state.transpose(0, 1).reshape(-1, 5) for layer in layers])
         present = torch.cat([layer.present.t().reshape(-1) for layer in layers])
+        routes = worlds.routes() if config.route else Routes()
         z = torch.empty(0, device=worlds.device)
         if config.looks:
             z = torch.cat([heights(worlds, layer.state).t().reshape(-1) for layer in layers])
@@ -237,12 +242,13 @@ class ObservationSource:
             worlds=seen.arrays(),
             grid=grid,
             edges=edges,
+            routes=routes,
             states=struct(States, state=state, present=present, collided=none_collided, z=z, stride=1),
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
             history=history_of(motion, 0 if others is own else worlds.num_agents),
         )
-        owners = (state, present, none_collided, z, motion, seen.tensors, seen.lights, grid, edges)
+        owners = (state, present, none_collided, z, motion, seen.tensors, seen.lights, grid, edges, routes)
         return cls(arrays, _scratch_size(worlds, grid), owners)
 
 

@@ -13,6 +13,7 @@ from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
 from gail_cli.sim.near import write_near_ego, write_near_partner, write_near_road
 from gail_cli.sim.roads import STOP_SIGN, RoadGrid, Segment, along_segment, cell_at
+from gail_cli.sim.route_fields import Routes, write_route
 from gail_cli.sim.scenario import DT, LightState
 from gail_cli.sim.sight import EgoFrame, Sight, States, look_around
 from gail_cli.sim.worlds import REMOVED_POSITION, WorldArrays
@@ -49,6 +50,8 @@ class Layout:
     near: wp.bool
     history: int
     sight: Sight
+    route: int
+    """Column of the first field of the route; -1: none."""
     partners: int
     roads: int
     radius: float
@@ -71,6 +74,7 @@ class SourceArrays:
     worlds: WorldArrays
     grid: RoadGrid
     edges: RoadGrid
+    routes: Routes
     states: States
     rows_per_step: int
     """Rows of states from one step to the next."""
@@ -423,6 +427,7 @@ def _observe_agent(
     w: WorldArrays,
     g: RoadGrid,
     edges: RoadGrid,
+    routes: Routes,
     v: States,
     history: History,
     layout: Layout,
@@ -453,6 +458,8 @@ def _observe_agent(
     if layout.lights > 0:
         _write_lights(w, layout, ego, map, step, distance, index, out)
     look_around(w, edges, v, layout.sight, ego, agent, me, seen_base, speed, distance, out)
+    if layout.route >= 0:
+        write_route(routes, agent, ego.x, ego.y, ego.c, ego.s, out, layout.route)
     if layout.history > 0:
         write_own_history(history, layout.history, agent, step, out, layout.ego_fields - 2 * layout.history)
 
@@ -464,6 +471,7 @@ def observe(
     w: WorldArrays,
     g: RoadGrid,
     edges: RoadGrid,
+    routes: Routes,
     v: States,
     seen: int,
     history: History,
@@ -487,8 +495,8 @@ def observe(
         h = wp.where(layout.scratch_per_part, part, q)
         base = step[q] * rows_per_step
         _observe_agent(
-            w, g, edges, v, history, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h],
-            index[h], out[q],
+            w, g, edges, routes, v, history, layout, agents[q], step[q], base, base + seen, time_left[q],
+            distance[h], index[h], out[q],
         )  # fmt: skip
 
 
@@ -517,6 +525,7 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].states, sources[k].history, layout,
+            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].routes, sources[k].states,
+            sources[k].history, layout,
             query[q, 1], query[q, 2], base, base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

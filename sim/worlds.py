@@ -19,6 +19,8 @@ from gail_cli.sim.config import Selection
 from gail_cli.sim.launch import struct, to_warp, wp
 from gail_cli.sim.lights import Lights, light_arrays, starts
 from gail_cli.sim.roads import Roads, Segment, road_grid
+from gail_cli.sim.route_fields import Routes
+from gail_cli.sim.routes import LaneGraph
 from gail_cli.sim.scenario import AgentType, RoadType
 from gail_cli.sim.scene import Role, Scene, check_scene
 
@@ -103,6 +105,7 @@ class Worlds:
     """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
     _grids: dict[tuple[float, bool], Any] = field(default_factory=dict, repr=False)
+    _routes: list[Any] = field(default_factory=list, init=False, repr=False)  # not shared by worlds of other starts
 
     @property
     def num_worlds(self) -> int:
@@ -153,6 +156,13 @@ class Worlds:
             listed = hit if solid else torch.ones_like(hit)
             self._grids[reach, solid] = road_grid(self.roads, reach, max(reach / 2, _SMALLEST_CELL), listed)
         return self._grids[reach, solid]
+
+    def routes(self) -> Any:
+        """The :class:`~sim.route_fields.Routes` of the controlled agents from their starts to their goals, made once
+        and kept."""
+        if not self._routes:
+            self._routes.append(_routes(self))
+        return self._routes[0]
 
     @property
     def lit(self) -> torch.Tensor:
@@ -231,6 +241,27 @@ def make_worlds(
     )
     rows = torch.from_numpy(np.flatnonzero(controlled)).to(on)
     return Worlds(tuple(scenes), chosen, tensors, light_tensors, rows, on)
+
+
+def _routes(worlds: Worlds) -> Any:
+    """The :class:`~sim.route_fields.Routes` of the controlled agents; who has the same start and goal shares one."""
+    rows = worlds.controlled
+    begin = worlds.log[rows, worlds.valid[rows].int().argmax(dim=1), :3]
+    asked = torch.cat([begin, worlds.tensors["goal"][rows]], dim=1).cpu().numpy().astype(np.float64)
+    place, n = worlds.tensors["map"][worlds.tensors["world"][rows].long()].cpu().numpy(), worlds.num_agents
+    found = np.empty(len(rows), object)
+    for number, scene in enumerate(distinct_maps(worlds.scenes)):
+        here = np.flatnonzero(place == number)
+        wanted, which = np.unique(asked[here], axis=0, return_inverse=True)
+        routes = LaneGraph(scene).routes(wanted[:, :3], wanted[:, 3:]) if len(here) else []
+        found[here] = [routes[k] for k in which]
+    count, spacing, lane = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.float32)
+    for row, route in zip(rows.tolist(), found, strict=True):
+        count[row], spacing[row], lane[row] = len(route.points), route.spacing, route.lane
+    points = np.concatenate([np.zeros((0, 4)), *(route.points for route in found)]).astype(np.float32)
+    table = starts(count.tolist()), points, spacing, lane
+    start, point, spacings, lanes = (torch.from_numpy(array).to(worlds.device) for array in table)
+    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=spacings, lane=lanes)
 
 
 def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:

@@ -1,9 +1,11 @@
-"""What the ego's near fields, rays and danger numbers must be: in float64, by brute force and other formulas than the
-kernel's (corners projected on axes, 2 x 2 systems solved for each ray and segment, arcs as complex numbers)."""
+"""What the ego's near fields, rays, danger numbers and routes must be: in float64, by brute force and other formulas
+than the kernel's (corners projected on axes, 2 x 2 systems solved for each ray and segment, arcs and routes as complex
+numbers)."""
 
 import numpy as np
 
-from gail_cli.sim.fields import DIRECTIONS
+from gail_cli.sim.fields import DIRECTIONS, ROUTE, ROUTE_AHEAD
+from gail_cli.sim.routes import LaneGraph
 from gail_cli.sim.scenario import RoadType
 
 LEVEL, GRADE, JOINT = 2.4, 0.06, 0.01
@@ -209,3 +211,36 @@ def near_road(p, own_size):
     left = np.abs(p) - own_size[:2] / 2
     outside = np.hypot(*np.maximum(left, 0)) if (left > 0).any() else left.max()
     return log_scale([*p, *left, outside])
+
+
+def route_of(s, me):
+    """The route of an agent that is there at the start; None of one that is not."""
+    if not s.valid[me, 0]:
+        return None
+    return LaneGraph(s).routes(s.log[[me], 0, :3].astype(np.float64), s.goal[[me]].astype(np.float64))[0]
+
+
+def route_fields(route, ego):
+    """[23]: points as complex numbers, each leg a straight line whose direction turns evenly."""
+    if route is None:
+        return np.zeros(len(ROUTE))
+    z, towards = route.points[:, 0] + 1j * route.points[:, 1], route.points[:, 2] + 1j * route.points[:, 3]
+    here, forward = complex(*ego[:2]), np.exp(1j * ego[2])
+    leg = np.diff(z)
+    share = np.clip(((here - z[:-1]) * leg.conj()).real / np.maximum(np.abs(leg) ** 2, 1e-9), 0, 1)
+    k = np.abs(z[:-1] + share * leg - here).argmin()
+
+    def at(place):
+        return np.interp(place, range(len(z)), z), np.exp(1j * np.angle(np.interp(place, range(len(z)), towards)))
+
+    begin, last = k + share[k], len(z) - 1
+    place, direction = at(begin)
+    fields = [log_scale((direction.conj() * (here - place)).imag), *_parts(direction / forward)]
+    for metres in ROUTE_AHEAD:
+        place, direction = at(min(begin + metres / max(route.spacing, 1e-6), last))
+        fields += [*log_scale(_parts((place - here) / forward)), (direction / forward).imag]
+    return np.array([*fields, log_scale((last - begin) * route.spacing), float(route.lane)])
+
+
+def _parts(number):
+    return [number.real, number.imag]

@@ -86,7 +86,9 @@ def test_a_mirror_image_is_seen_the_other_way_round(make_store):
     other = {"left": "right", "right": "left"}
 
     def factors(names):
-        return torch.tensor([-1.0 if name in signed else 1.0 for name in names])
+        return torch.tensor(
+            [-1.0 if name in signed or re.match("route (offset|(in .*)?(y|sin))", name) else 1.0 for name in names]
+        )
 
     sides = [re.sub("(?<!time )left|right", lambda side: other[side[0]], name) for name in LAYOUT.ego_fields]
     swapped = ego[:, [LAYOUT.ego_fields.index(name) for name in sides]]

@@ -11,7 +11,7 @@ from gail_cli.sim.fields import DANGER
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
 
-CONFIG = ObservationConfig(partners=1, road_segments=1, near=False, rays=False)
+CONFIG = ObservationConfig(partners=1, road_segments=1, near=False, rays=False, route=False)
 NOTHING = dict.fromkeys(DANGER, 1.0)
 NOTHING |= {name: value for name, value in zip(DANGER[-4:], (math.asinh(100) / 3, 0, 0, 2), strict=True)}
 

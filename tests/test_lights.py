@@ -137,18 +137,19 @@ def test_gpudrives_layout_has_none():
         ObservationConfig("gpudrive", lights=3)
 
 
-def test_a_run_of_an_earlier_version_sees_no_lights_and_nothing_near(tmp_path):
+@pytest.mark.parametrize(("goal", "was"), [("none", False), ("point", True)])
+def test_a_run_of_an_earlier_version_sees_no_lights_and_nothing_near(tmp_path, goal, was):
     """Its config.yaml has no such keys, and its networks have no such inputs; its goal is true or false."""
     run = RunFolder(tmp_path)
-    absent = {"lights": 0, "near": False, "rays": False, "danger": False}
-    config = config_from_dict({"observation": {"partners": 1, "goal": "none", **absent}, "policy": {"hidden": 8}})
+    absent = {"lights": 0, "near": False, "rays": False, "danger": False, "route": False}
+    config = config_from_dict({"observation": {"partners": 1, "goal": goal, **absent}, "policy": {"hidden": 8}})
     policy = Policy(config.observation, SPACE, config.policy)
     run.describe(config, SPACE, ["store"], [])
     run.write(CHECKPOINT, {"networks": {"policy": policy.state_dict()}})
     data = yaml.safe_load((tmp_path / CONFIG).read_text())
     for name in (*absent, "time_left"):
         del data["observation"][name]
-    data["observation"]["goal"] = False
+    data["observation"]["goal"] = was
     (tmp_path / CONFIG).write_text(yaml.safe_dump(data))
     found, again = load_run(tmp_path, "cpu")
     assert found == config

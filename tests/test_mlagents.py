@@ -16,7 +16,7 @@ from gail_cli.gail.networks.factory import make_discriminator
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
-LAYOUT = ObservationConfig(partners=1, road_segments=1, near=False, rays=False, danger=False)
+LAYOUT = ObservationConfig(partners=1, road_segments=1, near=False, rays=False, danger=False, route=False)
 EGO = len(LAYOUT.ego_fields)
 CONTINUOUS = ActionSpace.create("classic", "continuous")
 DISCRETE = replace(ActionSpace.create("classic"), grid=((-1.0, 0.0, 1.0), (0.0, 0.5)))

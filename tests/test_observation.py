@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sight
@@ -12,13 +14,14 @@ from gail_cli.sim.env import Env
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer
 from gail_cli.sim.scenario import RoadType
+from gail_cli.sim.scene import Role
 from gail_cli.sim.worlds import make_worlds
 
 EVERYONE = Selection(init_mode="all_objects")
 LAYOUTS = [
     ObservationConfig(),
     ObservationConfig(partners=3, road_segments=5, radius=30.0, lights=9),
-    ObservationConfig(partners=4, road_segments=10, radius=40.0, road_order="first", lights=0, near=False),
+    ObservationConfig(partners=4, road_segments=10, radius=40.0, road_order="first", lights=0, near=False, route=False),
     ObservationConfig(partners=2, road_segments=9, road_order="ahead", rays=False, goal="none", time_left=False),
     ObservationConfig(partners=2, road_segments=3, goal="none", near=False, danger=False),
     ObservationConfig.gpudrive(),
@@ -29,7 +32,7 @@ LAYOUTS = [
 
 
 def name(config):
-    shown = [name for name in ("near", "rays", "danger") if getattr(config, name)]
+    shown = [name for name in ("near", "rays", "danger", "route") if getattr(config, name)]
     return "-".join([config.layout, str(config.partners), config.road_order, f"goal {config.goal}", *shown])
 
 
@@ -41,6 +44,7 @@ def in_frame_of(ego, x, y):
 
 def expected_observation(s, states, present, me, step, time_left, config, collided=False):
     """The layout in float64, with partners and segments found by brute force."""
+    route = None if s.agent_role[me] & Role.MARK_AS_EXPERT else sight.route_of(s, me)
     ego, length, width = states[me], s.agent_size[:, 0], s.agent_size[:, 1]
     size = s.agent_size.astype(np.float64)
     gpudrive, radius = config.layout == "gpudrive", config.radius
@@ -64,6 +68,8 @@ def expected_observation(s, states, present, me, step, time_left, config, collid
         first = [*first, *sight.ray_fields(around, radius)]
     if config.danger:
         first = [*first, *sight.danger_fields(around, radius, shown)]
+    if config.route:
+        first = [*first, *sight.route_fields(route, ego)]
 
     partners = np.zeros((config.partners, len(config.partner_fields)))
     away = np.hypot(*(states[:, :2] - ego[:2]).T)
@@ -180,7 +186,7 @@ def test_entity_layout_by_hand():
     me = car(10, 0, np.pi / 2, speed=5)
     other = car(14, 0, np.pi, speed=2, size=(5, 2.5, 2))
     edge, lane = (RoadType.ROAD_EDGE, 10, 20, 4, 0.1, 0), (RoadType.LANE, 10, 70, 9, 0.1, np.pi / 2)
-    config = ObservationConfig(partners=2, road_segments=2, lights=2, near=False, rays=False, danger=False)
+    config = ObservationConfig(partners=2, road_segments=2, lights=2, near=False, rays=False, danger=False, route=False)
     ego, *blocks = config.split(observe(scene(me, other, segments=[edge, lane]), config, 0)[0])
     partners, roads, lights = blocks
     torch.testing.assert_close(ego, torch.tensor([0.25, 0.4, 0.4, 0.1, 0, 0.1, 0.25, 1 / 9]))
@@ -276,7 +282,7 @@ def test_near_fields_by_hand():
     """The scene of the layout's test again: 50 m/10 m ahead would be 5 m/s on average, which it has."""
     me = car(10, 0, np.pi / 2, speed=5)
     other = car(14, 0, np.pi, speed=2, size=(5, 2.5, 2))
-    config = ObservationConfig(partners=1, road_segments=1, lights=0, rays=False, danger=False)
+    config = ObservationConfig(partners=1, road_segments=1, lights=0, rays=False, danger=False, route=False)
     edge = (RoadType.ROAD_EDGE, 10, 20, 4, 0.1, 0)
     ego, partners, roads, _ = config.split(observe(scene(me, other, segments=[edge]), config, 0)[0])
     log = sight.log_scale
@@ -304,33 +310,42 @@ def test_what_is_hidden_is_nowhere(hidden):
     config = ObservationConfig(goal="none") if hidden == "goal" else ObservationConfig(time_left=False)
     before = [seen(c, 2.0) for c in (plain, config)]
     if hidden == "goal":
-        worlds.tensors["goal"] += torch.tensor([5.0, -30.0])
+        elsewhere = worlds.tensors["goal"] + torch.tensor([5.0, -30.0])
+        worlds = replace(worlds, tensors=worlds.tensors | {"goal": elsewhere})
     after = [seen(c, 2.0 if hidden == "goal" else 7.0) for c in (plain, config)]
     changed = before[0] != after[0]
     names = [name for k, name in enumerate(plain.ego_fields) if changed[:, k].any()]
-    assert {name for name in names if "arc" not in name and "leader" not in name} == {
+    follows = ("arc", "lead", "route")  # from the goal, beyond what is named after it
+    assert {name for name in names if not any(word in name for word in follows)} == {
         name
         for name in plain.ego_fields
         if hidden in name or name.startswith(("mean speed to the goal", "acceleration that the goal needs"))
     }
-    assert any("arc" in name for name in names) == (hidden == "goal")
+    assert any("arc" in name for name in names) == any("route" in name for name in names) == (hidden == "goal")
     assert not changed[:, len(plain.ego_fields) :].any()
     assert torch.equal(before[1], after[1])
-    zeros = [k for k, name in enumerate(plain.ego_fields) if name in names and "arc" not in name and "lead" not in name]
+    shown = config.ego_fields
+    zeros = [k for k, name in enumerate(shown) if name in names and not any(word in name for word in follows)]
+    assert zeros
     assert not after[1][:, zeros].any()
 
 
 def test_settings_of_the_layout_and_of_earlier_versions():
     entity, gpudrive = ObservationConfig(), ObservationConfig("gpudrive")
-    assert (entity.near, entity.rays, entity.danger) == (True, True, True)
-    assert (gpudrive.near, gpudrive.rays, gpudrive.danger) == (False, False, False)
+    assert (entity.near, entity.rays, entity.danger, entity.route) == (True, True, True, True)
+    assert (gpudrive.near, gpudrive.rays, gpudrive.danger, gpudrive.route) == (False, False, False, False)
+    assert not ObservationConfig(goal="none").route
     assert [ObservationConfig(goal=goal).goal for goal in (True, False)] == ["point", "none"]
     with pytest.raises(ValueError, match="goal is none, but layout gpudrive always has it"):
         ObservationConfig("gpudrive", goal=False)
     with pytest.raises(ValueError, match="near is true, but layout gpudrive has no near fields"):
         ObservationConfig("gpudrive", near=True)
-    assert ObservationConfig(near=False, rays=False, danger=False).size == 8 + 16 * 8 + 64 * 13 + 4 * 8
-    assert len(entity.ego_fields) == 8 + 6 + 128 + 44
+    with pytest.raises(ValueError, match="route is true, but layout gpudrive has no route"):
+        ObservationConfig("gpudrive", route=True)
+    with pytest.raises(ValueError, match="route is true, but goal is none"):
+        ObservationConfig(goal="none", route=True)
+    assert ObservationConfig(near=False, rays=False, danger=False, route=False).size == 8 + 16 * 8 + 64 * 13 + 4 * 8
+    assert len(entity.ego_fields) == 8 + 6 + 128 + 44 + 23
     assert len(set(entity.ego_fields)) == len(entity.ego_fields)
 
 

@@ -16,7 +16,7 @@ from gail_cli.gail.networks.losses import adversarial_loss
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ObservationConfig
 
-LAYOUT = ObservationConfig(partners=2, road_segments=2, near=False, rays=False, danger=False)
+LAYOUT = ObservationConfig(partners=2, road_segments=2, near=False, rays=False, danger=False, route=False)
 SPACE = ActionSpace.create("classic")
 SMALL = {"network": {"entity_hidden": 4, "hidden": 8}, "max_accuracy": 1.0}
 

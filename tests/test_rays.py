@@ -12,7 +12,7 @@ from gail_cli.sim.fields import DIRECTIONS, RAYS
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
 
-CONFIG = ObservationConfig(partners=1, road_segments=1, near=False, danger=False)
+CONFIG = ObservationConfig(partners=1, road_segments=1, near=False, danger=False, route=False)
 FIRST = CONFIG.first_ray
 ROOT = math.sqrt(0.5)
 
@@ -132,7 +132,7 @@ def test_turned_and_shifted_scenes_look_the_same(seed):
 
 def test_both_layouts_see_the_same():
     s = random_scene(4)
-    layouts = [ObservationConfig(layout, rays=True, danger=True) for layout in ("entity", "gpudrive")]
+    layouts = [ObservationConfig(layout, rays=True, danger=True, route=False) for layout in ("entity", "gpudrive")]
     entity, gpudrive = (observe(s, x, 2)[:, x.first_ray : len(x.ego_fields)][s.valid[:, 2]] for x in layouts)
     assert entity.shape[1] == 172
     assert torch.equal(entity, gpudrive)

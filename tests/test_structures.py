@@ -17,7 +17,7 @@ from gail_cli.gail.networks.policy import Critic, Policy
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.layout import ROAD_TYPES, ObservationConfig
 
-LAYOUT = ObservationConfig(partners=5, road_segments=3, near=False, rays=False, danger=False)
+LAYOUT = ObservationConfig(partners=5, road_segments=3, near=False, rays=False, danger=False, route=False)
 GPUDRIVE = ObservationConfig("gpudrive", partners=5, road_segments=3)
 SIZES = NetworkConfig(entity_hidden=8, hidden=16)
 SPACE = ActionSpace.create("classic")

@@ -10,7 +10,7 @@ from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.scenario import RoadType
 
 SPACE = ActionSpace.create("delta_local", "continuous")
-LAYOUT = ObservationConfig(partners=4, road_segments=8, lights=0, near=False, rays=False, danger=False)
+LAYOUT = ObservationConfig(partners=4, road_segments=8, lights=0, near=False, rays=False, danger=False, route=False)
 CONFIG = TrainConfig(observation=LAYOUT)
 EDGE = (RoadType.ROAD_EDGE, 0.0, -10.0, 100.0, 0.1, 0.0)
 """10 m to the right of who drives along the x axis."""

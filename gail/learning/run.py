@@ -34,7 +34,7 @@ _FREE = ("total_timesteps", "checkpoint_every", "device", "wandb")
 """Settings that change nothing in what is learned."""
 
 _BEFORE: dict[str, dict[str, Any]] = {
-    "observation": {"lights": 0, "near": False, "rays": False, "danger": False},
+    "observation": {"lights": 0, "near": False, "rays": False, "danger": False, "route": False},
     "ppo": {"train_encoder": 0},
 }
 """What a run was before there was a setting for it, by section."""

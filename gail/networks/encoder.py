@@ -62,8 +62,8 @@ class Normaliser(nn.Module):
 class Eyes(nn.Module):
     """What an observation shows as one vector: each entity through a small network, then a maximum over each kind.
 
-    Where the ego's fields tell how near everything is (``rays``, ``danger``), they are also passed on as they are, so
-    that no layer has to let them through.
+    Where the ego's fields tell how near everything is, or where its way leads (``rays``, ``danger``, ``route``), they
+    are also passed on as they are, so that no layer has to let them through.
 
     Args:
         observation: the layout of the input.

@@ -34,7 +34,7 @@ def masked(observations: Tensor, layout: ObservationConfig, config: MaskingConfi
 def hidden(observations: Tensor, layout: ObservationConfig, partners: bool, roads: bool) -> Tensor:
     """Observations [B, D] as they were if there were no other agents, or no roads, or neither.
 
-    The ego's rays and danger numbers show none, either. What else follows from them stays, such as lights.
+    The ego's rays, danger numbers and route show none, either. What else follows from them stays, such as lights.
     """
     result = observations.clone()
     _, others, segments, _ = layout.split(result)
