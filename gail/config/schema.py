@@ -572,9 +572,9 @@ class TrainConfig:
             raise ValueError(
                 f"bc.run is a clone to begin with, but algorithm {self.algorithm} begins with none; leave it out"
             )
-        if self.latent.codes and self.algorithm == "bc":
+        if self.latent.every is not None and self.algorithm == "bc":
             raise ValueError(
-                "latent.codes are learned from rollouts, which algorithm bc has none of; choose another one"
+                "latent.every is for a manager, which learns from rollouts; algorithm bc has none: leave it out"
             )
         if self.backend == "gpudrive":
             object.__setattr__(self, "sim", _held_by_gpudrive(self.sim))
