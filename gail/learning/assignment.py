@@ -21,7 +21,7 @@ from gail_cli.gail.networks.policy import Chooser
 ROWS = 1 << 20
 """Rows of the table; drivers whose keys end alike share one: in a data set of 100,000 drivers a tenth of them."""
 START = 2.0
-"""Nats by which a driver seems to drive by a random code before anything is known of it, so that codes come to differ."""
+"""Nats by which a driver seems to drive by a random code before anything is known of it, so that codes can differ."""
 KEPT = 0.98
 """Share of the evidence that is kept from one batch with a driver to the next: the policy that it is about changes."""
 _BALANCE_RATE = 0.1

@@ -114,7 +114,7 @@ class Learners:
         return {f"manager/{name}": value for name, value in told.items()}
 
     def with_codes(self, expert: Transitions) -> Transitions:
-        """Expert samples, as rollouts hold what is seen, with a code that is likely for each one's driver, if the policy
+        """Expert samples, as rollouts hold what is seen, each with a code that is likely for its driver, if the policy
         has codes."""
         if self.codes is None:
             return expert
