@@ -395,7 +395,8 @@ class MaskingConfig:
 
 @dataclass(frozen=True, config=SETTINGS)
 class LatentConfig:
-    """Latent codes, for several ways of driving in one policy (InfoGAIL, Li et al. 2017)."""
+    """Latent codes, for several ways of driving in one policy (InfoGAIL, Li et al. 2017), which are learned while
+    experts are cloned (:mod:`gail.learning.assignment`)."""
 
     codes: NonNegativeInt = 0
     """Number of codes, at least 2; 0 for none."""
