@@ -124,7 +124,7 @@ def test_hidden_styles_are_found_and_driven_by(two_styles):
     ]
     logged = pace[demos.action[:, 0].long()]
     for driven, who in zip(by_code, (~brisk, brisk), strict=True):
-        assert driven[who].mean().item() == pytest.approx(logged[who].mean().item(), abs=0.1)
+        assert driven[who].mean().item() == pytest.approx(logged[who].mean().item(), abs=0.2)
     assert (by_code[1] > by_code[0] + 0.3).float().mean() > 0.95
 
 
