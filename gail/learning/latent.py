@@ -138,7 +138,7 @@ class Codes:
 
     def state_dict(self) -> dict[str, Any]:
         """Posterior and optimiser, and what is known of the codes of demos."""
-        parts = {"posterior": self.posterior, "optimiser": self.optimiser, "assignment": self.assignment}
+        parts: dict[str, Any] = {"posterior": self.posterior, "optimiser": self.optimiser, "assignment": self.assignment}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
