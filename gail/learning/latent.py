@@ -138,8 +138,8 @@ class Codes:
 
     def state_dict(self) -> dict[str, Any]:
         """Posterior and optimiser, and what is known of the codes of demos."""
-        parts: dict[str, Any] = {"posterior": self.posterior, "optimiser": self.optimiser, "assignment": self.assignment}
-        return {name: part.state_dict() for name, part in parts.items()}
+        posterior, optimiser = self.posterior.state_dict(), self.optimiser.state_dict()
+        return {"posterior": posterior, "optimiser": optimiser, "assignment": self.assignment.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave, but for the learning rate."""
