@@ -1,6 +1,7 @@
 """Names of the fields of an observation that are made by formula; imports neither torch nor Warp.
 
-What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`. ``log`` is :func:`sim.near.log_scale`.
+What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.history`. ``log`` is
+:func:`sim.near.log_scale`.
 """
 
 NEAR_EGO = (
@@ -53,3 +54,14 @@ DANGER = (
 """Danger numbers."""
 NO_HEADWAY = 2.0
 """The field of the headway when there is no leader: 8 s."""
+
+MOST_HISTORY = 10
+"""Steps."""
+HISTORY_EGO = tuple(
+    f"{what}, at most 2"
+    for k in range(1, MOST_HISTORY + 1)
+    for what in (f"acceleration in step -{k}/5", f"yaw rate in step -{k}*2")
+)
+"""What the ego did in its last steps, step -1 being the one that led to the present state: two fields for each."""
+HISTORY_PARTNER = HISTORY_EGO[:2]
+"""The same of a partner."""

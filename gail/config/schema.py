@@ -578,6 +578,8 @@ class TrainConfig:
                 "latent.every is for a manager, which learns from rollouts; algorithm bc has none: leave it out"
             )
         if self.backend == "gpudrive":
+            if self.observation.history:
+                raise ValueError("backend gpudrive knows no history; leave out observation.history, or drive embedded")
             object.__setattr__(self, "sim", _held_by_gpudrive(self.sim))
 
 
