@@ -86,6 +86,11 @@ def test_codes_are_told_apart_by_hand():
         step = np.arange(known.sum() + 1)
         np.testing.assert_allclose(styles[name].gap[0][step], 30 - 4 - 0.1 * pace * step, atol=0.02)
     assert not np.nan_to_num(styles["log"].ahead).any()
+    (apart,) = section["between"].values()
+    assert apart["speed_share"]["mean"] == pytest.approx(0.4, abs=2e-3)
+    low, high = apart["speed_share"]["interval"]
+    assert 0.39 < low <= high < 0.41
+    assert list(section["between"]) == ["code 1"]
 
 
 def test_who_is_off_the_road_is_not_known_without_edges():
@@ -116,6 +121,7 @@ def test_the_figure_and_the_table_show_all(capsys):
     shown = capsys.readouterr().out
     assert "by one latent code all the time: 2 agents in 2 scenes" in shown
     assert any(line.strip().startswith("code 1") and "120.0" in line for line in shown.splitlines())
+    assert any(line.strip().startswith("code 1") and "+40.0 ±" in line and "*" in line for line in shown.splitlines())
 
 
 def test_evaluate_draws_codes(make_store, small, tmp_path):

@@ -224,8 +224,10 @@ def test_masks_hide_when_any_rate_is_positive():
     assert all(config_from_dict({"masking": {**nothing, name: 0.1}}).masking.hides for name in nothing)
 
 
-def test_latent_codes_need_rollouts():
-    assert "latent.codes are learned from rollouts" in sentence(None, ["algorithm=bc", "latent.codes=3"])
+def test_a_manager_of_codes_needs_rollouts_and_codes_do_not():
+    assert load_config(None, ["algorithm=bc", "latent.codes=3"]).latent.codes == 3
+    told = sentence(None, ["algorithm=bc", "latent.codes=3", "latent.every=10"])
+    assert "latent.every is for a manager, which learns from rollouts" in told
 
 
 OLD = "ppo: {clip: 0.3, epochs: 7, entropy: 0.5, bc_coefficient: 2}"

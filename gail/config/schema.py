@@ -395,7 +395,8 @@ class MaskingConfig:
 
 @dataclass(frozen=True, config=SETTINGS)
 class LatentConfig:
-    """Latent codes, for several ways of driving in one policy (InfoGAIL, Li et al. 2017)."""
+    """Latent codes, for several ways of driving in one policy (InfoGAIL, Li et al. 2017), which are learned while
+    experts are cloned (:mod:`gail.learning.assignment`)."""
 
     codes: NonNegativeInt = 0
     """Number of codes, at least 2; 0 for none."""
@@ -572,9 +573,9 @@ class TrainConfig:
             raise ValueError(
                 f"bc.run is a clone to begin with, but algorithm {self.algorithm} begins with none; leave it out"
             )
-        if self.latent.codes and self.algorithm == "bc":
+        if self.latent.every is not None and self.algorithm == "bc":
             raise ValueError(
-                "latent.codes are learned from rollouts, which algorithm bc has none of; choose another one"
+                "latent.every is for a manager, which learns from rollouts; algorithm bc has none: leave it out"
             )
         if self.backend == "gpudrive":
             if self.observation.history:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gail_cli.gail.config.schema import DemoFilter
 from gail_cli.gail.demos.pool import passes
-from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.demos.transitions import Transitions, driver_key
 from gail_cli.pipeline.experts.replay import ExpertObserver, Experts, demo_rows, experts_in
 from gail_cli.pipeline.records import Record
 from gail_cli.sim.config import SimConfig
@@ -66,4 +66,7 @@ def demo_transitions(
         now, following = both[: len(agent)], both[len(agent) :]
     else:
         now, following = observer.observe(agent, step), None
-    return Transitions(now, experts.action[agent, step], following, done=ends if rows is None else ends[rows])
+    worlds = experts.worlds
+    keys = torch.tensor([driver_key(worlds.scenes[w].id, row) for w, row in worlds.controlled_agents()])
+    done = ends if rows is None else ends[rows]
+    return Transitions(now, experts.action[agent, step], following, driver=keys.to(agent.device)[agent], done=done)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gail_cli.gail.config.schema import DemoFilter
 from gail_cli.gail.demos.rules import AgentRows, DemoRules
-from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.demos.transitions import Transitions, driver_key
 from gail_cli.pipeline.experts.replay import demo_rows, make_experts
 from gail_cli.pipeline.records import QUALITY, Record
 from gail_cli.sim.launch import Program, num_parts, split_evenly
@@ -40,6 +40,8 @@ class Table:
     """[R] index of the scene in the store."""
     scene_agent: NDArray[np.int64]
     """[R] row of the scene's agents."""
+    driver: NDArray[np.int64]
+    """[R] whose demo it is (:func:`~gail_cli.gail.demos.transitions.driver_key`)."""
     first: NDArray[np.int32]
     """[R] step of the first transition."""
     count: NDArray[np.int32]
@@ -52,7 +54,7 @@ class Table:
     @staticmethod
     def joined(tables: Sequence[Table]) -> Table:
         """The rows of some tables one after the other."""
-        kinds = (np.int32, np.int32, np.int32, np.int64, np.int64, *(np.int32,) * 4)
+        kinds = (*(np.int32,) * 3, *(np.int64,) * 3, *(np.int32,) * 4)
         columns = [[getattr(t, f.name) for t in tables] for f in fields(Table)]
         return Table(*(np.concatenate([*c, np.zeros(0, kind)]) for c, kind in zip(columns, kinds, strict=True)))
 
@@ -112,6 +114,7 @@ def load_block(
         row=worlds.controlled.cpu().numpy()[chosen].astype(np.int32),
         scene=np.array([scenes[w] for w, _ in drivers], np.int64)[chosen],
         scene_agent=np.array([agent for _, agent in drivers], np.int64)[chosen],
+        driver=np.array([driver_key(records[w].scene.id, agent) for w, agent in drivers], np.int64)[chosen],
         first=first,
         count=count[chosen],
         end=end,
@@ -228,6 +231,7 @@ class Pool:
             next(observations) if history else None,
             mask,
             _in_rows(torch.from_numpy(transition), row).to(device),
+            _in_rows(torch.from_numpy(table.driver[demo]), row).to(device),
             _in_rows(done, row).to(device),
         )
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from torch import Tensor
+
+
+def driver_key(scene: str, agent: int) -> int:
+    """A number for the driver of some demos, the same in each variant of its scene and in each store: 64 bits, signed.
+
+    Args:
+        scene: id of the scene.
+        agent: row of its agents.
+    """
+    digest = hashlib.blake2b(f"{agent} {scene}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,8 @@ class Transitions:
     """[B, H] bool: whether the demo had begun."""
     transition: Tensor | None = None
     """[B, 3] int64, of demos: index of the scene in the store, row of the scene's agents, step."""
+    driver: Tensor | None = None
+    """[B] int64, of demos: whose it is (:func:`driver_key`)."""
     done: Tensor | None = None
     """[B] bool: the last transition of its demo, or of its agent's episode. Used only by ``compat: mlagents``."""
     absorbing: Tensor | None = None

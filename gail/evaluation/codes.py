@@ -134,7 +134,8 @@ def drive_codes(
         What :func:`~gail_cli.gail.evaluation.summary.summarise` returns, ready for JSON, and the styles; each by
         driver: "policy", which has its codes as in the run; "code 0" and so on; and "log". Metrics: ``speed_share`` of
         that of the log, mean absolute ``acceleration`` (m/s^2), mean ``gap`` (m), ``ahead`` at the last step compared
-        (m), ``goal``, ``collision``, ``off_road``.
+        (m), ``goal``, ``collision``, ``off_road``. And ``between`` {code: {metric: {"mean", "interval"}}}, see
+        :func:`between`.
 
     Raises:
         RunError: when the policy has no codes, or the box scale is no size.
@@ -166,7 +167,24 @@ def drive_codes(
     agents = int(scores.sums[POLICY]["goal"][:, 1].sum())
     found = {"scenes": len(scores.scenes), "agents": agents, "box_scale": config.sim.box_scale}
     found |= {"deterministic": deterministic, "seed": seed}
-    return found | summarise(scores, seed=seed), {name: _together(several) for name, several in styles.items()}
+    found |= summarise(scores, seed=seed) | {"between": between(scores, seed)}
+    return found, {name: _together(several) for name, several in styles.items()}
+
+
+def between(scores: SceneScores, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each code but the first does minus what the first does in the same scenes, with 95 % intervals over scenes:
+    {code: {metric: {"mean", "interval"}}}.
+
+    Args:
+        scores: of drivers by codes, in their order, among others.
+        seed: for drawing scenes.
+    """
+    first, *others = [name for name in scores.sums if name not in (POLICY, LOG)]
+    pairs = {name: {POLICY: scores.sums[name], first: scores.sums[first]} for name in others}
+    return {
+        name: summarise(SceneScores(scores.scenes, sums, {}), seed=seed)["differences"][first]
+        for name, sums in pairs.items()
+    }
 
 
 def _sums(result: Drive, worlds: Worlds, styles: list[Style]) -> dict[str, NDArray[np.float64]]:

@@ -111,13 +111,13 @@ def _print_blind(section: dict[str, Any], screen: Console) -> None:
     screen.print(section["sentence"], highlight=False, soft_wrap=True)
 
 
-def _difference(found: dict[str, Any]) -> str:
-    """A difference of shares in points, half the width of its interval, and whether that leaves out 0."""
+def _difference(found: dict[str, Any], factor: float = 100, digits: int = 1, sure_digits: int = 1) -> str:
+    """A difference (of shares: in points), half the width of its interval, and whether that leaves out 0."""
     mean, sure = found["mean"], found["interval"]
     if mean is None:
         return "- "
-    spread = "" if sure is None else f" ±{100 * (sure[1] - sure[0]) / 2:.1f}"
-    return f"{100 * mean:+.1f}{spread}{MARK if differs(sure) else ' '}"
+    spread = "" if sure is None else f" ±{factor * (sure[1] - sure[0]) / 2:.{sure_digits}f}"
+    return f"{factor * mean:+.{digits}f}{spread}{MARK if differs(sure) else ' '}"
 
 
 def _print_off_log(result: dict[str, Any], screen: Console) -> None:
@@ -147,6 +147,12 @@ def print_codes(section: dict[str, Any], name: str = "", console: Console | None
     scenes, sure = _sampled(section, name)
     title = f"by one latent code all the time: {_count(section['agents'], 'agent')} in {scenes}{sure}"
     screen.print(_by_driver(section, title, tuple(_CODES), _CODES))
+    table = _empty("codes minus code 0, in the same scenes, shares in points")
+    for column in _CODES.values():
+        table.add_column(column, justify="right", no_wrap=True)
+    for code, differences in section["between"].items():
+        table.add_row(code, *(_difference(differences[metric], *_form(metric)) for metric in _CODES))
+    screen.print(table)
     _explain(section, screen)
 
 

@@ -2,8 +2,8 @@
 
 Each agent has a code, for an episode or until a manager chooses another (:mod:`gail.learning.manager`), which policy
 and critic see and the discriminator does not. A posterior learns to infer the code from what the agent does, and
-rewards the policy where it can: so codes come to mean something. A transition of an expert has no code; where one is
-cloned, it gets the one that the posterior finds likely.
+rewards the policy where it can: so codes go on to mean something. What they mean is found while experts are cloned,
+each by the code that is likely for how it drives (:mod:`gail.learning.assignment`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gail_cli.gail.config.schema import LatentConfig, NetworkConfig
+from gail_cli.gail.demos.transitions import Transitions
+from gail_cli.gail.learning.assignment import Assignment
 from gail_cli.gail.learning.rollout import Rollout
 from gail_cli.gail.networks.encoder import Seen, make_encoder, mlp, one_hot
+from gail_cli.gail.networks.policy import Chooser
 from gail_cli.sim.actions import ActionSpace
 
 _CHUNK = 8192
@@ -67,7 +70,7 @@ class Codes:
         self, config: LatentConfig, posterior: Posterior, device: torch.device, generator: torch.Generator
     ) -> None:
         self._config, self._device, self._generator = config, device, generator
-        self.posterior = posterior
+        self.posterior, self.assignment = posterior, Assignment(config.codes, device)
         self.optimiser = torch.optim.Adam(self.posterior.parameters(), lr=config.learning_rate)
 
     def draw(self, count: int) -> Tensor:
@@ -77,8 +80,19 @@ class Codes:
     @torch.no_grad()
     def infer(self, observation: Tensor, action: Tensor) -> Tensor:
         """[B] codes drawn from the posterior of transitions."""
-        chances = self.posterior(observation, action).softmax(dim=1).cpu()
-        return torch.multinomial(chances, 1, generator=self._generator).squeeze(1).to(self._device)
+        return self._drawn(self.posterior(observation, action).softmax(dim=1))
+
+    def assign(self, chooser: Chooser, demos: Transitions) -> Tensor:
+        """[B] codes to clone demos with, drawn by how likely each is for the demo's driver, after this batch.
+
+        Args:
+            chooser: the policy, or the part of it that looks at what the demos hold.
+            demos: with their drivers.
+        """
+        return self._drawn(self.assignment(chooser, demos))
+
+    def _drawn(self, chances: Tensor) -> Tensor:
+        return torch.multinomial(chances.cpu(), 1, generator=self._generator).squeeze(1).to(self._device)
 
     def update(self, rollout: Rollout, batch_size: int | None = None, updates: int | None = None) -> dict[str, float]:
         """Some gradient steps on the cross-entropy of the codes of a rollout; the accuracy before the first.
@@ -123,12 +137,15 @@ class Codes:
         return reward
 
     def state_dict(self) -> dict[str, Any]:
-        """Posterior and optimiser."""
-        return {"posterior": self.posterior.state_dict(), "optimiser": self.optimiser.state_dict()}
+        """Posterior and optimiser, and what is known of the codes of demos."""
+        posterior, optimiser = self.posterior.state_dict(), self.optimiser.state_dict()
+        return {"posterior": posterior, "optimiser": optimiser, "assignment": self.assignment.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave, but for the learning rate."""
         self.posterior.load_state_dict(state["posterior"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if "assignment" in state:  # not in runs of earlier versions
+            self.assignment.load_state_dict(state["assignment"])
         for group in self.optimiser.param_groups:
             group.update(lr=self._config.learning_rate)

@@ -114,11 +114,12 @@ class Learners:
         return {f"manager/{name}": value for name, value in told.items()}
 
     def with_codes(self, expert: Transitions) -> Transitions:
-        """Expert samples, as rollouts hold what is seen, with a code that is likely each, if the policy has codes."""
+        """Expert samples, as rollouts hold what is seen, each with a code that is likely for its driver, if the policy
+        has codes."""
         if self.codes is None:
             return expert
-        code = self.codes.infer(self.sight.judged(expert.observation), expert.action)
-        return Transitions(self.sight.actor.with_code(expert.observation, code), expert.action)
+        actor = self.sight.actor
+        return Transitions(actor.with_code(expert.observation, self.codes.assign(actor, expert)), expert.action)
 
     @torch.no_grad()
     def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:

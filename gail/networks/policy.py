@@ -53,6 +53,12 @@ class Chooser(nn.Module):
         entropy = torch.stack([d.entropy() for d in each]).sum(dim=0)
         return _log_prob(each, list(actions.unbind(dim=1))), entropy
 
+    @torch.no_grad()
+    def log_prob_by_code(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Log-probability [B, C] of actions [B, K] by each code, after observations or features [B, X]."""
+        every = [torch.full((len(seen),), code, device=seen.device) for code in range(self.codes)]
+        return torch.stack([self.evaluate(self.with_code(seen, code), actions)[0] for code in every], dim=1)
+
 
 class Actor(Chooser):
     """A distribution over actions by features: a categorical per grid component, or a Gaussian per continuous one.
@@ -134,6 +140,11 @@ class Policy(Chooser):
         """One distribution per action component, each over [B], by observations and codes [B, D + C]."""
         features = self.encoder(seen[:, : self._seen])
         return self.actor.distributions(torch.cat([features, seen[:, self._seen :]], dim=1))
+
+    @torch.no_grad()
+    def log_prob_by_code(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Its eyes look once for all codes."""
+        return self.actor.log_prob_by_code(self.encoder(seen), actions)
 
 
 def _rename(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
