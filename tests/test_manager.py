@@ -280,7 +280,7 @@ def test_drivers_ask_the_manager(train_encoder):
     policy.manager = make_manager(settings, policy).eval()
     assert policy.manager.through_eyes is (train_encoder is None)
     torch.nn.init.normal_(policy.manager.head.weight)
-    kept, shown = [], torch.rand(9, 60, LAYOUT.size)
+    kept, shown = [], 3 * torch.randn(9, 60, LAYOUT.size)
     policy.act = lambda seen, deterministic: (kept.append(seen[:, -3:].argmax(dim=1)), None)
 
     def driven(deterministic, code=None):
