@@ -41,11 +41,14 @@ ABLATIONS: Recipes = {
     "masked rollouts": ("masking.rollouts=true",),
     "boxes as evaluated": ("events.box_scale=null",),
     "every contact alike": ("events.fault=1",),
+    "rollouts less varied": ("worlds.augment.whole=0.3", "worlds.augment.stretch=1.25", "worlds.augment.perturb=0.7"),
     "begin on the log": ("augment.perturb=0",),
     "experts recover": ("augment.recover=0.5",),
     "no limit on KL": ("ppo.target_kl=null",),
     "learning rate stays": ("ppo.final_learning_rate=1",),
     "no cloning beside": ("ppo.bc_coef=0",),
+    "less entropy": ("ppo.entropy_coef=0.001",),
+    "cloned for longer": ("bc.steps=5000",),
 }
 """Each lever of the default left out once, or one put in that is not part of it."""
 

@@ -89,9 +89,7 @@ class WorldsConfig:
     rollouts_per_batch: PositiveInt = 1
     """Rollouts before the next scenes come (loaded in the background)."""
     augment: Augmentation | None = None
-    """How rollouts' scenes are varied, with keys and defaults of ``augment``; null: as ``augment``, but with matched
-    experts (``discriminator.experts``) nearer to scenes as they were: whole at least 0.3, stretch at most 1.25, perturb
-    at most 0.7."""
+    """How rollouts' scenes are varied, with keys and defaults of ``augment``; null: as ``augment``."""
     retime: NonNegativeFloat = 0.0
     """Agents that follow their logs drive along their own paths up to this share faster, or slower by the same factor:
     0.2 is between 1/1.2 and 1.2 times as fast. Controlled and parked agents do not."""
@@ -134,7 +132,7 @@ class PolicyConfig(NetworkConfig):
 class BCConfig:
     """Behaviour cloning before the first rollout, where ``algorithm`` says so."""
 
-    steps: NonNegativeInt = 5000
+    steps: NonNegativeInt = 3000
     """Gradient steps; 0 switches cloning off and starts from a random policy."""
     run: str | None = None
     """Folder of a run whose cloned policy is taken over instead."""
@@ -175,7 +173,7 @@ class PPOConfig:
     discriminator must look at single entities (``structure: split``, ``compat: mlagents``)."""
     minibatch_size: PositiveInt = 1024
     """Agent steps per minibatch."""
-    entropy_coef: NonNegativeFloat = 1e-3
+    entropy_coef: NonNegativeFloat = 1e-2
     """Weight of the entropy bonus."""
     max_grad_norm: PositiveFloat = 0.5
     """Gradients are clipped to this norm, policy and critic each."""

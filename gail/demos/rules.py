@@ -22,12 +22,6 @@ def _as_recorded() -> Augmentation:
     return Augmentation(variants=1)
 
 
-def _tamer(augment: Augmentation) -> Augmentation:
-    """Variants of worlds that come with their demos: nearer to scenes as they were than what is only cloned."""
-    whole, stretch, perturb = max(0.3, augment.whole), min(1.25, augment.stretch), min(0.7, augment.perturb)
-    return replace(augment, whole=whole, stretch=stretch, perturb=perturb)
-
-
 @dataclass(frozen=True)
 class DemoRules:
     """Everything that decides what is made of a store's scenes, apart from the seed.
@@ -72,13 +66,11 @@ class DemoRules:
         sim: SimConfig,
         observation: ObservationConfig,
         augment: Augmentation,
-        matched: bool = False,
     ) -> DemoRules:
-        """The rules that these sections of a run's configuration make; ``matched``: worlds come with their demos."""
+        """The rules that these sections of a run's configuration make."""
         return cls(
             sim, observation, data, augment, worlds.mode == "single_agent",
-            worlds.max_single_agent_envs, worlds.augment or (_tamer(augment) if matched else None),
-            worlds.retime, worlds.single_agent_share,
+            worlds.max_single_agent_envs, worlds.augment, worlds.retime, worlds.single_agent_share,
         )  # fmt: skip
 
     @property

@@ -100,7 +100,7 @@ class Trainer:
         if past is not None:
             self._restore(past.checkpoint)
         self._rules = rules = DemoRules.from_config(
-            config.data, config.worlds, config.sim, config.observation, config.augment, config.matched
+            config.data, config.worlds, config.sim, config.observation, config.augment
         )
         self._sampler: DemoSampler | MixedSampler | None = None
         seed, drawn = config.seed, self._drawn[1]
