@@ -10,6 +10,7 @@ import torch
 
 from gail_cli.sim.actions import ActionSpace
 from gail_cli.sim.config import SimConfig
+from gail_cli.sim.history import Recorder
 from gail_cli.sim.kernels import AgentArrays, Event, EventResponse, Rules, conclude, move, restart, touch
 from gail_cli.sim.launch import Program, Stage, num_parts, struct, to_warp
 from gail_cli.sim.layout import ObservationConfig
@@ -208,6 +209,7 @@ class Env(AgentViews):
             horizon = torch.minimum(horizon, worlds.tensors["last_valid"][worlds.controlled])
         time_left = torch.zeros(self.num_agents, device=device)
         now = torch.zeros(self.num_agents, dtype=torch.int32, device=device)
+        step = torch.zeros(worlds.num_agents, dtype=torch.int32, device=device)
         agents = worlds.controlled.to(torch.int32)
         arrays = struct(
             AgentArrays,
@@ -217,7 +219,7 @@ class Env(AgentViews):
             done=self._done,
             events=self._events,
             arrived=self._arrived,
-            step=torch.zeros(worlds.num_agents, dtype=torch.int32, device=device),
+            step=step,
             now=now,
             reward=self._reward,
             fault=self._fault,
@@ -233,15 +235,17 @@ class Env(AgentViews):
         common = [worlds.arrays(), arrays, rules]
         all_bounds, own_bounds = _bounds(worlds)
         observer = Observer(worlds, self.observation_config)
+        past = Recorder(worlds.tensors["world"], step, self._state, self._present, self.observation_config.history)
 
         def program(begin: Any, argument: torch.Tensor, which: torch.Tensor) -> Program:
             observation = observer.stage(
                 own_bounds, self._state, self._present, agents, time_left, self._observation,
-                step=now, collided=self._collided, which=which,
+                step=now, collided=self._collided, which=which, motion=past.motion,
             )  # fmt: skip
             return Program(
                 [
                     Stage(begin, all_bounds, [*common, to_warp(argument)]),
+                    *past.stages(all_bounds, which),
                     Stage(touch, all_bounds, [*common, solid, to_warp(which)]),
                     Stage(conclude, own_bounds, [*common, to_warp(agents)]),
                     observation,

@@ -1,7 +1,7 @@
 """Names of the fields of an observation that are made by formula; imports neither torch nor Warp.
 
-What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`. ``log`` is
-:func:`sim.near.log_scale`.
+What they mean: :mod:`sim.near`, :mod:`sim.rays`, :mod:`sim.danger`, :mod:`sim.route_fields`, :mod:`sim.history`.
+``log`` is :func:`sim.near.log_scale`.
 """
 
 NEAR_EGO = (
@@ -64,3 +64,14 @@ ROUTE = (
 )  # fmt: skip
 """Fields of the route: how far to the left of it the agent is, where it leads, seen from the agent, and whether it
 follows lanes."""
+
+MOST_HISTORY = 10
+"""Steps."""
+HISTORY_EGO = tuple(
+    f"{what}, at most 2"
+    for k in range(1, MOST_HISTORY + 1)
+    for what in (f"acceleration in step -{k}/5", f"yaw rate in step -{k}*2")
+)
+"""What the ego did in its last steps, step -1 being the one that led to the present state: two fields for each."""
+HISTORY_PARTNER = HISTORY_EGO[:2]
+"""The same of a partner."""

@@ -101,7 +101,7 @@ class GPUDriveEnv(AgentViews):
 
     Raises:
         ImportError: when GPUDrive is not installed.
-        ValueError: when the rules are not GPUDrive's, or the vehicles know reverse.
+        ValueError: when the rules are not GPUDrive's, the vehicles know reverse, or a history shall be seen.
         SceneError: when GPUDrive cannot hold a scene, or made something else of it.
     """
 
@@ -118,6 +118,8 @@ class GPUDriveEnv(AgentViews):
         if config.compat != "gpudrive":
             raise ValueError("the gpudrive backend has GPUDrive's rules; set sim.compat to gpudrive")
         check_reverse(action_space, config)
+        if observation.history:
+            raise ValueError("the gpudrive backend knows no history; leave out observation.history")
         self.worlds = worlds
         self.action_space = action_space
         self.config = config

@@ -13,13 +13,25 @@ zero rows (road rows: one-hot of type "none"). Two layouts exist:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 
 from gail_cli.sim.config import SETTINGS
-from gail_cli.sim.fields import DANGER, LEADER, NEAR_EGO, NEAR_PARTNER, NEAR_ROAD, NO_HEADWAY, RAYS, ROUTE
+from gail_cli.sim.fields import (
+    DANGER,
+    HISTORY_EGO,
+    HISTORY_PARTNER,
+    LEADER,
+    MOST_HISTORY,
+    NEAR_EGO,
+    NEAR_PARTNER,
+    NEAR_ROAD,
+    NO_HEADWAY,
+    RAYS,
+    ROUTE,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +106,9 @@ class ObservationConfig:
     route: bool | None = None
     """Whether the ego sees the way to its goal along the lanes of the map, from where its episode begins; null: with
     layout ``entity`` where the goal is seen, as only that can have it."""
+    history: Annotated[int, Field(ge=0, le=MOST_HISTORY)] = 0
+    """Steps of 0.1 s of which the ego sees how it accelerated and turned; of partners it sees the same of the last
+    step. Steps before an episode's start are zero. 0: no history, as always with ``layout: gpudrive``."""
 
     @field_validator("goal", mode="before")
     @classmethod
@@ -121,6 +136,8 @@ class ObservationConfig:
                 raise ValueError("observation: near is true, but layout gpudrive has no near fields; leave it out")
             if self.route:
                 raise ValueError("observation: route is true, but layout gpudrive has no route; leave it out")
+            if self.history:
+                raise ValueError(f"observation: history is {self.history}, but layout gpudrive has none; leave it out")
             if self.lights not in (0, LIGHTS):
                 raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
             object.__setattr__(self, "lights", 0)
@@ -134,7 +151,8 @@ class ObservationConfig:
     def ego_fields(self) -> tuple[str, ...]:
         """Names of the ego block's fields, with their scales."""
         own = _GPUDRIVE_EGO if self.layout == "gpudrive" else _ENTITY_EGO + NEAR_EGO * bool(self.near)
-        return own + RAYS * bool(self.rays) + DANGER * bool(self.danger) + ROUTE * bool(self.route)
+        looks = RAYS * bool(self.rays) + DANGER * bool(self.danger) + ROUTE * bool(self.route)
+        return own + looks + HISTORY_EGO[: 2 * self.history]
 
     @property
     def looks(self) -> bool:
@@ -180,7 +198,9 @@ class ObservationConfig:
     @property
     def partner_fields(self) -> tuple[str, ...]:
         """Names of the fields of one partner."""
-        return _GPUDRIVE_PARTNER if self.layout == "gpudrive" else _ENTITY_PARTNER + NEAR_PARTNER * bool(self.near)
+        if self.layout == "gpudrive":
+            return _GPUDRIVE_PARTNER
+        return _ENTITY_PARTNER + NEAR_PARTNER * bool(self.near) + HISTORY_PARTNER * bool(self.history)
 
     @property
     def road_fields(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 
 from gail_cli.sim.danger import SCRATCH
 from gail_cli.sim.heights import heights
+from gail_cli.sim.history import history_of, motions
 from gail_cli.sim.launch import Program, Stage, num_parts, split_evenly, struct, to_warp, wp
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation_kernels import Layout, RoadOrder, SourceArrays, observe, observe_pool
@@ -36,6 +37,7 @@ def _layout(config: ObservationConfig, device: torch.device) -> Any:
         goal=config.goal == "point",
         time_left=config.time_left,
         near=config.near,
+        history=config.history,
         sight=struct(
             Sight,
             radius=config.radius,
@@ -92,6 +94,7 @@ class Observer:
         self._scratch = _scratch_size(worlds, self._grid)
         self._everywhere = torch.ones(worlds.num_worlds, dtype=torch.bool, device=worlds.device)
         self._no_heights = torch.empty(0, device=worlds.device)
+        self._no_motion = torch.empty(0, 0, 2, device=worlds.device)
         self._none_collided = torch.zeros(worlds.num_agents, dtype=torch.bool, device=worlds.device)
 
     def observe(
@@ -103,6 +106,7 @@ class Observer:
         step: torch.Tensor | None = None,
         collided: torch.Tensor | None = None,
         seen: int = 0,
+        motion: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Observations of Q agents.
 
@@ -114,13 +118,18 @@ class Observer:
             step: [Q] int32 step at which each observes: of tracks, and of the lights; 0 when None.
             collided: [M] bool, for the field of that name in the ``gpudrive`` layout; false when None.
             seen: others see agent m in row m + ``seen`` of ``state`` and ``present``.
+            motion: [S, M, 2] what agents did in earlier steps, for ``config.history``, see
+                :class:`~sim.history.Recorder`; of tracks it is made from them when None.
 
         Returns:
             [Q, D] float32.
+
+        Raises:
+            ValueError: when there shall be a history, and nothing tells it.
         """
         out = torch.empty(len(agents), self.config.size, device=self.worlds.device)
         bounds = split_evenly(len(agents), num_parts(len(agents), self.worlds.device))
-        stage = self.stage(bounds, state, present, agents, time_left, out, step, collided, seen=seen)
+        stage = self.stage(bounds, state, present, agents, time_left, out, step, collided, seen=seen, motion=motion)
         Program([stage], self.worlds.device).run()
         return out
 
@@ -136,12 +145,13 @@ class Observer:
         collided: torch.Tensor | None = None,
         which: torch.Tensor | None = None,
         seen: int = 0,
+        motion: torch.Tensor | None = None,
     ) -> Stage:
         """The same as a stage of a program over fixed arrays.
 
         Args:
             bounds: of the parts, over Q.
-            state, present, agents, time_left, step, collided, seen: see :meth:`observe`.
+            state, present, agents, time_left, step, collided, seen, motion: see :meth:`observe`.
             out: [Q, D] float32 where observations go.
             which: [W] bool, worlds whose agents observe; the rows of others stay as they are. All when None.
         """
@@ -154,13 +164,33 @@ class Observer:
             z=self._no_heights,
             stride=state.shape[1] if state.dim() == 3 else 1,
         )
+        history = history_of(self._motion(state, present, motion), seen)
         step = torch.zeros(queries, dtype=torch.int32, device=device) if step is None else step
         scratch = _scratch(len(bounds) - 1 if device.type == "cpu" else queries, self._scratch, device)
         which = self._everywhere if which is None else which
         who, when, left, where = map(to_warp, (agents, step, time_left, which))
-        place = [self._arrays, self._grid, self._edges, self._routes, states, seen * states.stride, self._layout]
+        place = [
+            self._arrays,
+            self._grid,
+            self._edges,
+            self._routes,
+            states,
+            seen * states.stride,
+            history,
+            self._layout,
+        ]
         inputs = [*place, who, when, int(state.dim() == 3), left, where, *scratch, to_warp(out)]
         return Stage(observe, bounds, inputs)
+
+    def _motion(self, state: torch.Tensor, present: torch.Tensor, motion: torch.Tensor | None) -> torch.Tensor:
+        """[S, M, 2] what tells the history; empty without one."""
+        if not self.config.history:
+            return self._no_motion
+        if motion is not None:
+            return motion
+        if state.dim() < 3:
+            raise ValueError("observation: history is not known from present states; give the motion of earlier steps")
+        return motions(state, present)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +240,8 @@ class ObservationSource:
         z = torch.empty(0, device=worlds.device)
         if config.looks:
             z = torch.cat([heights(worlds, layer.state).t().reshape(-1) for layer in layers])
+        past = [motions(layer.state, layer.present) for layer in layers if config.history]
+        motion = torch.cat(past, dim=1) if past else torch.empty(0, 0, 2, device=worlds.device)
         logs = ("log", "log_z", "valid")
         unlogged = {name: x[:0].clone() if name in logs else x for name, x in worlds.tensors.items()}
         seen = replace(worlds, tensors=unlogged)
@@ -222,8 +254,9 @@ class ObservationSource:
             states=struct(States, state=state, present=present, collided=none_collided, z=z, stride=1),
             rows_per_step=worlds.num_agents,
             seen=0 if others is own else own.present.numel(),
+            history=history_of(motion, 0 if others is own else worlds.num_agents),
         )
-        owners = (state, present, none_collided, z, seen.tensors, seen.lights, grid, edges, routes)
+        owners = (state, present, none_collided, z, motion, seen.tensors, seen.lights, grid, edges, routes)
         return cls(arrays, _scratch_size(worlds, grid), owners)
 
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from gail_cli.sim.dynamics import speed_of
 from gail_cli.sim.geometry import in_frame
+from gail_cli.sim.history import History, write_own_history, write_partner_history
 from gail_cli.sim.launch import wp
 from gail_cli.sim.lights import kind_of_state, state_at
 from gail_cli.sim.near import write_near_ego, write_near_partner, write_near_road
@@ -47,6 +48,7 @@ class Layout:
     goal: wp.bool
     time_left: wp.bool
     near: wp.bool
+    history: int
     sight: Sight
     route: int
     """Column of the first field of the route; -1: none."""
@@ -78,6 +80,7 @@ class SourceArrays:
     """Rows of states from one step to the next."""
     seen: int
     """Rows from an agent's own state to the one that others observe: 0 except in single-agent worlds."""
+    history: History
 
 
 # Written in C++, like the stores below: on plain pointers it takes half the time.
@@ -268,9 +271,11 @@ def _write_road(
 def _write_partners(
     w: WorldArrays,
     v: States,
+    history: History,
     layout: Layout,
     ego: EgoFrame,
     agent: int,
+    step: int,
     base: int,
     seen_base: int,
     distance: wp.array(dtype=wp.float32),
@@ -303,6 +308,8 @@ def _write_partners(
         other = index[begin + k]
         col = layout.ego_fields + k * layout.partner_fields
         _write_partner(w, v, layout, ego, agent, me, other, seen_base + other * v.stride, out, col)
+        if layout.history > 0:
+            write_partner_history(history, other, step, out, col + layout.partner_fields - 2)
     _store_zeros(out, layout.ego_fields + n * layout.partner_fields, layout.first_road)
 
 
@@ -422,6 +429,7 @@ def _observe_agent(
     edges: RoadGrid,
     routes: Routes,
     v: States,
+    history: History,
     layout: Layout,
     agent: int,
     step: int,
@@ -442,7 +450,7 @@ def _observe_agent(
     ego.c = wp.cos(ego.heading)
     ego.s = wp.sin(ego.heading)
     _write_ego(w, v, layout, ego, agent, me, time_left, out)
-    _write_partners(w, v, layout, ego, agent, base, seen_base, distance, index, out)
+    _write_partners(w, v, history, layout, ego, agent, step, base, seen_base, distance, index, out)
     map = w.map[w.world[agent]]
     speed = speed_of(ego.c, ego.s, v.state[me, 3], v.state[me, 4], True)
     own = wp.vec2(0.5 * w.size[agent, 0], 0.5 * w.size[agent, 1])
@@ -452,6 +460,8 @@ def _observe_agent(
     look_around(w, edges, v, layout.sight, ego, agent, me, seen_base, speed, distance, out)
     if layout.route >= 0:
         write_route(routes, agent, ego.x, ego.y, ego.c, ego.s, out, layout.route)
+    if layout.history > 0:
+        write_own_history(history, layout.history, agent, step, out, layout.ego_fields - 2 * layout.history)
 
 
 @wp.kernel(enable_backward=False)
@@ -464,6 +474,7 @@ def observe(
     routes: Routes,
     v: States,
     seen: int,
+    history: History,
     layout: Layout,
     agents: wp.array(dtype=wp.int32),
     step: wp.array(dtype=wp.int32),
@@ -484,8 +495,8 @@ def observe(
         h = wp.where(layout.scratch_per_part, part, q)
         base = step[q] * rows_per_step
         _observe_agent(
-            w, g, edges, routes, v, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h], index[h],
-            out[q],
+            w, g, edges, routes, v, history, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h],
+            index[h], out[q],
         )  # fmt: skip
 
 
@@ -514,6 +525,7 @@ def observe_pool(
         k = query[q, 0]
         base = query[q, 2] * sources[k].rows_per_step
         _observe_agent(
-            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].routes, sources[k].states, layout,
+            sources[k].worlds, sources[k].grid, sources[k].edges, sources[k].routes, sources[k].states,
+            sources[k].history, layout,
             query[q, 1], query[q, 2], base, base + sources[k].seen, time_left[q], distance[h], index[h], row,
         )  # fmt: skip

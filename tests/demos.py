@@ -1,7 +1,7 @@
 """Demos as tests make and compare them."""
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def assert_experts_see_what_the_simulator_shows(records, space, rules=RULES, alo
     worlds = experts.worlds
     if alone:
         worlds = single_agent_worlds([(r, np.arange(r.scene.num_agents)) for r in records], rules.selection, CPU)
-    for layout in (LAYOUT, ObservationConfig.gpudrive()):
+    for layout in (replace(LAYOUT, history=3), ObservationConfig.gpudrive()):
         env, pool = Env(worlds, space, rules, layout), pool_of(records, layout, rules, alone=alone)
         samples = pool.batch(all_draws(pool))
         number = {tuple(t): k for k, t in enumerate(samples.transition.tolist())}

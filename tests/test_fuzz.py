@@ -32,7 +32,7 @@ RULES = {
     "gpudrive, stop": SimConfig.gpudrive("stop"),
 }
 LAYOUTS = {
-    "entity": ObservationConfig(partners=3, road_segments=5),
+    "entity": ObservationConfig(partners=3, road_segments=5, history=2),
     "entity, midpoints": ObservationConfig(partners=3, road_segments=5, road_order="nearest_midpoint", radius=1e5),
     "gpudrive": ObservationConfig("gpudrive", partners=3, road_segments=5, road_order="first", radius=30.0),
     "gpudrive, nearest": ObservationConfig("gpudrive", partners=3, road_segments=5),

@@ -37,15 +37,16 @@ def begun(worlds):
 def assert_experts_see_what_the_simulator_shows(experts, space, sim=RULES):
     """Let their actions drive in their worlds: that leads to their states, and what the simulator shows on the way is
     what their transitions hold."""
-    env = Env(experts.worlds, space, sim, LAYOUT)
-    batch = demo_transitions(experts, LAYOUT, next_state=True)
+    layout = replace(LAYOUT, history=3)
+    env = Env(experts.worlds, space, sim, layout)
+    batch = demo_transitions(experts, layout, next_state=True)
     number = {tuple(t): k for k, t in enumerate(experts.transitions.tolist())}
     observation, seen = env.reset(), 0
     for step in range(env.horizon):
         alive = env.alive().nonzero().flatten()
         pick = torch.tensor([number[agent, step] for agent in alive.tolist()], dtype=int)
         here = observation[alive].clone()
-        here[:, list(LAYOUT.hidden_from_discriminator)] = 0.0
+        here[:, list(layout.hidden_from_discriminator)] = 0.0
         torch.testing.assert_close(batch.observation[pick], here, atol=1e-4, rtol=0)
         assert torch.equal(batch.action[pick], experts.action[alive, step])
         result = env.step(experts.action[:, step])

@@ -285,7 +285,11 @@ def test_a_cloned_policy_is_taken_over(tiny_run, make_store, small, tmp_path):
     with pytest.raises(RunError, match="its policy is another network than this run's; set policy and"):
         trained(small(bc={"run": str(folder)}, policy={"hidden": 24}), make_store(), tmp_path / "other")
     sees = {"partners": 4, "road_segments": 8}
-    for change, told in (({"radius": 10}, "radius=50.0, not 10.0"), ({"goal": "none"}, "goal=point, not none")):
+    for change, told in (
+        ({"radius": 10}, "radius=50.0, not 10.0"),
+        ({"goal": "none"}, "goal=point, not none"),
+        ({"history": 3}, "history=0, not 3"),
+    ):
         with pytest.raises(RunError, match=f"its policy was cloned with observation.{told}; set observation"):
             trained(small(bc={"run": str(folder)}, observation=sees | change), make_store(), tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -436,6 +440,7 @@ def test_a_run_goes_on_with_its_own_networks_only(tiny_run, small, tmp_path):
     [
         ({"algorithm": "ppo"}, "it began with algorithm=bc+gail, not ppo; resume with that, or train anew"),
         ({"observation": {"radius": 20.0}}, "it began with observation.radius=50.0, not 20.0; resume with that"),
+        ({"observation": {"history": 2}}, "it began with observation.history=0, not 2; resume with that"),
     ],
 )
 def test_a_run_keeps_what_it_is_about(tiny_run, small, tmp_path, changes, told):

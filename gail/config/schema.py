@@ -577,6 +577,8 @@ class TrainConfig:
                 "latent.codes are learned from rollouts, which algorithm bc has none of; choose another one"
             )
         if self.backend == "gpudrive":
+            if self.observation.history:
+                raise ValueError("backend gpudrive knows no history; leave out observation.history, or drive embedded")
             object.__setattr__(self, "sim", _held_by_gpudrive(self.sim))
 
 

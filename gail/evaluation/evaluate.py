@@ -14,7 +14,7 @@ from gail_cli.gail.demos.sampler import chosen_scenes
 from gail_cli.gail.evaluation.blind import BLIND, blind_section
 from gail_cli.gail.evaluation.challenge import ROLLOUTS
 from gail_cli.gail.evaluation.drivers import Lineup
-from gail_cli.gail.evaluation.off_log import off_log_scores
+from gail_cli.gail.evaluation.off_log import DRIVES, off_log_scores
 from gail_cli.gail.evaluation.scene_scores import score_scenes
 from gail_cli.gail.evaluation.summary import POLICY, SceneScores, concatenated, summarise
 from gail_cli.gail.learning.backends import check_backend, renew
@@ -58,7 +58,8 @@ def evaluate(
         deterministic: the most likely action instead of a drawn one, in the drive that most metrics are of.
         rollouts: K, drives with drawn actions, for errors at best of K, realism, and distributions.
         blind: whether the policy also drives without other agents in sight, without roads, and without either.
-        off_log: variants of each scene that are begun off the log, see :mod:`gail.evaluation.off_log`.
+        off_log: variants of each scene that are begun off the log, see :mod:`gail.evaluation.off_log`; driven at most
+            eight times with drawn actions.
         seed: of the random anchor, of drawn actions, of variants and of resampled scenes.
         progress: called with scenes done and scenes in all.
 
@@ -76,7 +77,8 @@ def evaluate(
     """
     _check(policy, cloned, store)
     on, beyond = (
-        Lineup(policy, cloned, anchors, deterministic, rollouts, torch.Generator().manual_seed(seed)) for _ in range(2)
+        Lineup(policy, cloned, anchors, deterministic, drawn, torch.Generator().manual_seed(seed))
+        for drawn in (rollouts, min(rollouts, DRIVES))
     )
     config = with_boxes(config, box_scale)
     device = next(policy.parameters()).device

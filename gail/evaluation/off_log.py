@@ -25,6 +25,8 @@ from gail_cli.sim.env import Backend
 
 VARIANTS = 2
 """Of each scene, where nothing else is asked for."""
+DRIVES = 8
+"""Most drives with drawn actions: rates need fewer than realism does, and variants are more than scenes."""
 OFF_LOG = Augmentation(whole=0.05, shortest=20, mirror=0.5, stretch=1.5, perturb=1.0)
 """How scenes are varied: always like this, however a run was trained, so that runs are comparable."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from gail_cli.pipeline.records import ABSENT, Record
 from gail_cli.sim.config import Selection, SimConfig
 from gail_cli.sim.errors import UserError
+from gail_cli.sim.history import motions
 from gail_cli.sim.layout import ObservationConfig
 from gail_cli.sim.observation import Observer, Trajectories
 from gail_cli.sim.scenario import DT
@@ -218,6 +219,7 @@ class ExpertObserver:
         layers = [experts.own] if experts.others is experts.own else [experts.own, experts.others]
         self._state = torch.cat([layer.state for layer in layers])
         self._present = torch.cat([layer.present for layer in layers])
+        self._motion = motions(self._state, self._present) if observation.history else None
 
     def observe(self, agent: Tensor, step: Tensor) -> Tensor:
         """[B, D] what controlled agents [B] (0 .. N-1) see at these steps [B]."""
@@ -229,4 +231,5 @@ class ExpertObserver:
             time_left=(e.end[agent] - step) * DT,
             step=step.to(torch.int32),
             seen=0 if e.others is e.own else e.worlds.num_agents,
+            motion=self._motion,
         )
