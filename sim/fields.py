@@ -64,6 +64,7 @@ ROUTE = (
 )  # fmt: skip
 """Fields of the route: how far to the left of it the agent is, where it leads, seen from the agent, and whether it
 follows lanes."""
+
 MOST_HISTORY = 10
 """Steps."""
 HISTORY_EGO = tuple(

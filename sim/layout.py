@@ -134,10 +134,10 @@ class ObservationConfig:
                 raise ValueError("observation: goal is none, but layout gpudrive always has it; leave it out")
             if self.near:
                 raise ValueError("observation: near is true, but layout gpudrive has no near fields; leave it out")
-            if self.history:
-                raise ValueError(f"observation: history is {self.history}, but layout gpudrive has none; leave it out")
             if self.route:
                 raise ValueError("observation: route is true, but layout gpudrive has no route; leave it out")
+            if self.history:
+                raise ValueError(f"observation: history is {self.history}, but layout gpudrive has none; leave it out")
             if self.lights not in (0, LIGHTS):
                 raise ValueError(f"observation: lights is {self.lights}, but layout gpudrive has none; leave it out")
             object.__setattr__(self, "lights", 0)
@@ -151,8 +151,8 @@ class ObservationConfig:
     def ego_fields(self) -> tuple[str, ...]:
         """Names of the ego block's fields, with their scales."""
         own = _GPUDRIVE_EGO if self.layout == "gpudrive" else _ENTITY_EGO + NEAR_EGO * bool(self.near)
-        own += RAYS * bool(self.rays) + DANGER * bool(self.danger) + ROUTE * bool(self.route)
-        return own + HISTORY_EGO[: 2 * self.history]
+        looks = RAYS * bool(self.rays) + DANGER * bool(self.danger) + ROUTE * bool(self.route)
+        return own + looks + HISTORY_EGO[: 2 * self.history]
 
     @property
     def looks(self) -> bool:

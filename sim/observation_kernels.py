@@ -495,8 +495,8 @@ def observe(
         h = wp.where(layout.scratch_per_part, part, q)
         base = step[q] * rows_per_step
         _observe_agent(
-            w, g, edges, routes, v, history, layout, agents[q], step[q], base, base + seen, time_left[q],
-            distance[h], index[h], out[q],
+            w, g, edges, routes, v, history, layout, agents[q], step[q], base, base + seen, time_left[q], distance[h],
+            index[h], out[q],
         )  # fmt: skip
 
 

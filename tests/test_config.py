@@ -241,7 +241,7 @@ def coefficients(config):
 def test_names_of_earlier_versions_are_read(tmp_path):
     """From a file, from the command line, and from the complete configuration that a run left."""
     assert coefficients(load_config(written(tmp_path, OLD))) == (0.3, 7, 0.5, 2.0)
-    assert coefficients(load_config(None, ["ppo.clip=0.3", "ppo={epochs: 7}"])) == (0.2, 7, 1e-3, 0.25)
+    assert coefficients(load_config(None, ["ppo.clip=0.3", "ppo={epochs: 7}"])) == (0.2, 7, 1e-2, 0.25)
     before = config_to_dict(TrainConfig())
     for old, new in RENAMED.items():
         before["ppo"][old.removeprefix("ppo.")] = before["ppo"].pop(new.removeprefix("ppo."))
