@@ -408,11 +408,13 @@ def as_directions(observation, config):
     """Headings of GPUDrive's layout jump by a turn at pi, which no rigid motion spares: compare their sines.
 
     The acceleration that a goal needs, 0.4 (d - v t) / t^2, multiplies what places 300 m away are rounded by (3e-5 m)
-    by 40 in the last step (t = 0.1 s): a quarter of it is compared.
+    by 40 in the last step (t = 0.1 s): a quarter of it is compared. So does the arc to a goal that is near, for what is
+    2.5 s ahead: half of these separations are.
     """
     if config.layout == "entity":
         exact = torch.ones(config.size)
         exact[[k for k, name in enumerate(config.ego_fields) if name.startswith("acceleration that")]] = 0.25
+        exact[[k for k, name in enumerate(config.ego_fields) if "arc: separation" in name]] = 0.5
         return observation * exact
     ego, *entities, _ = config.split(observation)
     for block, names in zip(entities, (config.partner_fields, config.road_fields), strict=True):
