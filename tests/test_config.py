@@ -192,6 +192,8 @@ def test_what_an_algorithm_is_made_of(algorithm, adversarial, clones, steps, tim
     assert (config.adversarial, config.clones) == (adversarial, clones)
     assert (config.cloning_steps, config.rollout_timesteps) == (steps, timesteps)
     assert config.environment_weight == weight
+    unpaid = replace(config, reward=replace(config.reward, gail=0.0))
+    assert (unpaid.adversarial, unpaid.matched) == (False, config.matched)
 
 
 @pytest.mark.parametrize(

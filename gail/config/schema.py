@@ -339,7 +339,7 @@ class RewardConfig:
     clip: PositiveFloat = 10.0
     """The logit is clamped to plus and minus this before the reward is formed."""
     gail: NonNegativeFloat = 0.5
-    """Weight of the discriminator's reward."""
+    """Weight of the discriminator's reward; 0: there is no discriminator."""
     events: NonNegativeFloat | None = None
     """Weight of what is paid for events (section ``events``); null: 1 after cloning, and 0 with ``algorithm: gail`` and
     ``ppo``."""
@@ -488,13 +488,13 @@ class TrainConfig:
 
     @property
     def adversarial(self) -> bool:
-        """Whether a discriminator takes part."""
-        return "gail" in self.algorithm
+        """Whether a discriminator takes part, as it does where its reward counts."""
+        return "gail" in self.algorithm and self.reward.gail > 0
 
     @property
     def matched(self) -> bool:
-        """Whether the discriminator learns from the demos of the rollout's own worlds."""
-        return self.adversarial and self.discriminator.experts == "matched"
+        """Whether discriminator and cloning learn from the demos of the rollout's own worlds."""
+        return "gail" in self.algorithm and self.discriminator.experts == "matched"
 
     @property
     def clones(self) -> bool:
