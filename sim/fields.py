@@ -70,7 +70,7 @@ MOST_HISTORY = 10
 HISTORY_EGO = tuple(
     f"{what}, at most 2"
     for k in range(1, MOST_HISTORY + 1)
-    for what in (f"acceleration in step -{k}/5", f"yaw rate in step -{k}*2")
+    for what in (f"in step -{k}: acceleration/5", f"in step -{k}: yaw rate*2")
 )
 """What the ego did in its last steps, step -1 being the one that led to the present state: two fields for each."""
 HISTORY_PARTNER = HISTORY_EGO[:2]

@@ -128,7 +128,9 @@ class ObservationConfig:
         if self.route is None:
             object.__setattr__(self, "route", self.layout == "entity" and self.goal == "point")
         if self.route and self.goal == "none":
-            raise ValueError("observation: route is true, but goal is none, and a route shows the goal; leave it out")
+            raise ValueError(
+                "observation: route is true, but goal is none, and a route shows the goal; set it to false"
+            )
         if self.layout == "gpudrive":
             if self.goal == "none":
                 raise ValueError("observation: goal is none, but layout gpudrive always has it; leave it out")
@@ -156,8 +158,8 @@ class ObservationConfig:
 
     @property
     def looks(self) -> bool:
-        """Whether the ego block shows what is around, in rays, danger numbers or a route."""
-        return bool(self.rays or self.danger or self.route)
+        """Whether the ego block shows what is around, in rays or danger numbers."""
+        return bool(self.rays or self.danger)
 
     @property
     def first_ray(self) -> int:

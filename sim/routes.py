@@ -48,7 +48,9 @@ _TURN_PRICE = 20.0
 _MOST_DETOUR = (2.0, 20.0)
 """A route is at most so many times as long as the straight line, and so many metres more."""
 _BIKE_LANE = 3
+"""``map_element_id`` of lanes that no car drives on."""
 _LEAST = 1e-3
+"""Metres that count as none."""
 _STEP = 1.0
 """Metres between places at which a route is found before its points are spread evenly."""
 
@@ -183,7 +185,8 @@ def _pieces(segment: Floats, road: Ints) -> tuple[_Pieces, NDArray[np.bool_]]:
 def _edges(pieces: _Pieces, goes_on: NDArray[np.bool_]) -> tuple[Ints, Ints, Floats]:
     """From which piece one can go to which, and what it costs: the piece's length, and the change of lanes.
 
-    One comes to another lane only where one of the two begins or ends, not where they cross.
+    One comes to another lane only where one of the two begins or ends, which may be beside the middle of the other, and
+    not where they cross.
     """
     ahead, end = pieces.ahead, pieces.end
     reach = float(np.hypot(_BESIDE[1], _PIECE / 2))
@@ -192,7 +195,11 @@ def _edges(pieces: _Pieces, goes_on: NDArray[np.bool_]) -> tuple[Ints, Ints, Flo
     gap = pieces.begin[there] - end[here]
     along, aside = np.vecdot(gap, ahead[here]), np.abs(np.vecdot(gap, pieces.left[here]))
     turn = np.vecdot(ahead[here], ahead[there])
-    follows = (pairs["v"] < _GAP) & (turn > _ONWARD) & ~(goes_on[here] & np.roll(goes_on, 1)[there])
+    back, off = -np.vecdot(gap, ahead[there]), np.abs(np.vecdot(gap, pieces.left[there]))
+    first, last = ~np.roll(goes_on, 1)[there], ~goes_on[here]
+    forks = first & (aside < _GAP) & (along <= 0) & (along >= -pieces.length[here])
+    merges = last & (off < _GAP) & (back >= 0) & (back <= pieces.length[there])
+    follows = (((first | last) & (pairs["v"] < _GAP)) | forks | merges) & (turn > _ONWARD)
     changes = (aside > _BESIDE[0]) & (aside < _BESIDE[1]) & (np.abs(along) <= _PIECE / 2) & (turn > _PARALLEL)
     inside = np.flatnonzero(goes_on)
     rows = np.concatenate([inside, here[follows], here[changes]])

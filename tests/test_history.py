@@ -45,12 +45,12 @@ def test_names_of_the_fields():
     config = ObservationConfig(history=2)
     assert config.ego_fields == (
         *ObservationConfig().ego_fields,
-        "acceleration in step -1/5, at most 2", "yaw rate in step -1*2, at most 2",
-        "acceleration in step -2/5, at most 2", "yaw rate in step -2*2, at most 2",
+        "in step -1: acceleration/5, at most 2", "in step -1: yaw rate*2, at most 2",
+        "in step -2: acceleration/5, at most 2", "in step -2: yaw rate*2, at most 2",
     )  # fmt: skip
     assert config.partner_fields == (*ObservationConfig().partner_fields, *config.ego_fields[-4:-2])
     assert config.size == ObservationConfig().size + 2 * 2 + 16 * 2
-    assert ObservationConfig(history=10).ego_fields[-1] == "yaw rate in step -10*2, at most 2"
+    assert ObservationConfig(history=10).ego_fields[-1] == "in step -10: yaw rate*2, at most 2"
 
 
 def test_what_one_does_by_hand():

@@ -12,6 +12,7 @@ from scenes import scenes_equal
 from toys import CONFIG, Toy, ToyStore, far, free
 
 from gail_cli.cli import cli
+from gail_cli.gail.evaluation import drivers
 from gail_cli.gail.evaluation.evaluate import evaluate, pooled
 from gail_cli.gail.evaluation.off_log import off_log_variant
 from gail_cli.gail.evaluation.tables import WIDTH, print_evaluation
@@ -52,6 +53,16 @@ def test_who_drives_there(result):
 def test_the_log_itself_is_driven_as_ever(result, store):
     plain = evaluate(Toy(looks=False), CONFIG, store, rollouts=1)
     assert {name: value for name, value in result.items() if name != "off_log"} == plain
+
+
+def test_rates_need_few_drawn_drives(store, monkeypatch):
+    """One by the likeliest actions and three by drawn ones on the log, one and two off it."""
+    drives = []
+    monkeypatch.setattr(drivers, "drive", lambda *given, drive=drivers.drive: drives.append(1) or drive(*given))
+    monkeypatch.setattr("gail_cli.gail.evaluation.evaluate.DRIVES", 2)
+    found = evaluate(Toy(looks=False), CONFIG, store, anchors=False, rollouts=3, off_log=1)
+    assert (found["rollouts"], found["off_log"]["rollouts"]) == (3, 2)
+    assert len(drives) == 1 + 3 + 1 + 2
 
 
 def test_several_evaluations_are_one(result, store):

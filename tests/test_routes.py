@@ -136,6 +136,18 @@ def test_lanes_in_other_segments_are_the_same_lanes():
     np.testing.assert_allclose(whole.points, parts.points, atol=1e-6)
 
 
+@pytest.mark.parametrize("x", [48.0, 50.0, 52.5, 54.9])
+def test_lanes_fork_and_merge_anywhere(x):
+    """A lane that begins, or ends, beside the middle of another, wherever that is cut into pieces."""
+    main = [(0, 0), (100, 0)]
+    off = route(with_lanes(main, [(x, 0), (x + 30, 20)]), (10, 0, 0), (x + 24, 16))
+    onto = route(with_lanes(main, [(x - 30, 20), (x, 0)]), (x - 24, 16, -0.6), (90, 0))
+    assert off.lane
+    assert onto.lane
+    assert np.abs(off.points[off.points[:, 0] < x - 16, 1]).max() < 0.1
+    assert np.abs(onto.points[onto.points[:, 0] > x + 16, 1]).max() < 0.1
+
+
 @settings(max_examples=15)
 @given(st.floats(-3, 3), st.floats(-0.6, 0.6), st.booleans(), st.floats(-2, 2), st.floats(-3, 3))
 def test_turned_and_mirrored_maps_have_turned_and_mirrored_routes(aside, turn, left, off, angle):

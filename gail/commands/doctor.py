@@ -321,6 +321,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Gymnasium", "gymnasium", _imports("gymnasium"), _AGAIN),
     Check("configuration", "pydantic", _imports("pydantic", "yaml"), _AGAIN),
     Check("Zarr", "zarr", _imports("zarr", "numcodecs"), _AGAIN),
+    Check("SciPy", "scipy", _imports("scipy.sparse.csgraph", "scipy.spatial"), _AGAIN),
     Check("Dask", "dask", _imports("dask", "distributed"), _AGAIN),
     Check("HDF5", "h5py", _imports("h5py"), _AGAIN),
     Check("fsspec", "fsspec", _imports("fsspec"), _AGAIN),

@@ -67,6 +67,7 @@ def demo_transitions(
     else:
         now, following = observer.observe(agent, step), None
     worlds = experts.worlds
-    keys = torch.tensor([driver_key(worlds.scenes[w].id, row) for w, row in worlds.controlled_agents()])
+    drivers = [driver_key(worlds.scenes[w].id, row) for w, row in worlds.controlled_agents()]
+    keys = torch.tensor(drivers, dtype=torch.int64, device=agent.device)
     done = ends if rows is None else ends[rows]
-    return Transitions(now, experts.action[agent, step], following, driver=keys.to(agent.device)[agent], done=done)
+    return Transitions(now, experts.action[agent, step], following, driver=keys[agent], done=done)

@@ -68,7 +68,7 @@ def evaluate(
         ``per_scene``, from which :func:`pooled` makes one evaluation of several; and what was done: ``scenes``,
         ``agents``, ``backend``, ``box_scale``, ``goal_radius_m``, ``deterministic``, ``rollouts``, ``seed``. If asked
         for, ``blind``, see :func:`~gail_cli.gail.evaluation.blind.blind_section`, and ``off_log``: ``variants``,
-        ``agents`` (of all variants), and the same of the variants, but without experts. Ready for JSON.
+        ``agents`` (of all variants), ``rollouts``, and the same of the variants, but without experts. Ready for JSON.
 
     Raises:
         RunError: when the store's action space is not the policy's, or the clone's, the box scale is no size or not
@@ -110,7 +110,9 @@ def evaluate(
         "seed": seed,
     }
     report = _report(concatenated(parts), settings)
-    return report | ({"off_log": _off_log_section(concatenated(off), off_log, seed)} if off_log else {})
+    return report | (
+        {"off_log": _off_log_section(concatenated(off), off_log, beyond.rollouts, seed)} if off_log else {}
+    )
 
 
 def pooled(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -127,7 +129,8 @@ def pooled(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         whole["blind"] = blind_section(together(*(report["blind"] for report in reports)), settings["seed"])
     if all("off_log" in report for report in reports):
         off = [report["off_log"] for report in reports]
-        whole["off_log"] = _off_log_section(together(*off), off[0]["variants"], settings["seed"])
+        drawn = min(report["off_log"].get("rollouts", report["rollouts"]) for report in reports)
+        whole["off_log"] = _off_log_section(together(*off), off[0]["variants"], drawn, settings["seed"])
     return whole
 
 
@@ -144,9 +147,15 @@ def _report(scores: SceneScores, settings: dict[str, Any]) -> dict[str, Any]:
     return {**counted, **settings, **found, **blind, "per_scene": scores.to_json()}
 
 
-def _off_log_section(scores: SceneScores, variants: int, seed: int) -> dict[str, Any]:
+def _off_log_section(scores: SceneScores, variants: int, rollouts: int, seed: int) -> dict[str, Any]:
     found = summarise(scores, seed=seed)
-    return {"variants": variants, "agents": _agents(scores), **found, "per_scene": scores.to_json()}
+    return {
+        "variants": variants,
+        "agents": _agents(scores),
+        "rollouts": rollouts,
+        **found,
+        "per_scene": scores.to_json(),
+    }
 
 
 def _agents(scores: SceneScores) -> int:

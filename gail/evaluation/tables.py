@@ -123,7 +123,7 @@ def _difference(found: dict[str, Any], factor: float = 100, digits: int = 1, sur
 def _print_off_log(result: dict[str, Any], screen: Console) -> None:
     section = result["off_log"]
     variants, agents = _count(section["variants"], "variant"), _count(section["agents"], "agent")
-    what = f"begun off the log: {variants} of each scene, {agents}, %"
+    what = f"begun off the log: {variants} of each scene, {agents}, %, {_count(section['rollouts'], 'drawn drive')}"
     for columns, boxes in zip(_OFF_LOG, (f"boxes x{result['box_scale']:g}", "boxes of true size"), strict=True):
         screen.print(_by_driver(section, f"{what}\n{boxes}", tuple(columns), columns))
 

@@ -33,14 +33,15 @@ _RAREST = 1e-3
 class Assignment:
     """What is known of the codes of all drivers.
 
+    It is kept on the CPU, where sums have an order, so that a run that goes on does as one that was never stopped.
+
     Args:
         codes: C.
-        device: where it is kept.
     """
 
-    def __init__(self, codes: int, device: torch.device) -> None:
-        self._evidence = torch.zeros(ROWS, codes, device=device)
-        self._balance = torch.zeros(codes, device=device)
+    def __init__(self, codes: int) -> None:
+        self._evidence = torch.zeros(ROWS, codes)
+        self._balance = torch.zeros(codes)
 
     @torch.no_grad()
     def learn(self, log_prob: Tensor, driver: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class Assignment:
         chooser.eval()
         log_prob = chooser.log_prob_by_code(demos.observation, demos.action)
         chooser.train(training)
-        return self.learn(log_prob, demos.driver)
+        return self.learn(log_prob.cpu(), demos.driver.cpu())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The rows of the table that are known, and the weights of codes."""
@@ -86,5 +87,5 @@ class Assignment:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._evidence.zero_()
-        self._evidence[state["row"].to(self._evidence.device)] = state["evidence"].to(self._evidence.device)
+        self._evidence[state["row"].cpu()] = state["evidence"].cpu()
         self._balance.copy_(state["balance"])

@@ -70,7 +70,7 @@ class Codes:
         self, config: LatentConfig, posterior: Posterior, device: torch.device, generator: torch.Generator
     ) -> None:
         self._config, self._device, self._generator = config, device, generator
-        self.posterior, self.assignment = posterior, Assignment(config.codes, device)
+        self.posterior, self.assignment = posterior, Assignment(config.codes)
         self.optimiser = torch.optim.Adam(self.posterior.parameters(), lr=config.learning_rate)
 
     def draw(self, count: int) -> Tensor:

@@ -93,7 +93,7 @@ class Eyes(nn.Module):
         self.roads = mlp([widths[2], h, h], dropout, norm=False)
         self.lights = mlp([widths[3], h, h], dropout, norm=False) if observation.lights else None
         networks = [self.ego, self.partners, self.roads, self.lights]
-        self._passes_on = observation.looks
+        self._passes_on = bool(observation.looks or observation.route)
         self.features = h * sum(x is not None for x in networks) + self._passes_on * widths[0]
 
     def fit_normaliser(self, observations: Tensor) -> None:

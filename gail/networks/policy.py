@@ -143,7 +143,7 @@ class Policy(Chooser):
 
     @torch.no_grad()
     def log_prob_by_code(self, seen: Tensor, actions: Tensor) -> Tensor:
-        """Its eyes look once for all codes."""
+        """[B, C] by observations [B, D]: its eyes look once for all codes."""
         return self.actor.log_prob_by_code(self.encoder(seen), actions)
 
 
