@@ -105,7 +105,7 @@ class ObservationConfig:
     on, or on an arc to its goal, and who leads there; null: with layout ``entity``."""
     route: bool | None = None
     """Whether the ego sees the way to its goal along the lanes of the map, from where its episode begins; null: with
-    layout ``entity`` where the goal is seen, as only that can have it."""
+    layout ``entity``, as only that can have it. Where no goal is seen, there is no way to it either."""
     history: Annotated[int, Field(ge=0, le=MOST_HISTORY)] = 0
     """Steps of 0.1 s of which the ego sees how it accelerated and turned; of partners it sees the same of the last
     step. Steps before an episode's start are zero. 0: no history, as always with ``layout: gpudrive``."""
@@ -125,12 +125,8 @@ class ObservationConfig:
         for name in ("near", "rays", "danger"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.layout == "entity")
-        if self.route is None:
+        if self.route is None or self.goal == "none":
             object.__setattr__(self, "route", self.layout == "entity" and self.goal == "point")
-        if self.route and self.goal == "none":
-            raise ValueError(
-                "observation: route is true, but goal is none, and a route shows the goal; set it to false"
-            )
         if self.layout == "gpudrive":
             if self.goal == "none":
                 raise ValueError("observation: goal is none, but layout gpudrive always has it; leave it out")

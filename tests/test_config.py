@@ -211,6 +211,10 @@ def test_events_pay_beside_a_clone_and_the_environment_where_nobody_else_does(al
             ["algorithm=gail", "bc.run=a"],
             "bc.run is a clone to begin with, but algorithm gail begins with none; leave it",
         ),
+        (
+            ["algorithm=gail", "reward.gail=0"],
+            "rollouts are paid nothing: .*; give one of them a weight, or choose algorithm bc",
+        ),
         (["ppo.train_encoder=false"], "ppo.train_encoder is false; it must be a whole number, or null"),
         (["ppo.train_encoder=5", "discriminator.policy_buffer_size=9"], "would hold what the eyes made of earlier"),
     ],

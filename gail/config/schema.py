@@ -567,6 +567,13 @@ class TrainConfig:
                 "discriminator.policy_buffer_size would hold what the eyes made of earlier rollouts, which change with"
                 " ppo.train_encoder; leave out one of them"
             )
+        if self.rollout_timesteps and not (
+            self.adversarial or self.events_weight or self.environment_weight or self.latent.codes
+        ):
+            raise ValueError(
+                "rollouts are paid nothing: reward.gail, reward.events and reward.environment are 0; give one of them a"
+                " weight, or choose algorithm bc"
+            )
         if self.bc.run is not None and not self.clones:
             raise ValueError(
                 f"bc.run is a clone to begin with, but algorithm {self.algorithm} begins with none; leave it out"

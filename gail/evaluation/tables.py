@@ -30,6 +30,7 @@ _MAIN = ("goal", "collision", "off_road", "safe_success", "drawn_safe_success", 
 _FULL = ("full_collision", "full_off_road", "full_safe_success", "drawn_full_safe_success", "infeasible", "min_ade")
 MARK = "*"
 LEGEND = f"{MARK} differs from the policy: the 95 % interval of the difference in the same scenes leaves out 0"
+_LEGEND_OF_DIFFERENCES = f"{MARK} beyond doubt: the 95 % interval of the difference leaves out 0"
 
 
 def print_evaluation(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
@@ -108,6 +109,7 @@ def _print_blind(section: dict[str, Any], screen: Console) -> None:
     for who, differences in section["differences"].items():
         table.add_row(who, *(_difference(differences[name]) for name in _SIGHT))
     screen.print(table)
+    screen.print(_LEGEND_OF_DIFFERENCES, markup=False, highlight=False)
     screen.print(section["sentence"], highlight=False, soft_wrap=True)
 
 
@@ -152,8 +154,9 @@ def print_codes(section: dict[str, Any], name: str = "", console: Console | None
         table.add_column(column, justify="right", no_wrap=True)
     for code, differences in section["between"].items():
         table.add_row(code, *(_difference(differences[metric], *_form(metric)) for metric in _CODES))
-    screen.print(table)
     _explain(section, screen)
+    screen.print(table)
+    screen.print(_LEGEND_OF_DIFFERENCES, markup=False, highlight=False)
 
 
 def print_challenge(result: dict[str, Any], name: str = "", console: Console | None = None) -> None:
