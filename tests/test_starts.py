@@ -125,7 +125,7 @@ def test_recovering_demos_are_driven_from_off_the_log_to_its_end(make_store, see
         result = drive(Env(experts.worlds, store.space, SimConfig(), LAYOUT), expert_driver(experts))
         track, driven = result.track.numpy(), result.driven.numpy()
         begun = {int(a): (s, c) for a, s, c in zip(record.demos.agent[record.moving], start, chosen, strict=True)}
-        recover = 0
+        recover, away = 0, []
         for n, (_, agent) in enumerate(experts.worlds.controlled_agents()):
             log, steps = record.scene.log[agent], np.flatnonzero(driven[n])
             recovers = bool(np.abs(new.scene.log[agent, 0] - log[0]).max() > 0)
@@ -134,8 +134,10 @@ def test_recovering_demos_are_driven_from_off_the_log_to_its_end(make_store, see
             np.testing.assert_allclose(track[n, 0], begin if recovers else log[0], atol=1e-5)
             last = steps[-1]
             if record.scene.valid[agent, last] and last > 45:
-                assert np.hypot(*(track[n, last, :2] - log[last, :2])) < 0.3
+                away.append(np.hypot(*(track[n, last, :2] - log[last, :2])))
             recover += recovers
+        assert np.median(away) < 0.1
+        assert np.max(away) < 1  # a search may be 0.5 m away on average
         assert recover >= 0.7 * chosen.sum() - 1
 
 
