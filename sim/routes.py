@@ -211,9 +211,9 @@ def _edges(pieces: _Pieces, goes_on: NDArray[np.bool_]) -> tuple[Ints, Ints, Flo
 def _smoothed(pieces: _Pieces, path: Ints, start: Floats, goal: Floats) -> Route | None:
     """The route over some pieces; None if it has no length.
 
-    Who starts beside the middle of a lane and stops on the same side of it stays as far beside it all the way. From one
-    piece to the next there may be a gap: to the lane beside, or to the goal from where it is left. It is spread over
-    :data:`CHANGE` by a cubic that is flat at both ends.
+    Who starts beside the middle of a lane and stops on the same side of it stays beside it all the way, as far as the
+    nearer of both is. From one piece to the next there may be a gap: to the lane beside, or to the goal from where it
+    is left. It is spread over :data:`CHANGE` by a cubic that is flat at both ends.
     """
     enter, leave = np.zeros(len(path)), pieces.length[path]
     enter[0], leave[-1] = pieces.along(path[:1], start[None])[0], pieces.along(path[-1:], goal[None])[0]

@@ -105,7 +105,7 @@ class Worlds:
     """[N] agent rows (0 .. M-1) of the controlled agents; ``slot`` [M] is the inverse, -1 for the others."""
     device: torch.device
     _grids: dict[tuple[float, bool], Any] = field(default_factory=dict, repr=False)
-    _lanes: dict[int, LaneGraph] = field(default_factory=dict, repr=False)
+    _lanes: list[LaneGraph] = field(default_factory=list, repr=False)
     _routes: list[Any] = field(default_factory=list, init=False, repr=False)  # not shared by worlds of other starts
 
     @property
@@ -158,11 +158,11 @@ class Worlds:
             self._grids[reach, solid] = road_grid(self.roads, reach, max(reach / 2, _SMALLEST_CELL), listed)
         return self._grids[reach, solid]
 
-    def lanes(self, number: int) -> LaneGraph:
-        """The lanes of a map (a value of ``tensors["map"]``) as a graph, made once and kept."""
-        if number not in self._lanes:
-            self._lanes[number] = LaneGraph(distinct_maps(self.scenes)[number])
-        return self._lanes[number]
+    def lanes(self) -> list[LaneGraph]:
+        """The lanes of each map as a graph, made once and kept."""
+        if not self._lanes:
+            self._lanes.extend(LaneGraph(scene) for scene in distinct_maps(self.scenes))
+        return self._lanes
 
     def routes(self) -> Any:
         """The :class:`~sim.route_fields.Routes` of the controlled agents from their starts to their goals, made once
@@ -257,18 +257,18 @@ def _routes(worlds: Worlds) -> Any:
     asked = torch.cat([begin, worlds.tensors["goal"][rows]], dim=1).cpu().numpy().astype(np.float64)
     place, n = worlds.tensors["map"][worlds.tensors["world"][rows].long()].cpu().numpy(), worlds.num_agents
     found = np.empty(len(rows), object)
-    for number in np.unique(place).tolist():
+    for number, lanes in enumerate(worlds.lanes()):
         here = np.flatnonzero(place == number)
         wanted, which = np.unique(asked[here], axis=0, return_inverse=True)
-        routes = worlds.lanes(number).routes(wanted[:, :3], wanted[:, 3:])
+        routes = lanes.routes(wanted[:, :3], wanted[:, 3:]) if len(here) else []
         found[here] = [routes[k] for k in which.reshape(-1)]  # NumPy 2.0.0 gives a column
     count, spacing, lane = np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.float32)
     for row, route in zip(rows.tolist(), found, strict=True):
         count[row], spacing[row], lane[row] = len(route.points), route.spacing, route.lane
     points = np.concatenate([np.zeros((0, 4)), *(route.points for route in found)]).astype(np.float32)
     table = starts(count.tolist()), points, spacing, lane
-    start, point, spacings, lanes = (torch.from_numpy(array).to(worlds.device) for array in table)
-    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=spacings, lane=lanes)
+    start, point, *of_agents = (torch.from_numpy(array).to(worlds.device) for array in table)
+    return struct(Routes, start=start, point=to_warp(point, wp.vec4), spacing=of_agents[0], lane=of_agents[1])
 
 
 def distinct_maps(scenes: Sequence[Scene]) -> list[Scene]:

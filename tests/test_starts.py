@@ -116,7 +116,7 @@ def test_nobody_begins_so_near_the_goal_that_it_counts_as_parked(make_store):
 def test_recovering_demos_are_driven_from_off_the_log_to_its_end(make_store, seed):
     """In the simulator, which they begin in where a rollout would; the others stay on the log."""
     store, rng = make_store(), np.random.default_rng(seed)
-    records = list(store.read([0, 1, 2]))
+    records, asked_all, recover = list(store.read([0, 1, 2])), 0, 0
     for record in records:
         start = off_log(record, 1.0, rng)
         chosen = rng.random(len(start)) < 0.5
@@ -125,7 +125,7 @@ def test_recovering_demos_are_driven_from_off_the_log_to_its_end(make_store, see
         result = drive(Env(experts.worlds, store.space, SimConfig(), LAYOUT), expert_driver(experts))
         track, driven = result.track.numpy(), result.driven.numpy()
         begun = {int(a): (s, c) for a, s, c in zip(record.demos.agent[record.moving], start, chosen, strict=True)}
-        recover, away = 0, []
+        away = []
         for n, (_, agent) in enumerate(experts.worlds.controlled_agents()):
             log, steps = record.scene.log[agent], np.flatnonzero(driven[n])
             recovers = bool(np.abs(new.scene.log[agent, 0] - log[0]).max() > 0)
@@ -137,8 +137,10 @@ def test_recovering_demos_are_driven_from_off_the_log_to_its_end(make_store, see
                 away.append(np.hypot(*(track[n, last, :2] - log[last, :2])))
             recover += recovers
         assert np.median(away) < 0.1
-        assert np.max(away) < 1  # a search may be 0.5 m away on average
-        assert recover >= 0.7 * chosen.sum() - 1
+        assert np.sort(away)[-1] < 0.5
+        assert (np.sort(away)[:-1] < 0.3).all()
+        asked_all += chosen.sum()
+    assert recover >= 0.7 * asked_all - 1
 
 
 def test_as_many_demos_recover_as_asked(make_store):

@@ -180,9 +180,9 @@ class WorldStream:
                 worlds, logged = worlds_of(several, self._device)
                 records = [one.record for one in several]
                 experts = matched_experts(logged, records, rules.sim, rules.data) if self._matched else None
-                for some in (worlds, *([] if experts is None else [experts.worlds])):
-                    warm(some, rules.sim, rules.observation)
-                return WorldBatch(worlds, experts)
+                if experts is not None:
+                    warm(experts.worlds, rules.sim, rules.observation)
+                return WorldBatch(warm(worlds, rules.sim, rules.observation), experts)
         raise _no_agents(", ".join(str(store.path) for store in self._stores))
 
     def _shown(self, number: int, slices: Sequence[Sequence[WorldSlice]]) -> list[Shown]:

@@ -110,9 +110,9 @@ def evaluate(
         "seed": seed,
     }
     report = _report(concatenated(parts), settings)
-    return report | (
-        {"off_log": _off_log_section(concatenated(off), off_log, beyond.rollouts, seed)} if off_log else {}
-    )
+    if off_log:
+        report["off_log"] = _off_log_section(concatenated(off), off_log, beyond.rollouts, seed)
+    return report
 
 
 def pooled(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
